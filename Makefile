@@ -1,0 +1,58 @@
+# `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+export VENV
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+# --- set-up ---
+
+.PHONY: venv
+venv: ## make .venv with everything pinned, and find or install Java
+	@scripts/setup
+
+.PHONY: clean
+clean: ## remove what the targets made (not .venv)
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf backfill_demo spark-warehouse metastore_db derby.log backfill_spark.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# --- use ---
+
+.PHONY: demo
+demo: venv ## see a backfill happen: 20,000 traces, about a minute
+	@$(BIN)/backfill-spark demo
+
+# --- work on it ---
+
+.PHONY: check
+check: venv ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: fmt
+fmt: venv ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: test
+test: venv ## all tests
+	$(BIN)/python -m pytest tests/unit tests/spark
+
+.PHONY: test-unit
+test-unit: venv ## the tests that start no JVM
+	$(BIN)/python -m pytest tests/unit
+
+.PHONY: docs
+docs: venv ## write what is generated: docs/tables.md
+	$(BIN)/python -m backfill_spark.tables > docs/tables.md
+
+.PHONY: bench
+bench: venv ## run the benchmarks
+	$(BIN)/python -m benchmarks

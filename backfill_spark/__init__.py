@@ -1,0 +1,146 @@
+"""backfill_spark: applies GenAI scorers to traces recorded in the past, on Spark and Delta.
+
+Importing it configures nothing and starts nothing; names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from backfill_spark import errors as _errors
+
+if TYPE_CHECKING:
+    from backfill_spark.api import (
+        backfill_scorers,
+        cancel_backfill,
+        get_backfill,
+        list_backfills,
+        plan_backfill,
+        read_assessments,
+        read_traces,
+        resume_backfill,
+        wait_for_backfill,
+    )
+    from backfill_spark.assessment import Assessment, AssessmentError, AssessmentSource, Feedback
+    from backfill_spark.context import configure, set_experiment
+    from backfill_spark.errors import (
+        BackfillError,
+        BackfillFailedError,
+        BackfillRefusedError,
+        FilterError,
+        JobNotFoundError,
+        LeaseLostError,
+        NameRefusedError,
+        SchemaVersionError,
+        ScorerDefinitionError,
+        ScorerLifecycleError,
+        ScorerLoadError,
+        ScorerNotFoundError,
+        SessionError,
+        SettingsError,
+        SourceGoneError,
+        TraceSourceError,
+        TraceUnreadableError,
+    )
+    from backfill_spark.job import BackfillJob
+    from backfill_spark.models import BackfillScorerConfig, JobState, ScorerSamplingConfig, ScorerStatus
+    from backfill_spark.plan import BackfillPlan
+    from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
+    from backfill_spark.scorers import PIIDetection, RegexMatch, ResponseLength, Scorer, scorer
+    from backfill_spark.session import get_spark
+    from backfill_spark.settings import Settings
+    from backfill_spark.trace import Span, Trace
+
+_HOMES = {
+    "api": (
+        "backfill_scorers",
+        "cancel_backfill",
+        "get_backfill",
+        "list_backfills",
+        "plan_backfill",
+        "read_assessments",
+        "read_traces",
+        "resume_backfill",
+        "wait_for_backfill",
+    ),
+    "assessment": ("Assessment", "AssessmentError", "AssessmentSource", "Feedback"),
+    "context": ("configure", "set_experiment"),
+    "errors": tuple(n for n, v in vars(_errors).items() if isinstance(v, type) and issubclass(v, _errors.BackfillError)),
+    "job": ("BackfillJob",),
+    "models": ("BackfillScorerConfig", "JobState", "ScorerSamplingConfig", "ScorerStatus"),
+    "plan": ("BackfillPlan",),
+    "registry": ("delete_scorer", "get_scorer", "list_scorer_versions", "list_scorers"),
+    "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
+    "session": ("get_spark",),
+    "settings": ("Settings",),
+    "trace": ("Span", "Trace"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Assessment",
+    "AssessmentError",
+    "AssessmentSource",
+    "BackfillError",
+    "BackfillFailedError",
+    "BackfillJob",
+    "BackfillPlan",
+    "BackfillRefusedError",
+    "BackfillScorerConfig",
+    "Feedback",
+    "FilterError",
+    "JobNotFoundError",
+    "JobState",
+    "LeaseLostError",
+    "NameRefusedError",
+    "PIIDetection",
+    "RegexMatch",
+    "ResponseLength",
+    "SchemaVersionError",
+    "Scorer",
+    "ScorerDefinitionError",
+    "ScorerLifecycleError",
+    "ScorerLoadError",
+    "ScorerNotFoundError",
+    "ScorerSamplingConfig",
+    "ScorerStatus",
+    "SessionError",
+    "Settings",
+    "SettingsError",
+    "SourceGoneError",
+    "Span",
+    "Trace",
+    "TraceSourceError",
+    "TraceUnreadableError",
+    "backfill_scorers",
+    "cancel_backfill",
+    "configure",
+    "delete_scorer",
+    "get_backfill",
+    "get_scorer",
+    "get_spark",
+    "list_backfills",
+    "list_scorer_versions",
+    "list_scorers",
+    "plan_backfill",
+    "read_assessments",
+    "read_traces",
+    "resume_backfill",
+    "scorer",
+    "set_experiment",
+    "wait_for_backfill",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

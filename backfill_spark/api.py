@@ -1,0 +1,409 @@
+"""What notebooks and the command line call; both are thin over these functions."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from backfill_spark import launch as launching
+from backfill_spark import request as requests
+from backfill_spark.choices import WorkStore, listed, spark_samples
+from backfill_spark.context import configure, current, experiment, set_experiment
+from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError, TraceSourceError
+from backfill_spark.failpoints import Failpoint, failpoint
+from backfill_spark.job import BackfillJob, job_of
+from backfill_spark.job_store import JobRecord, JobStore
+from backfill_spark.launch import Prepared, pinned_source, request_of, run_job
+from backfill_spark.models import BackfillScorerConfig, Counts, JobState, Sampling, new_job_id
+from backfill_spark.plan import BackfillPlan, chosen_pairs, missing_ids, plan, select
+from backfill_spark.probe import executor_problems
+from backfill_spark.progress import Progress
+from backfill_spark.registry import Registry, delete_scorer, get_scorer, list_scorer_versions, list_scorers
+from backfill_spark.results import ResultStore, current as current_rows
+from backfill_spark.session import check_delta, get_spark
+from backfill_spark.sources import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    import pandas as pd
+    from pyspark.sql import DataFrame, SparkSession
+
+    from backfill_spark.settings import Settings
+
+Moment = datetime | date | str | None
+
+
+def plan_backfill(
+    *,
+    experiment_id: str | None = None,
+    scorers: Sequence[BackfillScorerConfig] | Sequence[str],
+    start_time: Moment = None,
+    end_time: Moment = None,
+    filter_string: str | None = None,
+    trace_ids: Collection[str] | None = None,
+    reprocess: str = "missing",
+    sampling: str = "hash",
+    seed: int = 0,
+    max_error_rate: float | None = None,
+    exclusive: bool = False,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> BackfillPlan:
+    """Say what `backfill_scorers` with the same arguments would do. No scorer is called or loaded.
+
+    Raises:
+        BackfillRefusedError: the backfill would be refused; `.problems` has every reason.
+    """
+    arguments = requests.Arguments(
+        scorers, start_time, end_time, filter_string, trace_ids, reprocess, sampling, seed, max_error_rate, exclusive
+    )
+    return _prepare(arguments, experiment_id, spark, settings).plan
+
+
+def backfill_scorers(
+    *,
+    experiment_id: str | None = None,
+    scorers: Sequence[BackfillScorerConfig] | Sequence[str],
+    start_time: Moment = None,
+    end_time: Moment = None,
+    filter_string: str | None = None,
+    trace_ids: Collection[str] | None = None,
+    reprocess: str = "missing",
+    sampling: str = "hash",
+    seed: int = 0,
+    max_error_rate: float | None = None,
+    exclusive: bool = False,
+    launch: Literal["here", "queue"] = "here",
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> str:
+    """Apply registered scorers to traces of the past, and return the job's id when the job has ended.
+
+    Args:
+        experiment_id: default: `set_experiment()`, the settings, else "0".
+        scorers: names, or BackfillScorerConfig objects; never empty, never mixed.
+        start_time: inclusive; a datetime, a date or ISO text. None is no bound.
+        end_time: exclusive; a date is its midnight. None is no bound.
+        filter_string: an MLflow filter, AND-ed to each scorer's own.
+        trace_ids: exactly these traces, not sampled unless a config gives a rate.
+        reprocess: "missing" (pairs without a result), "failed" (those and errors) or "all".
+        sampling: "hash" (the same traces on every run) or "spark" (DataFrame.sample).
+        seed: of the draw.
+        max_error_rate: the job fails when a scorer's share of errors passes it.
+        exclusive: refuse when another live job covers a pair of (scorer, window).
+        launch: "here" runs the job now, with a progress bar; "queue" leaves it PENDING for `work`.
+        spark: default: the active session, or one built from the settings.
+        settings: default: those of `configure()`, else environment and file.
+
+    Raises:
+        BackfillRefusedError: refused before any scorer call; `.problems` has every reason.
+        BackfillFailedError: the job ended FAILED; `.job_id` names it.
+    """
+    arguments = requests.Arguments(
+        scorers, start_time, end_time, filter_string, trace_ids, reprocess, sampling, seed, max_error_rate, exclusive
+    )
+    if launch not in ("here", "queue"):
+        raise BackfillRefusedError(f"launch must be 'here' or 'queue', got {launch!r}.")
+    made = _prepare(arguments, experiment_id, spark, settings)
+    from backfill_spark import display
+
+    display.announce(made.plan)
+    job_id = _create(made)
+    if launch == "queue":
+        return job_id
+    total = sum(c.due for c in made.prepared.selection.counts.values())
+    with Progress(job_id, total=total) as bar:
+        record = run_job(made.spark, made.settings, job_id, prepared=made.prepared, bar=bar)
+    return _ended(record)
+
+
+def get_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Settings | None = None) -> BackfillJob:
+    """Return one job as it is now.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+    """
+    settings, spark = _context(settings, spark)
+    jobs = JobStore(spark, settings)
+    record = jobs.record(job_id)
+    return _job(spark, settings, record)
+
+
+def list_backfills(
+    experiment_id: str | None = None,
+    state: JobState | str | None = None,
+    limit: int = 50,
+    *,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> list[BackfillJob]:
+    """Return jobs, newest first."""
+    settings, spark = _context(settings, spark)
+    wanted = None if state is None else _state(state)
+    records = JobStore(spark, settings).newest(None if experiment_id is None else str(experiment_id), wanted, limit)
+    return [_job(spark, settings, r) for r in records]
+
+
+def wait_for_backfill(
+    job_id: str,
+    timeout: float | None = None,
+    *,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> BackfillJob:
+    """Wait until a job has ended or rests, and return it.
+
+    Raises:
+        TimeoutError: it is still under way after `timeout` seconds.
+        JobNotFoundError: no job has this id.
+    """
+    began = time.monotonic()
+    while True:
+        job = get_backfill(job_id, spark=spark, settings=settings)
+        if job.state.is_at_rest:
+            return job
+        left = None if timeout is None else timeout - (time.monotonic() - began)
+        if left is not None and left <= 0:
+            raise TimeoutError(f"Job {job_id} is {job.state} after {timeout} s. `backfill-spark status {job_id}` shows it.")
+        time.sleep(2.0 if left is None else min(2.0, left))
+
+
+def resume_backfill(
+    job_id: str,
+    *,
+    repin: bool = False,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> BackfillJob:
+    """Go on here with a job that is PARTIAL, was interrupted, or whose runner is dead; return it as it then is.
+
+    Args:
+        job_id: the job; it keeps its id, its pinned scorers and what it has staged.
+        repin: read the newest version of the source instead of the pinned one.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+        BackfillRefusedError: it has ended, or its runner is alive.
+    """
+    settings, spark = _context(settings, spark)
+    job = get_backfill(job_id, spark=spark, settings=settings)
+    total = sum(c.due for c in job.counts.values())
+    with Progress(job_id, total=total) as bar:
+        record = launching.resume(spark, settings, job_id, changes={}, repin=repin, bar=bar)
+    return _job(spark, settings, record)
+
+
+def cancel_backfill(
+    job_id: str, *, spark: SparkSession | None = None, settings: Settings | None = None
+) -> BackfillJob:
+    """Ask for a job's end and return it: CANCELING while its runner stops, CANCELED when it has none.
+
+    A job that has ended stays as it is.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+    """
+    settings, spark = _context(settings, spark)
+    return _job(spark, settings, launching.cancel(spark, settings, job_id))
+
+
+def work(
+    *, forever: bool = False, spark: SparkSession | None = None, settings: Settings | None = None
+) -> Iterator[BackfillJob]:
+    """Run jobs that wait (PENDING, interrupted, dead runner), oldest first; give each as it ended."""
+    settings, spark = _context(settings, spark)
+    for record in launching.work(spark, settings, forever=forever):
+        yield _job(spark, settings, record)
+
+
+def read_traces(
+    source: DataFrame | str | None = None, *, spark: SparkSession | None = None, settings: Settings | None = None
+) -> DataFrame:
+    """Return traces as TRACES: of a DataFrame, a path, a table name, or the settings' source.
+
+    Raises:
+        TraceSourceError: there are no traces, or their columns do not fit.
+    """
+    settings, spark = _context(settings, spark)
+    return open_source(spark, settings, source).traces()
+
+
+def read_assessments(
+    *,
+    experiment_id: str | None = None,
+    scorers: Sequence[str] | None = None,
+    job_id: str | None = None,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> DataFrame:
+    """Return the current results without `empty` rows: columns of the table `assessments`."""
+    from pyspark.sql import functions as F
+
+    settings, spark = _context(settings, spark)
+    store = ResultStore(spark, settings).assessments
+    rows = current_rows(store.read() if store.exists() else store.frame([])).where("outcome != 'empty'")
+    if experiment_id is not None:
+        rows = rows.where(F.col("experiment_id") == str(experiment_id))
+    if scorers is not None:
+        rows = rows.where(F.col("scorer_name").isin([scorers] if isinstance(scorers, str) else list(scorers)))
+    if job_id is not None:
+        rows = rows.where(F.col("job_id") == job_id)
+    return rows
+
+
+# --- from arguments to a job
+
+
+class _Made:
+    """A request that was accepted, with what was found on the way."""
+
+    def __init__(self, spark: SparkSession, settings: Settings, prepared: Prepared, made: BackfillPlan) -> None:
+        self.spark = spark
+        self.settings = settings
+        self.prepared = prepared
+        self.plan = made
+
+
+def _prepare(
+    arguments: requests.Arguments, experiment_id: str | None, spark: SparkSession | None, settings: Settings | None
+) -> _Made:
+    settings, spark = _context(settings, spark)
+    check_delta(spark)
+    problems = requests.Problems()
+    where = experiment(experiment_id, settings)
+    catalog = Registry(spark, settings).catalog(where[0], definitions=True)
+    request = requests.resolve(
+        arguments, settings, problems, experiment=where, catalog=catalog, now=datetime.now(UTC)
+    )
+    source = None
+    try:
+        source = open_source(spark, settings)
+    except BackfillError as error:
+        problems.note(str(error))
+    for problem in executor_problems(spark, settings):
+        problems.note(problem)
+    if arguments.exclusive:
+        now = JobStore(spark, settings).live(request.experiment_id)
+        for other in requests.overlapping(request, [job_of(r) for r in now]):
+            problems.note(other)
+    problems.raise_any()
+    assert source is not None  # noqa: S101 - a missing source is a problem, raised above
+    results = ResultStore(spark, settings)
+    version = results.assessments.ensure().version() if results.assessments.exists() else None
+    staging = results.staging.ensure().version() if results.staging.exists() else None
+    request = requests.pinned(request, source, version)
+    ids = listed(spark, list(arguments.trace_ids)) if request.lists_traces else None
+    choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
+    selection = select(request, source, results, choice=choice, staging_version=staging)
+    missing = missing_ids(source, request, ids) if ids is not None else ()
+    prepared = Prepared(request, source, choice, selection, staging)
+    return _Made(spark, settings, prepared, plan(request, selection, missing=missing))
+
+
+def _create(made: _Made) -> str:
+    """Record the job with everything that it has chosen."""
+    request, source = made.prepared.request, made.prepared.source
+    now = datetime.now(UTC)
+    job_id = new_job_id(now)
+    work = WorkStore(made.spark, made.settings)
+    if made.prepared.choice is not None:
+        work.keep_choice(job_id, made.prepared.choice)
+    if source.files:
+        work.keep_files(job_id, source.files)
+    JobStore(made.spark, made.settings).create(
+        job_id,
+        {
+            "request": request.to_json(),
+            "counts": {n: c.to_json() for n, c in made.prepared.selection.counts.items()},
+            "created_at": now.timestamp(),
+            "versions": _versions(made.spark),
+            "trace_ids_missing": list(made.plan.trace_ids_missing),
+            "has_files": bool(source.files),
+        },
+    )
+    failpoint(Failpoint.AFTER_CREATE)
+    return job_id
+
+
+def _versions(spark: SparkSession) -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "spark": spark.version}
+    for package in ("backfill-spark", "delta-spark"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # shipped with --py-files, or the platform's own
+            continue
+    return found
+
+
+def _ended(record: JobRecord) -> str:
+    if record.state is JobState.FAILED:
+        raise BackfillFailedError(
+            f"Job {record.job_id} failed: {record.end.get('error')} "
+            f"`backfill-spark status {record.job_id}` shows its counts.",
+            record.job_id,
+        )
+    return record.job_id
+
+
+def _context(settings: Settings | None, spark: SparkSession | None) -> tuple[Settings, SparkSession]:
+    settings = settings or current().settings
+    return settings, spark or get_spark(settings)
+
+
+def _state(value: JobState | str) -> JobState:
+    try:
+        return JobState(value)
+    except ValueError:
+        raise BackfillRefusedError(f"state must be one of {[str(s) for s in JobState]}, got {value!r}.") from None
+
+
+def _job(spark: SparkSession, settings: Settings, record: JobRecord) -> BackfillJob:
+    return job_of(record, summarise=lambda job: _summary(spark, settings, record, job))
+
+
+def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: BackfillJob) -> pd.DataFrame:
+    import pandas as pd
+
+    from backfill_spark.summary import selected_rows, summarise
+
+    results = ResultStore(spark, settings)
+    request = request_of(spark, settings, record)
+    pairs = None
+    is_open = not record.state.is_terminal
+    if is_open or (not request.lists_traces and request.sampling is Sampling.HASH and not record.created["has_files"]):
+        try:
+            source = pinned_source(spark, settings, job.job_id, request)
+            choice = WorkStore(spark, settings).choice(job.job_id, request)
+            pairs = chosen_pairs(request, source, results, choice=choice, job_id=None, staging_version=None)
+        except (BackfillError, TraceSourceError):
+            pairs = None
+    rows = selected_rows(results, request, pairs, job.job_id)
+    return pd.DataFrame(summarise(rows, request, job.counts))
+
+
+__all__ = [
+    "BackfillScorerConfig",
+    "Counts",
+    "backfill_scorers",
+    "cancel_backfill",
+    "configure",
+    "delete_scorer",
+    "get_backfill",
+    "get_scorer",
+    "get_spark",
+    "list_backfills",
+    "list_scorer_versions",
+    "list_scorers",
+    "plan_backfill",
+    "read_assessments",
+    "read_traces",
+    "resume_backfill",
+    "set_experiment",
+    "wait_for_backfill",
+    "work",
+]

@@ -1,0 +1,119 @@
+"""Asking a model many questions: from a Python worker, from a coroutine, and once to see that it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from backfill_spark.asking.answers import Answer, Budget, Question
+from backfill_spark.asking.desk import Asked, Desk
+from backfill_spark.asking.endpoints import Service
+from backfill_spark.asking.limiter import Limiter
+from backfill_spark.asking.spool import Spool
+from backfill_spark.asking.wires import first_shape
+from backfill_spark.models import ErrorCode, compact_json
+
+
+def ask(
+    batches: Iterable[Sequence[Question]],
+    service: Service,
+    *,
+    budget: Budget | None = None,
+    limiter: Limiter | None = None,
+    spool: Spool | None = None,
+) -> Iterator[list[Answer]]:
+    """Ask all questions of `batches`, and yield answers as they come, in any order.
+
+    For a Python worker: one loop and one session for the whole iterator, so that no batch's end drains the
+    window. Each question comes back exactly once; those that were not asked, or stay due, say so in `left`.
+
+    Raises:
+        BackfillRefusedError: the key is not on this machine.
+    """
+    with asyncio.Runner() as runner:
+        desk = Desk(service, budget=budget, limiter=limiter, spool=spool)
+        runner.run(desk.open())
+        try:
+            for batch in batches:
+                answers = runner.run(desk.feed(batch))
+                if answers:
+                    yield answers
+            while desk.is_busy:
+                yield runner.run(desk.next_answers())
+        finally:
+            runner.run(desk.close())
+
+
+async def ask_many(
+    questions: Iterable[Question],
+    service: Service,
+    *,
+    budget: Budget | None = None,
+    limiter: Limiter | None = None,
+    spool: Spool | None = None,
+    on_answer: Callable[[Answer], None],
+) -> Asked:
+    """Ask all questions, and hand each answer to `on_answer` once."""
+    desk = Desk(service, budget=budget, limiter=limiter, spool=spool)
+    await desk.open()
+    try:
+        for answer in await desk.feed(list(questions)):
+            on_answer(answer)
+        while desk.is_busy:
+            for answer in await desk.next_answers():
+                on_answer(answer)
+    finally:
+        await desk.close()
+    return desk.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What one small question told about a service."""
+
+    service: Service
+    """The service with the shape that works."""
+    problem: str | None
+    """Why it cannot be used, or None."""
+    requests: int
+    cost_usd: float
+
+
+_PROBE_S = 30.0
+_ANSWERED = (ErrorCode.JUDGE_BAD_OUTPUT, ErrorCode.JUDGE_REFUSED)
+_PROBE = Question(
+    "probe",
+    compact_json(
+        {
+            "messages": [{"role": "user", "content": 'Answer with exactly this JSON object: {"result": "yes"}'}],
+            "schema": {
+                "type": "object",
+                "properties": {"result": {"type": "string", "enum": ["yes", "no"]}},
+                "required": ["result"],
+                "additionalProperties": False,
+            },
+            "parameters": {},
+        }
+    ),
+    40,
+)
+
+
+def probe(service: Service) -> Probe:
+    """Ask one small question: is the key here, does the model answer, and in which form. At most six requests.
+
+    An answer that is no JSON object is no problem: some models need the longer prompt of a judge.
+
+    Raises:
+        BackfillRefusedError: the key is not on this machine.
+    """
+    endpoint = replace(service.endpoint, timeout_s=min(service.endpoint.timeout_s, _PROBE_S))
+    asked_of = replace(service, endpoint=endpoint, shape=first_shape(service))
+    answers: list[Answer] = []
+    asked = asyncio.run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))
+    found = answers[0]
+    what = found.left or found.error_message
+    is_answered = found.verdict is not None or found.error_code in _ANSWERED
+    problem = None if is_answered else f"The endpoint {endpoint.name!r} does not answer for {service.uri!r}: {what}."
+    return Probe(replace(service, shape=asked.shape), problem, asked.requests, asked.cost_usd)

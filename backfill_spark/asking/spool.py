@@ -1,0 +1,186 @@
+"""Answers on their way to a table, kept in small files, so that a killed task loses seconds and not a slice.
+
+Files are JSON lines. The first line says what the writer has sent and may send until its next file (the
+permit); each other line is one answer. A permit is on disk before the requests that it covers are sent: what a
+killed task spent is at most its last permit.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from backfill_spark.asking.answers import Answer
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What a writer has spent, and may have spent before it writes again."""
+
+    requests: int
+    cost_usd: float
+    max_requests: int
+    max_cost_usd: float | None
+    """None where the price is unknown."""
+    is_closed: bool = False
+    """True in the last file of a writer that came to its end: nothing more was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """What the files of one job hold."""
+
+    answers: list[Answer]
+    """One for each question; of several the first that is an answer, else the first."""
+    requests: int
+    """Requests that were sent, at most."""
+    cost_usd: float
+    """What they cost, at most; of unknown prices only what is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One file, not written yet."""
+
+    name: str
+    data: bytes
+    permit: Permit
+
+
+class Spool:
+    """Writes the answers of one task.
+
+    Args:
+        folder: Path or URI; files lie in `{folder}/{job_id}`.
+        job_id: Job that pays.
+        task: Number of the task in its slice.
+        every_s: Seconds between files.
+    """
+
+    def __init__(self, folder: str, job_id: str, task: int, *, every_s: float = EVERY_S) -> None:
+        self._files, root = filesystem_of(folder)
+        self._folder = posixpath.join(root, job_id)
+        # A repeated task must not write over the first one's files.
+        self._stem = f"{task:06d}-{secrets.token_hex(6)}"
+        self._job_id = job_id
+        self._count = 0
+        self._waiting: list[Answer] = []
+        self.every_s = every_s
+        self._has_folder = False
+
+    @property
+    def has_answers(self) -> bool:
+        """True when answers wait for the next file."""
+        return bool(self._waiting)
+
+    def add(self, answer: Answer) -> None:
+        """Keep an answer for the next file."""
+        self._waiting.append(answer)
+
+    def draft(self, permit: Permit) -> Draft:
+        """Take the permit and what waits for one new file."""
+        answers, self._waiting = self._waiting, []
+        head = {"job_id": self._job_id, "writer": self._stem, **_permit_json(permit)}
+        lines = [orjson.dumps(head), *(orjson.dumps(a.to_json()) for a in answers), b""]
+        name = f"{self._stem}-{self._count:06d}.jsonl"
+        self._count += 1
+        return Draft(name, b"\n".join(lines), permit)
+
+    def put(self, draft: Draft) -> None:
+        """Write a file: all of it, or nothing that a reader would take. May run in another thread."""
+        if not self._has_folder:
+            self._files.create_dir(self._folder, recursive=True)
+            self._has_folder = True
+        self._put(draft.name, draft.data)
+
+    def _put(self, name: str, data: bytes) -> None:
+        final = posixpath.join(self._folder, name)
+        if self._files.type_name != "local":
+            # An object appears whole or not at all.
+            with self._files.open_output_stream(final) as stream:
+                stream.write(data)
+            return
+        draft = posixpath.join(self._folder, f"_{name}.tmp")
+        with self._files.open_output_stream(draft) as stream:
+            stream.write(data)
+        self._files.move(draft, final)
+
+
+def read_spool(folder: str, job_id: str) -> Spooled:
+    """Read what the tasks of a job wrote; a line that is not whole is not there."""
+    from pyarrow import fs
+
+    files, root = filesystem_of(folder)
+    selector = fs.FileSelector(posixpath.join(root, job_id), allow_not_found=True)
+    found = [f.path for f in files.get_file_info(selector) if f.base_name.endswith(".jsonl")]
+    answers: dict[str, Answer] = {}
+    permits: dict[str, dict[str, Any]] = {}
+    for path in sorted(found):
+        with files.open_input_stream(path) as stream:
+            lines = stream.read().split(b"\n")[:-1]
+        head, *rest = [_object(line) for line in lines] or [None]
+        if head is not None:
+            permits[head["writer"]] = head
+        for line in rest:
+            if line is None:
+                continue
+            answer = Answer.from_json(line)
+            kept = answers.get(answer.prompt_hash)
+            if kept is None or (kept.verdict is None and answer.verdict is not None):
+                answers[answer.prompt_hash] = answer
+    requests = sum(p["requests"] if p["is_closed"] else p["max_requests"] for p in permits.values())
+    cost = sum(_most(p) for p in permits.values())
+    return Spooled(list(answers.values()), requests, cost)
+
+
+def delete_spool(folder: str, job_id: str) -> None:
+    """Delete a job's files, after their answers are in a table."""
+    from pyarrow import fs
+
+    files, root = filesystem_of(folder)
+    path = posixpath.join(root, job_id)
+    if files.get_file_info(path).type is fs.FileType.Directory:
+        files.delete_dir(path)
+
+
+def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a path or URI, and the path in it."""
+    from pyarrow import fs
+
+    if "://" in folder or folder.startswith("file:"):
+        if folder.startswith("file:") and not folder.startswith("file://"):
+            folder = "file://" + folder.removeprefix("file:")
+        return fs.FileSystem.from_uri(folder.rstrip("/"))  # type: ignore[no-any-return]
+    return fs.LocalFileSystem(), folder.rstrip("/") or "/"
+
+
+def _permit_json(permit: Permit) -> dict[str, Any]:
+    return {
+        "requests": permit.requests,
+        "cost_usd": permit.cost_usd,
+        "max_requests": permit.max_requests,
+        "max_cost_usd": permit.max_cost_usd,
+        "is_closed": permit.is_closed,
+    }
+
+
+def _most(permit: dict[str, Any]) -> float:
+    most = permit["cost_usd"] if permit["is_closed"] else permit["max_cost_usd"]
+    return float(permit["cost_usd"] if most is None else most)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,168 @@
+"""How each provider is spoken to: address, headers, request and reply. The only holder of a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from backfill_spark.asking.endpoints import Service, Shape
+
+ALLOWED_PARAMETERS = ("temperature", "top_p", "seed", "reasoning_effort", "max_tokens")
+"""What a judge may say about how its model answers."""
+_TOOL = "verdict"
+_NATIVE_LIMITS = {"api.openai.com": "max_completion_tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered, whatever the provider's form."""
+
+    text: str | None = None
+    data: dict[str, Any] | None = None
+    """The answer, where the provider decoded it already."""
+    finish: str | None = None
+    refusal: str | None = None
+    """Why the model would not answer, or None."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    is_empty: bool = False
+    """True when there is no answer in it at all."""
+
+
+def first_shape(service: Service) -> Shape:
+    """Return what an endpoint most likely takes, before it was asked."""
+    if service.endpoint.provider == "openai":
+        for host, field in _NATIVE_LIMITS.items():
+            if f"//{host}" in service.endpoint.base_url:
+                return Shape(limit_field=field)
+    return Shape()
+
+
+class Wire:
+    """One service with its key in the headers; its repr shows neither."""
+
+    __slots__ = ("_max_tokens", "_model", "_provider", "headers", "url")
+
+    def __init__(self, service: Service, key: str | None) -> None:
+        endpoint, model = service.endpoint, quote(service.model, safe="")
+        self._provider = endpoint.provider
+        self._model = service.model
+        self._max_tokens = service.max_output_tokens
+        self.headers = {"Content-Type": "application/json", "User-Agent": "backfill-spark"}
+        if self._provider == "azure":
+            version = quote(endpoint.api_version or "", safe="")
+            self.url = f"{endpoint.base_url}/openai/deployments/{model}/chat/completions?api-version={version}"
+            secret = ("api-key", key)
+        elif self._provider == "anthropic":
+            self.url = f"{endpoint.base_url.removesuffix('/v1')}/v1/messages"
+            self.headers["anthropic-version"] = endpoint.api_version or ""
+            secret = ("x-api-key", key)
+        elif self._provider == "databricks":
+            root = endpoint.base_url.removesuffix("/serving-endpoints")
+            self.url = f"{root}/serving-endpoints/{model}/invocations"
+            secret = ("Authorization", key and f"Bearer {key}")
+        else:
+            self.url = f"{endpoint.base_url}/chat/completions"
+            secret = ("Authorization", key and f"Bearer {key}")
+        if secret[1]:
+            self.headers[secret[0]] = secret[1]
+
+    def __repr__(self) -> str:
+        return f"Wire({self._provider})"
+
+    def body(self, prompt: dict[str, Any], shape: Shape) -> bytes:
+        """Return the request for a rendered prompt (`messages`, `schema`, `parameters`)."""
+        parameters = {k: v for k, v in prompt.get("parameters", {}).items() if k in ALLOWED_PARAMETERS}
+        limit = parameters.pop("max_tokens", self._max_tokens)
+        if self._provider == "anthropic":
+            return _anthropic_body(self._model, prompt, parameters, limit, shape)
+        body: dict[str, Any] = {"messages": prompt["messages"], **parameters}
+        if self._provider == "openai":
+            body["model"] = self._model
+        if shape.limit_field is not None:
+            body[shape.limit_field] = limit
+        if shape.structured:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": _TOOL, "strict": True, "schema": prompt["schema"]},
+            }
+        return orjson.dumps(body)
+
+    def reply(self, body: Any) -> Reply:
+        """Read the decoded body of an answer with status 200."""
+        if not isinstance(body, dict):
+            return Reply(is_empty=True)
+        return _anthropic_reply(body) if self._provider == "anthropic" else _openai_reply(body)
+
+
+def _openai_reply(body: dict[str, Any]) -> Reply:
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    spent = (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return Reply(is_empty=True, input_tokens=spent[0], output_tokens=spent[1])
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    finish = choice.get("finish_reason")
+    refusal = message.get("refusal")
+    return Reply(
+        text=_text(message.get("content")),
+        finish=finish if isinstance(finish, str) else None,
+        refusal=refusal if isinstance(refusal, str) and refusal else None,
+        input_tokens=spent[0],
+        output_tokens=spent[1],
+    )
+
+
+def _anthropic_body(model: str, prompt: dict[str, Any], parameters: dict[str, Any], limit: int, shape: Shape) -> bytes:
+    # The only tool is the form of the answer: nothing that runs.
+    system = "\n\n".join(m["content"] for m in prompt["messages"] if m["role"] == "system")
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": limit,
+        "messages": [m for m in prompt["messages"] if m["role"] != "system"],
+        **{k: v for k, v in parameters.items() if k in ("temperature", "top_p")},
+    }
+    if system:
+        body["system"] = system
+    if shape.structured:
+        tool = {"name": _TOOL, "description": "Give the verdict.", "input_schema": prompt["schema"]}
+        body |= {"tools": [tool], "tool_choice": {"type": "tool", "name": _TOOL}}
+    return orjson.dumps(body)
+
+
+def _anthropic_reply(body: dict[str, Any]) -> Reply:
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    read = [_count(usage.get(k)) for k in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")]
+    blocks = [b for b in body.get("content") or [] if isinstance(b, dict)]
+    data = next((b["input"] for b in blocks if b.get("type") == "tool_use" and isinstance(b.get("input"), dict)), None)
+    texts = [b["text"] for b in blocks if b.get("type") == "text" and isinstance(b.get("text"), str)]
+    stop = body.get("stop_reason")
+    return Reply(
+        text="".join(texts) or None,
+        data=data,
+        finish={"max_tokens": "length", "refusal": "content_filter"}.get(stop, stop) if isinstance(stop, str) else None,
+        input_tokens=None if read[0] is None else sum(n or 0 for n in read),
+        output_tokens=_count(usage.get("output_tokens")),
+        is_empty=not blocks,
+    )
+
+
+def _text(content: Any) -> str | None:
+    """Return the text of a message: a string, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = [p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)]
+        return "".join(parts)
+    return None
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**53 else None

@@ -1,0 +1,342 @@
+"""One epoch of a backfill job: the loop over its chunks. Reads as the table of contents of the system."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from backfill_spark import chunks, sampling
+from backfill_spark import pairs as P
+from backfill_spark.errors import BackfillError, LeaseLostError, SourceGoneError
+from backfill_spark.failpoints import Failpoint, failpoint
+from backfill_spark.job_store import End, Event, Lease
+from backfill_spark.models import Chunk, Counts, Request
+from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
+from backfill_spark.results import ResultStore, Tally
+from backfill_spark.scoring.udfs import columns_needed, score
+from backfill_spark.session import scheduling_slots
+from backfill_spark.store import error_text, is_conflict
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.settings import Settings
+    from backfill_spark.sources import TraceSource
+
+MERGE_ROWS = 200_000
+MERGE_SECONDS = 600.0
+MERGE_ATTEMPTS = 50
+
+
+class Canceled(BackfillError):
+    """Somebody asked for the job's end."""
+
+
+class TooManyErrors(BackfillError):
+    """A scorer's share of errors passed the limit."""
+
+
+class Bar(Protocol):
+    """What a progress bar must do."""
+
+    def advance(self, pairs: int, *, errors: int = 0) -> None:
+        """Count pairs that are staged."""
+
+
+@dataclass(slots=True)
+class Epoch:
+    """One runner at one job."""
+
+    spark: SparkSession
+    settings: Settings
+    job_id: str
+    request: Request
+    source: TraceSource
+    results: ResultStore
+    lease: Lease
+    bar: Bar
+    planned: Mapping[str, Counts]
+    """The counts that the job was created with."""
+    choice: DataFrame | None = None
+    selection: Selection | None = None
+    staging_version: int | None = None
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
+    """Staged chunks that no MERGE has taken yet."""
+    rows_waiting: int = 0
+    merged_at: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Stop when the lease is lost or the job canceled."""
+        self.lease.check()
+        if self.lease.is_canceled:
+            raise Canceled(f"Job {self.job_id} was canceled.")
+
+
+def run(epoch: Epoch) -> None:
+    """Score, stage and merge every pair that is still due.
+
+    Raises:
+        Canceled, TooManyErrors, LeaseLostError, SourceGoneError: why it stopped early.
+    """
+    selection = survey(epoch)
+    collect_earlier(epoch)
+    adopt(epoch, selection)
+    for chunk, tasks in pieces(epoch, selection):
+        epoch.check()
+        epoch.lease.note(Event.CHUNK_PLANNED, chunk.to_json())
+        stage(epoch, chunk, scored(epoch, chunk, selection, tasks))
+        if epoch.rows_waiting >= MERGE_ROWS or time.monotonic() - epoch.merged_at >= MERGE_SECONDS:
+            merge(epoch)
+    epoch.check()
+    merge(epoch)
+    cover(epoch, selection)
+
+
+def survey(epoch: Epoch) -> Selection:
+    """Count the pairs at the pinned versions, unless the plan has just done it."""
+    if epoch.selection is None:
+        epoch.staging_version = epoch.results.staging.version()
+        epoch.selection = select(
+            epoch.request,
+            epoch.source,
+            epoch.results,
+            choice=epoch.choice,
+            job_id=epoch.job_id,
+            staging_version=epoch.staging_version,
+        )
+    return epoch.selection
+
+
+def collect_earlier(epoch: Epoch) -> None:
+    """Take over what earlier epochs of this job have staged: its counts, and its chunks for a MERGE."""
+    epoch.tallies = {s.name: Tally() for s in epoch.request.scorers}
+    if epoch.lease.epoch == 1:
+        return
+    rows = epoch.results.staged_by(epoch.job_id).select("chunk", "trace_date").distinct().collect()
+    for row in rows:
+        epoch.waiting[row["chunk"]] = (*epoch.waiting.get(row["chunk"], ()), row["trace_date"])
+    if rows:
+        count(epoch, epoch.results.tally(epoch.job_id, epoch.request.scorers))
+
+
+def adopt(epoch: Epoch, selection: Selection) -> None:
+    """Take what other jobs have staged for this job's due pairs; no scorer is called."""
+    if not sum(selection.elsewhere.values()) or epoch.staging_version is None:
+        return
+    pairs = everything(epoch)
+    mine = P.due_mask().bitwiseAND(F.bitwise_not(F.col("own"))).bitwiseAND(F.col("elsewhere"))
+    due = pairs.select("trace_id", "trace_date", mine.alias("adopt")).where("adopt != 0")
+    txn = epoch.lease.next_txn()
+    if not epoch.results.adopt(due, epoch.job_id, epoch.request, epoch.staging_version, txn):
+        fenced(epoch)
+    staged(epoch, -1, epoch.results.tally(epoch.job_id, epoch.request.scorers, [-1]))
+    rows = epoch.results.staged_by(epoch.job_id, [-1]).select("trace_date").distinct().collect()
+    epoch.waiting[-1] = tuple(r[0] for r in rows)
+
+
+def everything(epoch: Epoch) -> DataFrame:
+    """Return the light rows of the whole window with their masks."""
+    from backfill_spark.plan import chosen_pairs
+
+    return chosen_pairs(
+        epoch.request,
+        epoch.source,
+        epoch.results,
+        choice=epoch.choice,
+        job_id=epoch.job_id,
+        staging_version=epoch.staging_version,
+    )
+
+
+def pieces(epoch: Epoch, selection: Selection) -> Iterator[tuple[Chunk, int | None]]:
+    """Cut the due pairs into chunks of about 30 seconds, by the pace so far; with a number of tasks."""
+    cutter = chunks.Cutter(selection.calls_by_hour, epoch.request.window, draw_to=highest_rate(epoch.request))
+    first = max(epoch.waiting, default=-1) + 1
+    slots = scheduling_slots(epoch.spark)
+    target, pace = chunks.first_target(cutter.pairs), None
+    while (chunk := cutter.next(target)) is not None:
+        yield replace(chunk, index=first + chunk.index), chunks.tasks_for(chunk.pairs, pace, slots)
+        calls = sum(t.calls for t in epoch.tallies.values())
+        pace = sum(t.seconds for t in epoch.tallies.values()) / max(calls, 1)
+        target = chunks.next_target(pace, slots)
+
+
+def scored(epoch: Epoch, chunk: Chunk, selection: Selection, tasks: int | None) -> DataFrame:
+    """Return the chunk's due traces with the results of their scorers; nothing may be put above this frame."""
+    request, source, limits = epoch.request, epoch.source, epoch.settings.limits
+    wanted = columns_needed(request.scorers, source.columns) | P.light_columns(request, source.columns)
+    traces = source.read(
+        wanted, chunk.window, positions=selection.has_duplicates, experiment_id=experiment_filter(request)
+    )
+    pairs = P.choose(traces, request, source.columns, epoch.choice).where("skip is null")
+    if (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
+        pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
+    if selection.has_duplicates:
+        pairs = P.drop_duplicates(pairs, P.winners(everything(epoch)), ties=selection.has_ties)
+    pairs = epoch.results.with_done(
+        pairs,
+        request,
+        job_id=epoch.job_id,
+        staging_version=epoch.staging_version,
+        dates=(chunk.dates[0], chunk.dates[-1]),
+    )
+    due = pairs.withColumn("due", P.to_call_mask()).where("due != 0")
+    if tasks is not None:
+        due = due.repartition(tasks, "trace_id")
+    results = score(
+        request.scorers,
+        source.columns,
+        udf=epoch.settings.scoring.udf,
+        payload=request.payload,
+        trace_mb=limits.trace_mb,
+        timeout_s=limits.scorer_timeout_s,
+    )
+    return due.select("trace_id", "trace_time", "trace_date", "session_id", "draw", results.alias("results"))
+
+
+def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
+    """Append the scored chunk in one commit, and count it."""
+    failpoint(Failpoint.BEFORE_STAGE)
+    if not epoch.results.stage(frame, epoch.job_id, epoch.request, chunk.index, epoch.lease.next_txn()):
+        fenced(epoch)
+    failpoint(Failpoint.AFTER_STAGE)
+    epoch.waiting[chunk.index] = chunk.dates
+    staged(epoch, chunk.index, epoch.results.tally(epoch.job_id, epoch.request.scorers, [chunk.index]))
+
+
+def staged(epoch: Epoch, chunk: int, tallies: dict[str, Tally]) -> None:
+    """Tell what a staged chunk holds."""
+    counts = {name: [t.scored, t.empty, t.errored, t.calls] for name, t in tallies.items()}
+    epoch.lease.note(Event.CHUNK_STAGED, {"chunk": chunk, "counts": counts})
+    epoch.lease.tell()
+    count(epoch, tallies)
+
+
+def count(epoch: Epoch, tallies: dict[str, Tally]) -> None:
+    """Add to the job's counts, and stop the job when a scorer fails too often."""
+    epoch.tallies = {name: epoch.tallies[name] + t for name, t in tallies.items()}
+    finished = sum(t.finished for t in tallies.values())
+    epoch.rows_waiting += finished
+    epoch.bar.advance(finished, errors=sum(t.errored for t in tallies.values()))
+    for name, tally in epoch.tallies.items():
+        if tally.finished and tally.errored / tally.finished > epoch.request.max_error_rate:
+            raise TooManyErrors(
+                f"Scorer {name!r} failed on {tally.errored:,} of {tally.finished:,} pairs, more than the limit of "
+                f"{epoch.request.max_error_rate:.0%}. Its error rows say why: outcome = 'error' in assessments."
+            )
+
+
+def merge(epoch: Epoch) -> None:
+    """MERGE every waiting chunk into `assessments`; conflicts with other jobs are tried again."""
+    import random
+
+    if not epoch.waiting:
+        return
+    failpoint(Failpoint.BEFORE_MERGE)
+    numbers = sorted(epoch.waiting)
+    dates = sorted({d for days in epoch.waiting.values() for d in days})
+    for attempt in range(MERGE_ATTEMPTS):
+        epoch.check()
+        try:
+            done = epoch.results.merge(epoch.job_id, epoch.request, numbers, dates, epoch.lease.next_txn())
+        except Exception as error:
+            if not is_conflict(error) or attempt == MERGE_ATTEMPTS - 1:
+                raise
+            epoch.lease.note(Event.CONFLICT, {"chunks": numbers, "attempt": attempt + 1})
+            epoch.lease.tell()
+            time.sleep(min(0.2 * 2**attempt, 10.0) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+        else:
+            break
+    if done is None:
+        fenced(epoch)
+    failpoint(Failpoint.AFTER_MERGE)
+    epoch.lease.note(Event.CHUNK_MERGED, {"chunks": numbers})
+    epoch.waiting.clear()
+    epoch.rows_waiting = 0
+    epoch.merged_at = time.monotonic()
+
+
+def fenced(epoch: Epoch) -> None:
+    """Stop: a write of this epoch was skipped, so another runner owns the job."""
+    epoch.lease.lose("a newer epoch of the job has been claimed")
+    epoch.lease.check()
+
+
+def cover(epoch: Epoch, selection: Selection) -> None:
+    """Tell how far each scorer's sample reaches: the only place where coverage is read from."""
+    request = epoch.request
+    if request.lists_traces or request.sampling != "hash":
+        return
+    whole, each = P.filters_of(request)
+    scorers = [
+        {
+            "scorer": s.name,
+            "version": s.version,
+            "filter_digest": f"{whole.digest}/{f.digest}",
+            "draw": [0.0, s.sample_rate],
+        }
+        for s, f in zip(request.scorers, each, strict=True)
+    ]
+    epoch.lease.note(
+        Event.COVERED,
+        {
+            "experiment_id": request.experiment_id,
+            "window": request.window.to_json(),
+            "seed": request.seed,
+            "source_version": request.source_version,
+            "scorers": scorers,
+        },
+    )
+    epoch.lease.tell()
+
+
+def finish(epoch: Epoch, how: End, error: str | None = None) -> End:
+    """End the epoch with the job's counts; return how it ended, which another writer may have decided."""
+    counts = final_counts(epoch)
+    costs = [t.cost_usd for t in epoch.tallies.values() if t.cost_usd is not None]
+    if how is End.SUCCEEDED and any(c.left for c in counts.values()):
+        how, error = End.PARTIAL, error or "Some due pairs have no result; `resume` goes on with them."
+    payload: dict[str, Any] = {
+        "counts": {n: c.to_json() for n, c in counts.items()},
+        "calls": sum(c.calls for c in counts.values()),
+        "cost_usd": sum(costs) if costs else None,
+        "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else None,
+        "error": error,
+    }
+    return epoch.lease.store.end(epoch.job_id, epoch.lease.epoch, how, payload)
+
+
+def final_counts(epoch: Epoch) -> dict[str, Counts]:
+    """Return the counts of the plan with what has been staged."""
+    planned = epoch.selection.counts if epoch.selection is not None else epoch.planned
+    out = {}
+    for name, counts in planned.items():
+        t = epoch.tallies.get(name, Tally())
+        out[name] = replace(
+            counts, scored=t.scored, empty=t.empty, errored=t.errored, calls=t.calls, left=counts.due - t.finished
+        )
+    return out
+
+
+def how_it_ends(error: BaseException) -> tuple[End, str]:
+    """Map what stopped an epoch to its end: what a resume can mend is PARTIAL."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import AnalysisException, PySparkException
+
+    if isinstance(error, Canceled):
+        return End.CANCELED, str(error)
+    if isinstance(error, TooManyErrors):
+        return End.FAILED, str(error)
+    if isinstance(error, SourceGoneError):
+        return End.PARTIAL, str(error)
+    if isinstance(error, (PySparkException, Py4JError, OSError)) and not isinstance(error, AnalysisException):
+        return End.PARTIAL, f"{error_text(error)}. `resume` goes on with what is left."
+    return End.FAILED, f"{type(error).__name__}: {error_text(error)}"
+

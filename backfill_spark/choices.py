@@ -1,0 +1,99 @@
+"""Choices that a job makes once and keeps in `work`: listed traces, Spark samples, frozen file lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from backfill_spark import pairs as P
+from backfill_spark import tables
+from backfill_spark.models import Request, Sampling
+from backfill_spark.plan import chosen_pairs
+from backfill_spark.store import Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.results import ResultStore
+    from backfill_spark.settings import Settings
+    from backfill_spark.sources import TraceSource
+
+CHOICE, FILE = "choice", "file"
+
+
+def listed(spark: SparkSession, trace_ids: Sequence[str]) -> DataFrame:
+    """Return the listed ids, each once, as a frame."""
+    return spark.createDataFrame([(i,) for i in dict.fromkeys(trace_ids)], "trace_id string")
+
+
+def spark_samples(request: Request, source: TraceSource, results: ResultStore, ids: DataFrame | None) -> DataFrame:
+    """Return `DataFrame.sample` of the matching trace ids for each scorer: trace_id and `chosen` (mask)."""
+    matching = chosen_pairs(
+        _by_hash(request), source, results, choice=ids, job_id=None, staging_version=None
+    ).where("skip is null")
+    samples = [
+        # By keyword: sample(0.1, seed=5) loses its seed.
+        matching.where(P.has_bit(F.col("matched"), i))
+        .select("trace_id")
+        .sample(fraction=spec.sample_rate, seed=request.seed)
+        .withColumn("chosen", F.lit(P.bit(i)).cast("bigint"))
+        for i, spec in enumerate(request.scorers)
+    ]
+    return reduce(DataFrame.unionByName, samples).groupBy("trace_id").agg(F.bit_or("chosen").alias("chosen"))
+
+
+def _by_hash(request: Request) -> Request:
+    from dataclasses import replace
+
+    return replace(request, sampling=Sampling.HASH, results_version=None)
+
+
+class WorkStore:
+    """Owner of `work`."""
+
+    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+        self.spark = spark
+        self.store = Store(spark, tables.WORK, settings)
+
+    def keep_choice(self, job_id: str, choice: DataFrame) -> None:
+        """Write a job's choice; the mask is kept in `tokens` of its rows."""
+        mask = F.col("chosen") if "chosen" in choice.columns else F.lit(None).cast("bigint")
+        self._write(choice.select(F.lit(job_id).alias("job_id"), F.lit(CHOICE).alias("kind"), "trace_id", mask.alias("tokens")))
+
+    def keep_files(self, job_id: str, files: Sequence[str]) -> None:
+        """Write the frozen file list of a Parquet source."""
+        rows = [{"job_id": job_id, "kind": FILE, "trace_id": f} for f in files]
+        self.store.ensure().append(self.store.frame(rows))
+
+    def choice(self, job_id: str, request: Request) -> DataFrame | None:
+        """Return the job's choice as `listed` or `spark_samples` made it; None when it has none."""
+        if not request.lists_traces and request.sampling is Sampling.HASH:
+            return None
+        rows = self._rows(job_id, CHOICE)
+        if request.sampling is Sampling.HASH:
+            return rows.select("trace_id")
+        return rows.select("trace_id", F.col("tokens").alias("chosen"))
+
+    def files(self, job_id: str) -> tuple[str, ...]:
+        """Return the frozen file list; empty for sources that are pinned by a version."""
+        return tuple(r[0] for r in self._rows(job_id, FILE).select("trace_id").orderBy("trace_id").collect())
+
+    def clear(self, job_id: str) -> None:
+        """Drop what a job kept."""
+        if self.store.exists():
+            self.store.delta().delete(F.col("job_id") == job_id)
+
+    def _rows(self, job_id: str, kind: str) -> DataFrame:
+        return self.store.read().where((F.col("job_id") == job_id) & (F.col("kind") == kind))
+
+    def _write(self, rows: DataFrame) -> None:
+        have = set(rows.columns)
+        columns = [
+            (F.col(f.name) if f.name in have else F.lit(None)).cast(f.dataType).alias(f.name)
+            for f in tables.WORK.schema.fields
+        ]
+        self.store.ensure().append(rows.select(*columns))

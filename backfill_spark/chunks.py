@@ -1,0 +1,105 @@
+"""Chunks: how the due pairs of a job are cut into units that are scored and staged. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+
+from backfill_spark.models import Chunk, TimeWindow
+
+TARGET_PAIRS = 250_000
+"""Pairs of a chunk of cheap scorers; below 200,000 the fixed cost of a chunk shows."""
+PILOT_PAIRS = 200
+"""Pairs of the first chunk, which measures the pace: what a crash can lose before anything is known."""
+TARGET_SECONDS = 30.0
+"""Length of a chunk: what a crash, a cancel or a lost lease can lose."""
+TASK_SECONDS = 10.0
+"""Length of a task: what a lost executor repeats."""
+SLOW_PAIR_SECONDS = 0.002
+"""From this pace on the traces of a chunk are spread evenly over tasks; the shuffle is then nothing."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Cutter:
+    """Cuts the pairs of a window, counted by hour, into chunks of a size that may change on the way."""
+
+    def __init__(self, pairs_by_hour: Mapping[int, int], window: TimeWindow, *, draw_to: float = 1.0) -> None:
+        self._hours = sorted((h, n) for h, n in pairs_by_hour.items() if n > 0)
+        self._window = window
+        self._draw_to = draw_to
+        """No due pair has a draw at or above this: the highest rate of the job."""
+        self._at = 0
+        self._slices: list[tuple[float, float]] = []
+        self._index = 0
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that are left to cut."""
+        return sum(n for _, n in self._hours[self._at :])
+
+    def next(self, target: int) -> Chunk | None:
+        """Return the next chunk of about `target` pairs; None when nothing is left."""
+        if self._at >= len(self._hours):
+            return None
+        if self._slices:
+            return self._slice()
+        hour, pairs = self._hours[self._at]
+        if pairs > 2 * target:
+            count = -(-pairs // target)
+            edges = [self._draw_to * i / count for i in range(count)] + [1.0]
+            self._slices = list(zip(edges, edges[1:], strict=False))
+            self._share = pairs // count
+            return self._slice()
+        first, total = self._at, 0
+        while self._at < len(self._hours) and (total == 0 or total + self._hours[self._at][1] <= target):
+            total += self._hours[self._at][1]
+            self._at += 1
+        return self._chunk(first, self._at, total, (0.0, 1.0))
+
+    def _slice(self) -> Chunk:
+        draw = self._slices.pop(0)
+        chunk = self._chunk(self._at, self._at + 1, self._share, draw)
+        if not self._slices:
+            self._at += 1
+        return chunk
+
+    def _chunk(self, first: int, last: int, pairs: int, draw: tuple[float, float]) -> Chunk:
+        hours = [h for h, _ in self._hours[first:last]]
+        start, end = _hour_start(hours[0]), _hour_start(hours[-1] + 1)
+        bounds = self._window
+        if bounds.start is not None and (start is None or start < bounds.start):
+            start = bounds.start
+        if bounds.end is not None and (end is None or end > bounds.end):
+            end = bounds.end
+        dates = sorted({date(1970, 1, 1) + timedelta(days=h // 24) for h in hours})
+        self._index += 1
+        return Chunk(self._index - 1, TimeWindow(start, end), draw[0], draw[1], pairs, tuple(dates))
+
+
+def _hour_start(hour: int) -> datetime | None:
+    """Start of an hour since the epoch; None past the ends of Python's calendar."""
+    try:
+        return _EPOCH + timedelta(hours=hour)
+    except OverflowError:
+        return None
+
+
+def next_target(seconds_per_pair: float, slots: int) -> int:
+    """Return the size of a chunk of about TARGET_SECONDS, from the time of one call."""
+    by_pace = TARGET_SECONDS * slots / max(seconds_per_pair, 1e-9)
+    return int(max(PILOT_PAIRS, min(by_pace, TARGET_PAIRS)))
+
+
+def first_target(pairs: int) -> int:
+    """Return the size of the first chunk: everything when it is little, else a pilot."""
+    return pairs if pairs <= 2 * PILOT_PAIRS else PILOT_PAIRS
+
+
+def tasks_for(pairs: int, seconds_per_pair: float | None, slots: int) -> int | None:
+    """Return how many tasks to spread a chunk over; None leaves it as the files lie."""
+    if seconds_per_pair is None:
+        return max(1, min(slots * 2, -(-pairs // 50)))
+    if seconds_per_pair < SLOW_PAIR_SECONDS:
+        return None
+    return max(slots, -(-int(pairs * seconds_per_pair) // int(TASK_SECONDS)))

@@ -1,0 +1,297 @@
+"""Program: what every command shares: settings, where answers go, and what an error exits with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from functools import cached_property
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+import click
+
+from backfill_spark.errors import BackfillError, BackfillRefusedError, SchemaVersionError, SessionError
+from backfill_spark.models import JobState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from backfill_spark.settings import Settings
+    from backfill_spark.sheet import Sheet
+    from backfill_spark.store import Store
+    from backfill_spark.tables import Table
+
+REFUSALS = (ValueError, LookupError, SessionError, SchemaVersionError)
+"""Errors of ours that mean wrong use or a refused plan; the others mean that something failed."""
+
+
+class ExitCode(IntEnum):
+    """What the shell sees."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    REFUSED = 2
+    PARTIAL = 3
+    STILL_RUNNING = 124
+    """`wait --timeout` ran out, as timeout(1) says it."""
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where an interrupt would be, so that the runner lets go of its job the same way."""
+
+
+def exit_code_of(state: JobState) -> ExitCode:
+    """Return what run, resume, wait and work exit with for a job at rest."""
+    if state is JobState.SUCCEEDED:
+        return ExitCode.SUCCEEDED
+    return ExitCode.PARTIAL if state is JobState.PARTIAL else ExitCode.FAILED
+
+
+class Program:
+    """State of one invocation. Tests give their own, with other functions behind `api`."""
+
+    def __init__(self, api: Any = None) -> None:
+        self._functions = api
+        self.config: str | None = None
+        self.values: dict[str, Any] = {}
+        self.as_json = False
+        self.debug = False
+        self._stdout: TextIO = sys.stdout
+        self._answered = False
+
+    @cached_property
+    def api(self) -> Any:
+        """The functions of the package, told the settings of this invocation."""
+        functions = self._functions
+        if functions is None:
+            from backfill_spark import api
+
+            functions = api
+        functions.configure(self.settings)
+        return functions
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Settings of `--config` and `--set`.
+
+        Raises:
+            SettingsError: a key is unknown or a value does not fit.
+        """
+        from backfill_spark.settings import Settings
+
+        return Settings.load(self.config, **self.values)
+
+    def store(self, table: Table) -> Store:
+        """Return the owner of one of our tables."""
+        from backfill_spark.store import Store
+
+        return Store(self.api.get_spark(self.settings), table, self.settings)
+
+    @cached_property
+    def out(self) -> Console:
+        """Where people read answers; stderr when stdout is for the one JSON object."""
+        from backfill_spark.sheet import console
+
+        return console(sys.stderr if self.as_json else self._stdout)
+
+    def answer(self, sheet: Callable[[], Sheet], data: Callable[[], dict[str, Any]]) -> None:
+        """Print the answer of a command: a sheet for people, or the object for `--json`."""
+        if self.as_json:
+            self.answer_object(data())
+        else:
+            self.out.print(sheet())
+
+    def answer_object(self, body: dict[str, Any]) -> None:
+        """With `--json`, print the one object; the first one stands."""
+        if self.as_json and not self._answered:
+            self._answered = True
+            self._stdout.write(json.dumps(body, allow_nan=False) + "\n")
+            self._stdout.flush()
+
+    def say(self, text: str) -> None:
+        """Print a message on stderr."""
+        from backfill_spark.sheet import clean
+
+        click.echo(clean(text, lines=True), err=True)
+
+    @contextlib.contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Turn errors and signals into messages and exit codes; keep stdout for the answer."""
+        self._stdout = sys.stdout
+        _forgive_encoding()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_terminating())
+            try:
+                yield
+            except (click.exceptions.Exit, click.Abort, SystemExit):
+                raise
+            except Terminated:
+                self._interrupted(ExitCode.TERMINATED)
+            except KeyboardInterrupt:
+                self._interrupted(ExitCode.INTERRUPTED)
+            except click.ClickException as error:
+                if isinstance(error, click.UsageError) and error.ctx is not None:
+                    click.echo(error.ctx.get_usage(), err=True)
+                self._fail(error, error.format_message(), ExitCode.REFUSED)
+            except TimeoutError as error:
+                self._fail(error, str(error) or "The time given has run out.", ExitCode.STILL_RUNNING)
+            except BackfillError as error:
+                refused = isinstance(error, REFUSALS)
+                self._fail(error, str(error), ExitCode.REFUSED if refused else ExitCode.FAILED)
+            except Exception as error:
+                said = (str(error).strip().splitlines() or [""])[0][:400]
+                hint = "" if self.debug else " (--debug shows the traceback)"
+                self._fail(error, f"Unexpected {type(error).__name__}: {said}{hint}", ExitCode.FAILED)
+
+    @contextlib.contextmanager
+    def only_answers(self) -> Iterator[None]:
+        """With `--json`, send whatever else prints (a user's module, a library) to stderr."""
+        if not self.as_json:
+            yield
+            return
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+
+    def _interrupted(self, code: ExitCode) -> NoReturn:
+        self.say("Interrupted. Nothing that was staged is lost: the same command again goes on from there.")
+        self.answer_object({"error": {"type": "Interrupted", "message": "interrupted", "problems": []}})
+        raise click.exceptions.Exit(code)
+
+    def _fail(self, error: BaseException, text: str, code: ExitCode) -> NoReturn:
+        if self.debug:
+            click.echo("".join(traceback.format_exception(error)), err=True)
+        self.say(f"Error: {text}")
+        problems = error.problems if isinstance(error, BackfillRefusedError) else [text]
+        body: dict[str, Any] = {"type": type(error).__name__, "message": text, "problems": problems}
+        if job_id := getattr(error, "job_id", ""):
+            body["job_id"] = job_id
+        self.answer_object({"error": body})
+        raise click.exceptions.Exit(code) from None
+
+
+def _forgive_encoding() -> None:
+    """Print `?` for what the terminal's encoding lacks, instead of failing after the work is done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """Raise Terminated on SIGTERM inside the `with`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class ProgramCommand(click.Command):
+    """A command with the options that all commands share."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["--config"], metavar="FILE", help="YAML file of settings.", **_kept("config")),
+            click.Option(
+                ["--set", "values"],
+                metavar="KEY=VALUE",
+                multiple=True,
+                help="Any setting, for example tables.root=./data.",
+                **_kept("values"),
+            ),
+            click.Option(
+                ["--json", "as_json"],
+                is_flag=True,
+                help="One JSON object on stdout, all else on stderr.",
+                is_eager=True,
+                **_kept("as_json"),
+            ),
+            click.Option(["--debug"], is_flag=True, help="Show tracebacks.", is_eager=True, **_kept("debug")),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        program: Program = ctx.obj
+        with program.only_answers():
+            return super().invoke(ctx)
+
+
+class ProgramGroup(click.Group):
+    """A group whose commands end in exit codes and messages, never in tracebacks."""
+
+    command_class = ProgramCommand
+    group_class = type
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        if parent is None and extra.get("obj") is None:
+            extra["obj"] = Program()
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.parent is not None:
+            return super().invoke(ctx)
+        program: Program = ctx.obj
+        with program.guarding():
+            return super().invoke(ctx)
+
+
+def _kept(name: str) -> dict[str, Any]:
+    """Keep an option's value in the Program instead of handing it to the command."""
+
+    def keep(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        setattr(ctx.obj, name, parse_values(value) if name == "values" else value)
+
+    return {"expose_value": False, "callback": keep}
+
+
+def parse_values(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Turn `tables.root=./data` and the like into nested settings.
+
+    A value that starts with `[` or `{` is read as YAML. Keys below `spark.` keep their dots.
+
+    Raises:
+        click.UsageError: no `=`, an empty key, or YAML that cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise click.UsageError(f"--set {text!r}: write KEY=VALUE, for example --set tables.root=./data")
+        if path[0] == "spark":
+            # Both `spark.spark.driver.memory` and `spark.driver.memory` say what is meant.
+            path = ["spark", ".".join(path[1:] if path[1:2] == ["spark"] else path)]
+        place = values
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise click.UsageError(f"--set {text!r}: {part!r} has a value already")
+        place[path[-1]] = _parsed(text, value)
+    return values
+
+
+def _parsed(text: str, value: str) -> Any:
+    if not value.lstrip().startswith(("[", "{")):
+        return value
+    import yaml
+
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise click.UsageError(f"--set {text!r}: not a readable list or mapping") from error

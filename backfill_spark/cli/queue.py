@@ -1,0 +1,75 @@
+"""resume, cancel, work and maintain: jobs that stopped, jobs that wait, tables that grew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from backfill_spark.cli.answers import job_object
+from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
+from backfill_spark.cli.run import show_end
+
+
+@click.command(cls=ProgramCommand)
+@click.argument("job_id", metavar="JOB")
+@click.option("--repin", is_flag=True, help="Read the newest version of the source instead of the pinned one.")
+@click.pass_context
+def resume(ctx: click.Context, job_id: str, **options: Any) -> None:
+    """Go on with a job that is PARTIAL, was interrupted, or whose runner is dead."""
+    program: Program = ctx.obj
+    program.api.resume_backfill(job_id, **options)
+    ctx.exit(show_end(program, job_id))
+
+
+@click.command(cls=ProgramCommand)
+@click.argument("job_id", metavar="JOB")
+@click.pass_obj
+def cancel(program: Program, job_id: str) -> None:
+    """Ask for a job's end; a live runner stops within seconds, a dead one's job ends now."""
+    from backfill_spark.display import job_sheet
+
+    job = program.api.cancel_backfill(job_id)
+    program.answer(lambda: job_sheet(job), lambda: job_object(job))
+
+
+@click.command(cls=ProgramCommand)
+@click.option("--once/--forever", default=True, help="Stop when nothing waits, or keep looking.")
+@click.pass_context
+def work(ctx: click.Context, once: bool) -> None:
+    """Run jobs that wait: PENDING ones, interrupted ones, and those of dead runners."""
+    program: Program = ctx.obj
+    jobs = []
+    for job in program.api.work(forever=not once):
+        jobs.append(job)
+        program.say(f"{job.job_id}  {job.state}")
+    program.answer_object({"jobs": [job_object(job) for job in jobs]})
+    codes = [exit_code_of(job.state) for job in jobs]
+    bad = [code for code in codes if code is not ExitCode.SUCCEEDED]
+    ctx.exit(max(bad, key=lambda code: code == ExitCode.FAILED) if bad else ExitCode.SUCCEEDED)
+
+
+@click.command(cls=ProgramCommand)
+@click.option("--forget-trace", metavar="ID", help="Delete every row about this trace instead.")
+@click.pass_obj
+def maintain(program: Program, forget_trace: str | None) -> None:
+    """Compact and clean our own tables: OPTIMIZE, VACUUM, old events, expired staging."""
+    from backfill_spark import maintain as upkeep
+    from backfill_spark.sheet import Sheet
+
+    spark = program.api.get_spark(program.settings)
+    if forget_trace is not None:
+        deleted = upkeep.forget_trace(spark, program.settings, forget_trace)
+        said = ", ".join(f"{rows} rows of {table}" for table, rows in deleted.items() if rows) or "no rows"
+        note = "Older table versions keep them until VACUUM removes their files, after 7 days by default."
+        program.answer(lambda: Sheet(f"Deleted {said}", notes=(note,)), lambda: {"deleted": deleted})
+        return
+    done = upkeep.maintain(spark, program.settings)
+    lines = (
+        f"compacted and vacuumed: {', '.join(done['optimized']) or 'no tables yet'}",
+        f"staged rows dropped of {len(done['staging_jobs'])} jobs, heartbeats of {done['heartbeats']}",
+    )
+    program.answer(lambda: Sheet("Maintained", notes=lines), lambda: done)
+
+
+QUEUE_COMMANDS: tuple[Any, ...] = (resume, cancel, work, maintain)

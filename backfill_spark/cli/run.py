@@ -1,0 +1,172 @@
+"""plan and run: ask for a backfill, or see what it would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backfill_spark.cli.answers import job_object, plan_object
+from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
+from backfill_spark.errors import BackfillError, BackfillFailedError
+from backfill_spark.models import BackfillScorerConfig, Reprocess, Sampling
+
+
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that are the arguments of `backfill_scorers`."""
+    for option in reversed(_REQUEST_OPTIONS):
+        command = option(command)
+    return command
+
+
+_REQUEST_OPTIONS = (
+    click.option(
+        "--scorers",
+        multiple=True,
+        required=True,
+        metavar="NAME[=RATE],…",
+        help="Registered scorers; without a rate, the registered one.",
+    ),
+    click.option("--experiment-id", metavar="ID", help="Experiment of the scorers and traces."),
+    click.option("--start", "start_time", metavar="TIME", help="ISO date or time, inclusive."),
+    click.option("--end", "end_time", metavar="TIME", help="ISO date or time, exclusive: a date is its midnight."),
+    click.option("--filter", "filter_string", metavar="TEXT", help="MLflow filter, besides each scorer's own."),
+    click.option(
+        "--trace-ids", multiple=True, metavar="ID,…|@FILE", help="Exactly these traces; @FILE has an id a line."
+    ),
+    click.option(
+        "--reprocess",
+        type=click.Choice([str(value) for value in Reprocess]),
+        default="missing",
+        show_default=True,
+        help="What is due: pairs without a result, failed ones too, or all.",
+    ),
+    click.option(
+        "--sampling",
+        type=click.Choice([str(value) for value in Sampling]),
+        default="hash",
+        show_default=True,
+        help="How a rate chooses traces.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw."),
+    click.option("--max-error-rate", type=float, metavar="SHARE", help="The job fails above this share of errors."),
+)
+
+
+@click.command(cls=ProgramCommand)
+@request_options
+@click.pass_obj
+def plan(program: Program, /, **options: Any) -> None:
+    """Show what a backfill would do; no scorer is called."""
+    from backfill_spark.display import plan_sheet
+
+    made = program.api.plan_backfill(**_request(options))
+    program.answer(lambda: plan_sheet(made), lambda: plan_object(made))
+
+
+@click.command(cls=ProgramCommand)
+@request_options
+@click.pass_context
+def run(ctx: click.Context, /, **options: Any) -> None:
+    """Run a backfill here: plan, progress, summary."""
+    from backfill_spark.display import audience
+
+    program: Program = ctx.obj
+    request = _request(options)
+    try:
+        with audience(program.out):
+            job_id = program.api.backfill_scorers(**request)
+    except BackfillFailedError as error:
+        program.say(f"Error: {error}")
+        if not error.job_id:
+            raise
+        ctx.exit(show_end(program, error.job_id, failure=error))
+    ctx.exit(show_end(program, job_id))
+
+
+def show_end(program: Program, job_id: str, *, failure: BackfillFailedError | None = None) -> ExitCode:
+    """Print a job at rest with its summary; return what to exit with."""
+    from backfill_spark.display import job_sheet
+
+    try:
+        job = program.api.get_backfill(job_id)
+    except BackfillError:
+        if failure is None:
+            raise
+        raise failure from None
+    summary = _summary(program, job)
+    program.answer(lambda: job_sheet(job, summary=summary), lambda: job_object(job, summary=summary))
+    return exit_code_of(job.state)
+
+
+def _summary(program: Program, job: Any) -> Any:
+    """Return the summary, or None with a message: the job's end is told either way."""
+    try:
+        return job.summary()
+    except Exception as error:
+        if program.debug:
+            raise
+        program.say(f"The summary could not be read: {type(error).__name__} (--debug shows the traceback)")
+        return None
+
+
+def _request(options: dict[str, Any]) -> dict[str, Any]:
+    request = dict(options)
+    if request["max_error_rate"] is None:
+        del request["max_error_rate"]
+    request["scorers"] = parse_scorers(request["scorers"])
+    request["trace_ids"] = parse_trace_ids(request["trace_ids"])
+    return request
+
+
+def parse_scorers(texts: tuple[str, ...]) -> list[str] | list[BackfillScorerConfig]:
+    """Turn `a,b=0.8` into names, or into BackfillScorerConfig objects when any has a rate.
+
+    Raises:
+        click.UsageError: an empty name or a rate that is no number; names all of them.
+    """
+    entries: list[tuple[str, float | None]] = []
+    problems = []
+    for part in ",".join(texts).split(","):
+        name, equals, rate = part.strip().rpartition("=")
+        if not equals:
+            name, rate = rate, ""
+        try:
+            entries.append((name.strip(), float(rate) if equals else None))
+        except ValueError:
+            problems.append(f"--scorers {part.strip()!r}: the rate {rate.strip()!r} is no number in [0, 1]")
+        if not name.strip():
+            problems.append(f"--scorers {part.strip()!r}: the scorer's name is missing")
+    if problems:
+        raise click.UsageError("\n".join(problems))
+    if all(rate is None for _, rate in entries):
+        return [name for name, _ in entries]
+    return [BackfillScorerConfig(scorer=name, sample_rate=rate) for name, rate in entries]
+
+
+def parse_trace_ids(texts: tuple[str, ...]) -> list[str] | None:
+    """Turn `a,b` and `@file` into ids; ids in a file are taken exactly as they stand, one a line.
+
+    Raises:
+        click.UsageError: the file cannot be read, or no id is named.
+    """
+    if not texts:
+        return None
+    ids: list[str] = []
+    for text in texts:
+        if not text.startswith("@"):
+            ids += [part for part in text.split(",") if part]
+            continue
+        try:
+            content = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--trace-ids {text}: the file cannot be read: {error}") from error
+        ids += [line.removesuffix("\r") for line in content.split("\n") if line.removesuffix("\r")]
+    if not ids:
+        raise click.UsageError("--trace-ids names no id")
+    return ids
+
+
+RUN_COMMANDS = (plan, run)

@@ -1,0 +1,1 @@
+"""A made-up history of a shop's support assistant, and the story that `backfill-spark demo` tells with it."""

@@ -1,0 +1,90 @@
+"""What settings may say about judges: the section `judge`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PROVIDERS = ("openai", "azure", "anthropic", "databricks")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PriceSettings(_Section):
+    """Price of a model in US dollars per million tokens."""
+
+    input: float = Field(ge=0, allow_inf_nan=False, description="USD per million prompt tokens.")
+    output: float = Field(ge=0, allow_inf_nan=False, description="USD per million answer tokens.")
+
+
+class EndpointSettings(_Section):
+    """One server that judges ask, for model URIs `<name>:/<model>`."""
+
+    provider: Literal["openai", "azure", "anthropic", "databricks"] = Field(
+        "openai", description="How it is spoken to; openai fits vLLM, Ollama, gateways and most others."
+    )
+    base_url: str | None = Field(None, description="Address, such as http://host:8000/v1; default: the provider's own.")
+    api_key_env: str | None = Field(None, description="Environment variable, on the executors, that holds the key.")
+    api_key_file: str | None = Field(None, description="File, on the executors, that holds the key.")
+    api_version: str | None = Field(None, description="Version of the interface (azure, anthropic).")
+    rpm: float | None = Field(None, gt=0, allow_inf_nan=False, description="Requests per minute, over all tasks.")
+    tpm: float | None = Field(None, gt=0, allow_inf_nan=False, description="Tokens per minute, over all tasks.")
+    max_in_flight: int = Field(64, ge=1, le=10_000, description="Requests that one task has open at a time.")
+    timeout_s: float = Field(120, gt=0, allow_inf_nan=False, description="Longest one answer may take, with retries.")
+    prices: dict[str, PriceSettings] = Field(
+        default_factory=dict, description='Model name, or "*" for all: its price. Default: known list prices.'
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        text = value.strip()
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("a base_url starts with http:// or https:// and names a host")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("a base_url has no user, password, query or fragment; keys come from api_key_env")
+        return text.rstrip("/").removesuffix("/chat/completions")
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> EndpointSettings:
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise ValueError("api_key_env and api_key_file are both set; keep one")
+        return self
+
+
+class JudgeSettings(_Section):
+    """How judges ask models."""
+
+    model: str | None = Field(None, description="Model of judges that name none, such as openai:/gpt-4o-mini.")
+    cache: Literal["on", "read", "off"] = Field(
+        "on", description="Use and keep answers of earlier jobs (on), only use them (read), or neither (off)."
+    )
+    endpoints: dict[str, EndpointSettings] = Field(default_factory=dict, description="Name: endpoint.")
+    token_cap: int = Field(100_000, ge=100, description="Longest prompt that is sent, in estimated tokens.")
+    max_output_tokens: int = Field(500, ge=16, description="Longest answer of a model, in tokens.")
+    marker_key_env: str | None = Field(
+        None, description="Environment variable, on the executors, that keys the markers around trace text."
+    )
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: Any) -> Any:
+        # YAML reads a bare on or off as a truth value.
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+    @field_validator("endpoints")
+    @classmethod
+    def _are_names(cls, value: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
+        for name in value:
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(f"{name!r} cannot name an endpoint; use letters, digits, '_', '.' and '-'")
+        return value

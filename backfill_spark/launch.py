@@ -1,0 +1,283 @@
+"""Launch: how a job gets its runner, and how a runner ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from backfill_spark.backfill import Canceled, Epoch, finish, how_it_ends, merge, run
+from backfill_spark.choices import WorkStore
+from backfill_spark.errors import BackfillRefusedError, LeaseLostError, SourceGoneError
+from backfill_spark.failpoints import Failpoint, failpoint
+from backfill_spark.job_store import End, Event, JobRecord, JobStore
+from backfill_spark.models import Counts, Request
+from backfill_spark.plan import Selection
+from backfill_spark.registry import Registry
+from backfill_spark.results import ResultStore
+from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
+from backfill_spark.store import error_text
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from backfill_spark.backfill import Bar
+    from backfill_spark.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What planning has just found out, so that the first epoch need not find it again."""
+
+    request: Request
+    source: TraceSource
+    choice: DataFrame | None
+    selection: Selection
+    staging_version: int | None
+
+
+class _Silent:
+    def advance(self, pairs: int, *, errors: int = 0) -> None:
+        """Show nothing."""
+
+
+def run_job(
+    spark: SparkSession,
+    settings: Settings,
+    job_id: str,
+    *,
+    prepared: Prepared | None = None,
+    bar: Bar | None = None,
+) -> JobRecord:
+    """Claim a job and work on it until it ends; return it as it then is.
+
+    Raises:
+        LeaseLostError: another runner took the job.
+        KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
+    """
+    jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
+    record = jobs.record(job_id)
+    if record.state.is_terminal:
+        return record
+    results.ensure()
+    lease = jobs.claim(record, [results.staging, results.assessments])
+    if lease is None:
+        return jobs.record(job_id)
+    record = lease.record
+    request = prepared.request if prepared is not None else request_of(spark, settings, record)
+    epoch = Epoch(
+        spark=spark,
+        settings=settings,
+        job_id=job_id,
+        request=request,
+        source=None,  # type: ignore[arg-type]
+        results=results,
+        lease=lease,
+        bar=bar or _Silent(),
+        planned={n: Counts.from_json(c) for n, c in record.created["counts"].items()},
+    )
+    how, error = End.SUCCEEDED, None
+    lease.start(lambda: _cancel_group(spark, job_id))
+    try:
+        with _job_group(spark, job_id):
+            epoch.check()
+            if prepared is not None:
+                epoch.source, epoch.choice = prepared.source, prepared.choice
+                epoch.selection, epoch.staging_version = prepared.selection, prepared.staging_version
+            else:
+                jobs.show(record)
+                epoch.source = pinned_source(spark, settings, job_id, request)
+                epoch.choice = WorkStore(spark, settings).choice(job_id, request)
+            run(epoch)
+    except LeaseLostError:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        lease.stop()
+        jobs.end(job_id, lease.epoch, End.RELEASED, {})
+        raise
+    except Exception as raised:
+        lease.check()
+        how, error = how_it_ends(_explained(epoch, raised))
+        if how is not End.CANCELED:
+            _merge_what_is_staged(epoch)
+    finally:
+        lease.stop()
+    finish(epoch, how, error)
+    return close(spark, settings, job_id)
+
+
+def _merge_what_is_staged(epoch: Epoch) -> None:
+    """Show what was paid for before an early end; what cannot be merged now stays staged."""
+    try:
+        merge(epoch)
+    except LeaseLostError:
+        raise
+    except Exception as error:
+        logger.warning("job %s: its staged results could not be merged: %s", epoch.job_id, error_text(error))
+
+
+def resume(
+    spark: SparkSession, settings: Settings, job_id: str, *, changes: Mapping[str, Any], repin: bool, bar: Bar | None
+) -> JobRecord:
+    """Go on with a job that rests, was interrupted, or whose runner is dead.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+        BackfillRefusedError: it has ended, or its runner is alive.
+    """
+    jobs = JobStore(spark, settings)
+    record = jobs.record(job_id)
+    if record.state.is_terminal:
+        raise BackfillRefusedError(
+            f"Job {job_id} is {record.state}, which never changes. Run the same backfill again: a new job scores only "
+            "what has no result."
+        )
+    if record.is_alive(jobs.clock()):
+        raise BackfillRefusedError(
+            f"Job {job_id} is {record.state} and its runner {record.owner} is alive. Wait for it "
+            f"(`backfill-spark wait {job_id}`) or cancel it."
+        )
+    changed = dict(changes)
+    if repin:
+        pins, files = repinned(spark, settings, request_of(spark, settings, record))
+        changed |= pins
+        if files:
+            work = WorkStore(spark, settings)
+            work.clear(job_id)
+            work.keep_files(job_id, files)
+    if changed:
+        jobs.write(job_id, [(Event.CHANGED, changed)], epoch=record.epoch, n=(1 << 31))
+    return run_job(spark, settings, job_id, bar=bar)
+
+
+def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
+    """Ask for a job's end; end it here when nobody is working on it.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+    """
+    jobs = JobStore(spark, settings)
+    record = jobs.record(job_id)
+    if record.state.is_terminal:
+        return record
+    if not record.cancel_requested:
+        jobs.write(job_id, [(Event.CANCEL_REQUESTED, {})])
+    record = jobs.record(job_id)
+    if record.state.is_terminal or record.is_alive(jobs.clock()):
+        return record
+    return run_job(spark, settings, job_id)
+
+
+def work(
+    spark: SparkSession, settings: Settings, *, forever: bool = False, poll_s: float = 5.0
+) -> Iterator[JobRecord]:
+    """Run waiting jobs, oldest first: PENDING ones, interrupted ones and those of dead runners.
+
+    Gives each job as it ended. Without `forever` it stops when nothing waits.
+    """
+    jobs = JobStore(spark, settings)
+    tried: dict[str, int] = {}
+    while True:
+        waiting = [r for r in jobs.claimable() if forever or tried.get(r.job_id, 0) < 3]
+        for record in waiting:
+            tried[record.job_id] = tried.get(record.job_id, 0) + 1
+            try:
+                yield run_job(spark, settings, record.job_id)
+            except LeaseLostError as error:
+                logger.warning("%s", error)
+        if not waiting and not forever:
+            return
+        if not waiting:
+            time.sleep(poll_s)
+
+
+def close(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
+    """Bring the job's row up to date and drop what an ended job no longer needs."""
+    jobs = JobStore(spark, settings)
+    record = jobs.record(job_id)
+    jobs.show(record)
+    if record.state.is_terminal:
+        if record.created["request"]["lists_traces"] or record.created["request"]["sampling"] != "hash" or record.created.get("has_files"):
+            WorkStore(spark, settings).clear(job_id)
+        if record.state == End.SUCCEEDED.value:
+            ResultStore(spark, settings).clear(job_id)
+        failpoint(Failpoint.AFTER_CLEANUP)
+    return record
+
+
+def request_of(spark: SparkSession, settings: Settings, record: JobRecord) -> Request:
+    """Rebuild a job's frozen request, with the definitions of its pinned scorer versions and later changes."""
+    data: dict[str, Any] = dict(record.created["request"]) | dict(record.changes)
+    pinned = [(s["name"], s["version"]) for s in data["scorers"]]
+    definitions = Registry(spark, settings).definitions(data["experiment_id"], pinned)
+    return Request.from_json(json.loads(json.dumps(data)), definitions)
+
+
+def pinned_source(spark: SparkSession, settings: Settings, job_id: str, request: Request) -> TraceSource:
+    """Open the job's source at its pinned version.
+
+    Raises:
+        SourceGoneError: the version can no longer be read, or the table was replaced by another one.
+    """
+    files = WorkStore(spark, settings).files(job_id) if request.source_version.startswith("files:") else None
+    source = open_source(spark, settings, request.source, version=request.source_version, files=files)
+    if source.table_id != request.source_table_id:
+        raise SourceGoneError(
+            f"The traces table {request.source!r} was replaced: its id is {source.table_id}, the job was planned on "
+            f"{request.source_table_id}. `backfill-spark resume {job_id} --repin` goes on with the new table."
+        )
+    return source
+
+
+def _explained(epoch: Epoch, error: Exception) -> Exception:
+    """Name a lost or corrupt file of the source, and a cancel, behind a Spark error."""
+    if epoch.lease.is_canceled:
+        return Canceled(f"Job {epoch.job_id} was canceled.")
+    if isinstance(error, SourceGoneError):
+        return error
+    if source_gone(error):
+        return SourceGoneError(
+            f"Version {epoch.request.source_version} of {epoch.request.source!r} can no longer be read in full: its "
+            f"files were removed. `backfill-spark resume {epoch.job_id} --repin` goes on from the newest version."
+        )
+    if (file := corrupt_file(error)) is not None:
+        return SourceGoneError(
+            f"The source file {file} is corrupt. Restore it and `backfill-spark resume {epoch.job_id}`, or repair the "
+            "table and resume with --repin."
+        )
+    return error
+
+
+@contextmanager
+def _job_group(spark: SparkSession, job_id: str) -> Iterator[None]:
+    """Name this thread's Spark jobs, so that a heartbeat can stop them."""
+    try:
+        spark.sparkContext.setJobGroup(job_id, f"backfill {job_id}", interruptOnCancel=True)
+    except Exception:  # Spark Connect has no job groups; a cancel then waits for the chunk's end
+        yield
+        return
+    try:
+        yield
+    finally:
+        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+        spark.sparkContext.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
+
+
+def _cancel_group(spark: SparkSession, job_id: str) -> None:
+    try:
+        spark.sparkContext.cancelJobGroup(job_id)
+    except Exception:
+        return
+
+
+def repinned(spark: SparkSession, settings: Settings, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the changes that pin a request to the newest version of its source, and the frozen files."""
+    source = open_source(spark, settings, request.source)
+    changed = replace(request, source_version=source.version, source_table_id=source.table_id)
+    return {"source_version": changed.source_version, "source_table_id": changed.source_table_id}, source.files

@@ -1,0 +1,156 @@
+"""Locations: where a table is, by path or by name, and which texts may never be one.
+
+A checked location is the only thing that may reach SQL as an identifier. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from backfill_spark.errors import NameRefusedError
+
+_NAME_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_GLOB = re.compile(r"[*?\[\]{}]")
+_PARTS = re.compile(r"[/\\{},]")  # Hadoop expands {a,../b} before it reads the parts
+# Spark reads `text.secret` as the file "secret" when there is no schema "text" (ResolveSQLOnFile).
+_FORMATS = frozenset(
+    "avro binaryfile csv delta hudi iceberg image jdbc json kafka libsvm orc parquet rate socket text xml".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A table by path or by name: exactly one of the two is set, and it is checked.
+
+    Raises:
+        NameRefusedError: the path or name is one that no table may have.
+    """
+
+    path: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.name is None):
+            raise NameRefusedError("A table is given by a path or by a name: set exactly one of them.")
+        if self.path is not None:
+            _check_path(self.path)
+        else:
+            _check_name(self.name)
+
+    @property
+    def shown(self) -> str:
+        """The path or name as it was given."""
+        return str(self.path if self.name is None else self.name)
+
+    @property
+    def quoted(self) -> str:
+        """SQL identifier: `` `a`.`b`.`c` `` for a name, ``delta.`path` `` for a path."""
+        if self.name is None:
+            return f"delta.`{self.path}`"
+        return ".".join(f"`{part}`" for part in self.name.split("."))
+
+    @classmethod
+    def of_path(cls, text: str, roots: Sequence[str] = ()) -> Location:
+        """Check a path or URI; `roots` are the folders that it may lie in (none given: any).
+
+        Raises:
+            NameRefusedError: it holds control characters, backticks or `..`, or lies outside `roots`.
+        """
+        location = cls(path=text)
+        if roots:
+            if _GLOB.search(_decoded(text)):
+                raise _refused(
+                    "path", text, "has a wildcard, which could lead out of limits.path_roots; name one folder"
+                )
+            allowed = [_normalised(root) for root in roots]
+            for spelling in {text, _decoded(text)}:
+                if not any(_is_inside(_normalised(spelling), root) for root in allowed):
+                    raise _refused(
+                        "path", text, f"lies outside limits.path_roots {list(roots)}; move it, or add a root"
+                    )
+        return location
+
+    @classmethod
+    def of_name(cls, text: str) -> Location:
+        """Check a table name `table`, `schema.table` or `catalog.schema.table`.
+
+        Raises:
+            NameRefusedError: it has more parts, or characters other than ASCII letters, digits and `_`.
+        """
+        return cls(name=text)
+
+    @classmethod
+    def parse(cls, text: str, roots: Sequence[str] = ()) -> Location:
+        """Read a text with a slash or a scheme as a path, any other as a name.
+
+        Raises:
+            NameRefusedError: as `of_path` and `of_name`.
+        """
+        is_path = "/" in text or _SCHEME.match(text) is not None
+        return cls.of_path(text, roots) if is_path else cls.of_name(text)
+
+
+def _check_path(text: object) -> None:
+    if not isinstance(text, str) or not text or text != text.strip():
+        raise _refused("path", text, "is empty, or begins or ends with a blank; write the folder's path")
+    for spelling in (text, _decoded(text)):
+        if _CONTROL.search(spelling):
+            raise _refused("path", text, "has a control character; write a plain path")
+        if "`" in spelling:
+            raise _refused("path", text, "has a backtick; write the path alone, without delta.`…`")
+        if ".." in _PARTS.split(spelling):
+            raise _refused("path", text, "has a '..' part; write the folder it leads to")
+
+
+def _check_name(text: object) -> None:
+    parts = text.split(".") if isinstance(text, str) else [""]
+    if len(parts) > 3 or not all(_NAME_PART.fullmatch(part) for part in parts):
+        raise _refused(
+            "table name",
+            text,
+            "is not one to three parts of ASCII letters, digits and '_' (each at most 128, no digit first); "
+            "write catalog.schema.table, or a path with a slash",
+        )
+    if len(parts) == 2 and parts[0].lower() in _FORMATS:
+        raise _refused("table name", text, f"would be read as a file of format {parts[0]!r}; write the file's path")
+
+
+def _refused(kind: str, text: object, why: str) -> NameRefusedError:
+    shown = ascii(text)
+    return NameRefusedError(f"The {kind} {shown if len(shown) <= 200 else shown[:200] + '…'} {why}.")
+
+
+def _decoded(text: str) -> str:
+    """Undo percent encoding until nothing changes: `%252e` is `%2e` is `.`."""
+    for _ in range(len(text)):
+        plain = unquote(text)
+        if plain == text:
+            break
+        text = plain
+    return text
+
+
+def _normalised(text: str) -> tuple[str, str]:
+    """Return (scheme and authority, path): local paths with symlinks resolved and no scheme."""
+    match = _SCHEME.match(text)
+    if match is None:
+        return "", os.path.realpath(text)
+    scheme, rest = match[1].lower(), text[match.end() :]
+    authority = ""
+    if rest.startswith("//"):
+        authority, slash, rest = rest[2:].partition("/")
+        rest = slash + rest
+    if scheme == "file":  # Hadoop's local file system ignores the authority
+        return "", os.path.realpath(rest or "/")
+    return f"{scheme}://{authority}", posixpath.normpath("/" + rest.lstrip("/"))
+
+
+def _is_inside(place: tuple[str, str], root: tuple[str, str]) -> bool:
+    return place[0] == root[0] and (place[1] == root[1] or place[1].startswith(root[1].rstrip("/") + "/"))

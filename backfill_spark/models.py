@@ -1,0 +1,350 @@
+"""The values that travel between the rooms: frozen, of the standard library only."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime, tzinfo
+from enum import StrEnum
+from typing import Any
+
+MAX_SCORERS = 64
+"""Scorers a job may have: the `due` mask of a trace is one 64-bit integer."""
+
+
+class JobState(StrEnum):
+    """State of a backfill job; the value is what the tables hold."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    CANCELING = "CANCELING"
+    SUCCEEDED = "SUCCEEDED"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True for the states that never change."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """True when no runner works on the job: terminal, or PARTIAL."""
+        return self.is_terminal or self is JobState.PARTIAL
+
+
+class ScorerStatus(StrEnum):
+    """Where a scorer is in its life."""
+
+    UNREGISTERED = "UNREGISTERED"
+    STARTED = "STARTED"
+    STOPPED = "STOPPED"
+
+
+class ScorerKind(StrEnum):
+    """What recreates a scorer from its row."""
+
+    FUNCTION = "function"
+    BUILTIN = "builtin"
+    JUDGE = "judge"
+
+
+class Outcome(StrEnum):
+    """How a pair ended."""
+
+    SCORED = "scored"
+    EMPTY = "empty"
+    ERROR = "error"
+
+
+class ErrorCode(StrEnum):
+    """Why a pair has no value; a closed list."""
+
+    SCORER_ERROR = "scorer_error"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    CRASHED = "crashed"
+    EXITED = "exited"
+    BAD_RETURN_TYPE = "bad_return_type"
+    VALUE_NOT_FINITE = "value_not_finite"
+    VALUE_OUT_OF_RANGE = "value_out_of_range"
+    VALUE_TOO_LONG = "value_too_long"
+    LOAD_FAILED = "load_failed"
+    TRACE_UNREADABLE = "trace_unreadable"
+    TRACE_TOO_LARGE = "trace_too_large"
+    LOST_IN_CRASH = "lost_in_crash"
+    JUDGE_BAD_OUTPUT = "judge_bad_output"
+    JUDGE_REFUSED = "judge_refused"
+    JUDGE_RATE_LIMITED = "judge_rate_limited"
+    JUDGE_ERROR = "judge_error"
+
+
+class SkipReason(StrEnum):
+    """Why a row of the window is never scored, in the order in which it is decided."""
+
+    NO_TIME = "no_time"
+    NO_TRACE_ID = "no_trace_id"
+    EVALUATION_RUN = "evaluation_run"
+    IN_PROGRESS = "in_progress"
+    DUPLICATE_TRACE_ID = "duplicate_trace_id"
+    NO_EXPECTATIONS = "no_expectations"
+
+
+class Reprocess(StrEnum):
+    """What is due among pairs that may have results."""
+
+    MISSING = "missing"
+    FAILED = "failed"
+    ALL = "all"
+
+
+class Sampling(StrEnum):
+    """How a rate chooses traces."""
+
+    HASH = "hash"
+    SPARK = "spark"
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerSamplingConfig:
+    """How much of an experiment a scorer is applied to, as in MLflow."""
+
+    sample_rate: float | None = None
+    """Share of traces in [0, 1]; None keeps what is registered (`start`: 1.0)."""
+    filter_string: str | None = None
+    """MLflow filter; None keeps what is registered, "" clears it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """Half-open `[start, end)` in UTC; None is no bound."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __str__(self) -> str:
+        if self.start is None and self.end is None:
+            return "all time"
+        first = "the beginning" if self.start is None else _shown(self.start)
+        last = "no end" if self.end is None else _shown(self.end)
+        return f"[{first}, {last})"
+
+    def to_json(self) -> list[str | None]:
+        """Return both bounds as ISO text."""
+        return [None if t is None else t.isoformat() for t in (self.start, self.end)]
+
+    @classmethod
+    def from_json(cls, value: list[str | None]) -> TimeWindow:
+        start, end = (None if t is None else datetime.fromisoformat(t) for t in value)
+        return cls(start, end)
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f").removesuffix(".000000").removesuffix(" 00:00:00")
+
+
+def parse_moment(value: datetime | date | str | None, timezone: tzinfo | None) -> datetime | None:
+    """Turn a bound of a window into an instant in UTC.
+
+    A date is its midnight. A naive moment is in `timezone`, or in the machine's local time when that
+    is None (what `datetime.timestamp()` says).
+
+    Raises:
+        ValueError: the text is no ISO date or time, or the value is of another type.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.strip())
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        raise ValueError(f"expected a datetime, a date or ISO text, got {type(value).__name__}")
+    if value.tzinfo is None and timezone is not None:
+        value = value.replace(tzinfo=timezone)
+    return value.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerSpec:
+    """What recreates one registered scorer, and how this job uses it. Stored and shipped; holds no code."""
+
+    name: str
+    version: int
+    digest: str
+    kind: ScorerKind
+    parameters: Mapping[str, Any]
+    """Constructor arguments of a built-in or judge; {} for a function."""
+    definition: str | None
+    """Base64 of the pickled function; None for built-ins and judges."""
+    signature: tuple[str, ...]
+    """Which of inputs, outputs, expectations, trace, session the scorer takes."""
+    sample_rate: float
+    filter_string: str | None = None
+    aggregations: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    level: str = "trace"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object without the definition, which stays in `scorers`."""
+        data = asdict(self)
+        del data["definition"]
+        data["parameters"] = dict(self.parameters)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], definition: str | None = None) -> ScorerSpec:
+        return cls(
+            **{
+                **data,
+                "kind": ScorerKind(data["kind"]),
+                "signature": tuple(data["signature"]),
+                "aggregations": tuple(data["aggregations"]),
+                "definition": definition,
+            }
+        )
+
+    def with_rate(self, rate: float) -> ScorerSpec:
+        """Return the same scorer at another rate."""
+        return replace(self, sample_rate=rate)
+
+
+COUNT_NAMES = (
+    "in_window",
+    "skipped",
+    "filtered_out",
+    "sampled_out",
+    "already_scored",
+    "due",
+    "scored",
+    "empty",
+    "errored",
+    "left",
+    "calls",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of one scorer in one job.
+
+    `in_window = skipped + filtered_out + sampled_out + already_scored + due` and
+    `due = scored + empty + errored + left`.
+    """
+
+    in_window: int = 0
+    skipped: int = 0
+    filtered_out: int = 0
+    sampled_out: int = 0
+    already_scored: int = 0
+    due: int = 0
+    scored: int = 0
+    empty: int = 0
+    errored: int = 0
+    left: int = 0
+    calls: int = 0
+    skipped_reasons: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as the job row keeps them."""
+        return {name: getattr(self, name) for name in COUNT_NAMES} | {"skipped_reasons": dict(self.skipped_reasons)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Counts:
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit that is scored and staged: a window times a slice `[draw_from, draw_to)` of the draw."""
+
+    index: int
+    window: TimeWindow
+    draw_from: float
+    draw_to: float
+    pairs: int
+    """Due pairs expected in it."""
+    dates: tuple[date, ...] = ()
+    """UTC dates of its traces."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object for the job's events."""
+        return {
+            "chunk": self.index,
+            "window": self.window.to_json(),
+            "draw": [self.draw_from, self.draw_to],
+            "pairs": self.pairs,
+        }
+
+
+def new_job_id(now: datetime) -> str:
+    """Return an id that matches `bf-[0-9a-z-]{8,40}` and sorts by time."""
+    return f"bf-{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
+
+
+def compact_json(value: Any) -> str:
+    """Return compact UTF-8 JSON text."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job was asked to do, with everything pinned; frozen when the job is created."""
+
+    experiment_id: str
+    experiment_given: bool
+    """True when the experiment was named, and not just the built-in default."""
+    scorers: tuple[ScorerSpec, ...]
+    window: TimeWindow
+    source: str
+    source_version: str
+    source_table_id: str | None
+    results_version: int | None
+    """Version of `assessments` that decides what has a result; None when there was no table."""
+    filter_string: str | None = None
+    lists_traces: bool = False
+    """True when the traces were listed (`trace_ids`); the ids are in `work`."""
+    reprocess: Reprocess = Reprocess.MISSING
+    sampling: Sampling = Sampling.HASH
+    seed: int = 0
+    max_calls: int | None = None
+    max_cost_usd: float | None = None
+    max_error_rate: float = 1.0
+    payload: str = "auto"
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object; definitions of scorers are not in it."""
+        return asdict(self) | {
+            "scorers": [s.to_json() for s in self.scorers],
+            "window": self.window.to_json(),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], definitions: Mapping[tuple[str, int], str | None]) -> Request:
+        """Rebuild a request; `definitions` has the pickled functions by name and version."""
+        scorers = tuple(ScorerSpec.from_json(s, definitions.get((s["name"], s["version"]))) for s in data["scorers"])
+        return cls(
+            **{
+                **data,
+                "scorers": scorers,
+                "window": TimeWindow.from_json(data["window"]),
+                "reprocess": Reprocess(data["reprocess"]),
+                "sampling": Sampling(data["sampling"]),
+                "notes": tuple(data["notes"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillScorerConfig:
+    """One scorer of a backfill, at a rate of its own."""
+
+    scorer: Any
+    """A `Scorer` (pins its version), or the name of a registered one (means the latest)."""
+    sample_rate: float | None = None
+    """Share of traces in [0, 1]; None reads the registered rate when the job is planned."""

@@ -1,0 +1,72 @@
+"""A probe job: what executors have, asked once a session and before any spend."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.settings import Settings
+
+_known: dict[str, list[str]] = {}
+
+
+def executor_problems(spark: SparkSession, settings: Settings) -> list[str]:
+    """Return why scorers cannot run here: wrong Python, missing package, speculation."""
+    problems = []
+    speculation = str(spark.conf.get("spark.speculation", "false")).lower() == "true"
+    if speculation and not settings.limits.allow_speculation:
+        problems.append(
+            "spark.speculation is on: it calls scorers twice for slow tasks. Turn it off, or accept the double "
+            "calls with the setting limits.allow_speculation."
+        )
+    key = _session_key(spark)
+    if key not in _known:
+        _known[key] = _probe(spark)
+    return problems + _known[key]
+
+
+def _session_key(spark: SparkSession) -> str:
+    try:
+        return str(spark.sparkContext.applicationId)
+    except Exception:
+        return str(id(spark))
+
+
+def _probe(spark: SparkSession) -> list[str]:
+    from backfill_spark.session import scheduling_slots
+
+    slots = min(scheduling_slots(spark), 64)
+    try:
+        spark.range(0, slots, 1, slots).mapInArrow(_look, "python string").collect()
+    except Exception as error:
+        text = str(error)
+        if "PYTHON_VERSION_MISMATCH" in text:
+            versions = re.findall(r"\d+\.\d+", text.split("PYTHON_VERSION_MISMATCH", 1)[1])[:2]
+            return [
+                f"The executors run Python {versions[0] if versions else 'of another version'}, the driver runs "
+                f"{sys.version_info[0]}.{sys.version_info[1]}. Set PYSPARK_PYTHON (or spark.pyspark.python) to the same "
+                "minor version on both."
+            ]
+        if "ModuleNotFoundError" in text or "ImportError" in text:
+            match = re.search(r"(?:ModuleNotFoundError|ImportError): (.{0,200})", text)
+            return [
+                f"The executors cannot import what scoring needs: {match[1].strip() if match else 'backfill_spark'}. "
+                "Install backfill-spark there, or ship it with --py-files."
+            ]
+        return [f"A probe job failed on the executors: {text.strip().splitlines()[0][:300]}"]
+    return []
+
+
+def _look(batches: Iterator[Any]) -> Iterator[Any]:
+    import pyarrow as pa
+
+    import backfill_spark.scoring.worker  # noqa: F401 - that it can be imported is the question
+
+    for batch in batches:
+        yield pa.RecordBatch.from_pydict({"python": [sys.version.split()[0]] * batch.num_rows})

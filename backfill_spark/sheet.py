@@ -1,0 +1,155 @@
+"""Sheet: facts, tables and notes about one thing, printed in a terminal, as text, or as HTML in a notebook.
+
+All text is cleaned here: what users or traces wrote cannot move the cursor, colour the terminal, or add markup.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)"  # OSC, DCS and others: titles, links
+    r"|\x1b[ -/]*[0-~]?"
+    r"|\x9b[0-?]*[ -/]*[@-~]",
+    re.DOTALL,
+)
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_BREAKS = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
+PIPE_WIDTH = 160
+"""Columns when the output is no terminal."""
+
+
+def clean(value: object, *, lines: bool = False) -> str:
+    """Return `value` as text without control characters, escape sequences and lone surrogates.
+
+    Line breaks become spaces unless `lines`; tabs become spaces.
+    """
+    text = _ESCAPES.sub("", str(value))
+    text = _BREAKS.sub("\n" if lines else " ", text)
+    text = _CONTROLS.sub(lambda found: " " if found[0] == "\t" else "", text)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def console(stream: TextIO) -> Console:
+    """Return a rich console on `stream` that reads no markup; wide when it is no terminal."""
+    from rich.console import Console
+
+    made = Console(file=stream, markup=False, highlight=False, emoji=False)
+    if not made.is_terminal:
+        made.width = PIPE_WIDTH
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under column names; cells are ready texts."""
+
+    columns: tuple[str, ...]
+    """Names; a line break in one is where a narrow terminal gets a second line."""
+    rows: tuple[tuple[str, ...], ...]
+    left: frozenset[str] = frozenset()
+    """Columns aligned left, beside the first; the others hold numbers."""
+    whole: frozenset[str] = frozenset()
+    """Columns that are never folded, such as ids to be copied."""
+
+    def is_left(self, index: int) -> bool:
+        """True when the column at `index` is aligned left."""
+        return index == 0 or self.columns[index] in self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What is shown about one thing."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...] = ()
+    """Label and value; facts with an empty value are left out."""
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences and preformatted text under the tables."""
+    style: str = field(default="bold", compare=False)
+
+    def __rich__(self) -> RenderableType:
+        """Return what rich prints."""
+        from rich.console import Group
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        parts: list[RenderableType] = [Text(clean(self.title), style=self.style)]
+        if facts := [fact for fact in self.facts if fact[1]]:
+            grid = RichTable.grid(padding=(0, 2))
+            grid.add_column(style="dim")
+            grid.add_column(overflow="fold")
+            for label, value in facts:
+                grid.add_row(Text(clean(label)), Text(clean(value, lines=True)))
+            parts.append(grid)
+        parts += [_rich_table(table) for table in self.tables]
+        parts += [Text(clean(note, lines=True)) for note in self.notes]
+        return Group(*parts)
+
+    def text(self, width: int = PIPE_WIDTH) -> str:
+        """Return plain text without colours, lines of at most `width` characters."""
+        stream = io.StringIO()
+        plain = console(stream)
+        plain.width = width
+        plain.print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
+
+    def html(self) -> str:
+        """Return HTML for a notebook's `_repr_html_`."""
+        parts = [f"<strong>{_escaped(self.title)}</strong>"]
+        if facts := [fact for fact in self.facts if fact[1]]:
+            rows = "".join(
+                f'<tr><th style="text-align:left">{_escaped(label)}</th>'
+                f'<td style="text-align:left">{_escaped(value)}</td></tr>'
+                for label, value in facts
+            )
+            parts.append(f"<table>{rows}</table>")
+        parts += [_html_table(table) for table in self.tables]
+        parts += [f'<pre style="margin:0">{_escaped(note)}</pre>' for note in self.notes]
+        return f"<div>{''.join(parts)}</div>"
+
+
+def _rich_table(table: Table) -> RenderableType:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for index, column in enumerate(table.columns):
+        is_left = table.is_left(index)
+        # Texts may be folded; a folded number reads as another number.
+        made.add_column(
+            Text(clean(column, lines=True)),
+            justify="left" if is_left else "right",
+            overflow="fold",
+            no_wrap=not is_left or column in table.whole,
+        )
+    for row in table.rows:
+        made.add_row(*(Text(clean(cell)) for cell in row))
+    return made
+
+
+def _html_table(table: Table) -> str:
+    sides = ["left" if table.is_left(index) else "right" for index in range(len(table.columns))]
+    names = [_escaped(clean(name)) for name in table.columns]
+    head = "".join(f'<th style="text-align:{side}">{name}</th>' for name, side in zip(names, sides, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td style="text-align:{side}">{_escaped(cell)}</td>' for cell, side in zip(row, sides, strict=True))
+        + "</tr>"
+        for row in table.rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(clean(text, lines=True))

@@ -1,0 +1,50 @@
+"""What the fault tests start as processes of their own, on tables that are there already.
+
+    python -m tests.faults.driver run SCORER… | work | resume [skew=SECONDS]
+
+`run` and `work` are the command line's own. `resume` takes the newest job, and waits until its last runner is seen
+as dead. Settings come from the environment (BACKFILL_SPARK_TABLES__ROOT and so on). `READY` is printed when Spark is
+there; exit codes are the command line's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tests.nemesis import wait_until
+
+
+def main(action: str, *words: str) -> None:
+    """Do one action, and exit as the command line does."""
+    from backfill_spark import Settings, get_backfill, list_backfills
+    from backfill_spark.cli import main as command_line
+    from backfill_spark.session import get_spark
+
+    settings = Settings.load()
+    get_spark(settings)
+    print("READY", flush=True)
+    if action == "run":
+        command_line(["run", "--scorers", ",".join(words)])
+    if action == "work":
+        command_line(["work", "--once"])
+    for word in words:
+        _shift_clock(float(word.removeprefix("skew=")))
+    job_id = list_backfills(limit=1)[0].job_id
+    # A runner that was killed looks alive until its lease has run out.
+    wait_until(lambda: not get_backfill(job_id).alive, 10 * settings.limits.lease_s, "the lease to run out")
+    if get_backfill(job_id).state.is_terminal:
+        command_line(["wait", job_id])
+    command_line(["resume", job_id])
+
+
+def _shift_clock(seconds: float) -> None:
+    """Let this process's job store see another time."""
+    from backfill_spark.job_store import JobStore
+
+    defaults = JobStore.__init__.__kwdefaults__
+    defaults["clock"] = lambda: time.time() + seconds
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,157 @@
+"""F17, F18, F21, F45: cancel from elsewhere, a cancel that races the end, states that never change, an interrupt."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.checker import calls_of
+from tests.faults.world import refusal
+from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
+from tests.nemesis import wait_until
+
+pytestmark = pytest.mark.faults
+ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "PARTIAL", "RELEASED", "LOST")
+
+
+def test_f17_a_pending_job_is_canceled_at_once(world):
+    """No call, no row, and no runner can take it."""
+    job_id = world.run(launch="queue")
+    assert world.job(job_id).state == "PENDING"
+    world.cancel(job_id)
+    assert world.job(job_id).state == "CANCELED"
+    assert world.broken(expected=set()) == []
+    assert world.lines() == []
+
+
+def test_f17_a_job_is_canceled_in_the_middle_of_a_chunk(make_world):
+    """The runner sees it at its heartbeat; no call begins later than 30 s after the request."""
+    world = make_world(gate_at=300)
+    with world.meanwhile(world.run) as job:
+        world.wait_for_calls(300)
+        job_id = world.newest().job_id
+        asked = time.time()
+        world.cancel(job_id)
+        # The gate stays shut: the tasks have to be stopped.
+        job.thread.join(60)
+        assert not job.thread.is_alive()
+    assert job.error is None
+    assert job.result == job_id
+    assert world.job(job_id).state == "CANCELED"
+    assert max(c.at for c in calls_of(world.lines())) < asked + 30
+    assert world.broken(expected=set()) == []
+    staged = world.job(job_id).counts["length"].calls
+    again = world.job(world.run())
+    assert (again.state, again.counts["length"].calls) == ("SUCCEEDED", len(world.ids) - staged)
+    assert world.broken(extra=len(world.ids) - staged) == []
+
+
+def test_f17_a_job_is_canceled_during_its_merge(world):
+    """The MERGE may land before CANCELED or not at all, never after."""
+    plan = FaultPlan(Fault("assessments", Operation.MERGE, Kind.HOLD))
+    with faulty(plan), world.meanwhile(world.run) as job:
+        assert plan.held.wait(120)
+        world.cancel(world.newest().job_id)
+        plan.go.set()
+    assert job.error is None
+    assert world.job(job.result).state in {"CANCELED", "SUCCEEDED"}
+    assert world.broken(expected=set()) == []
+
+
+@pytest.mark.parametrize("held", [Kind.HOLD, Kind.HOLD_REPLY])
+def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(world, held):
+    """The request comes just before or just after the runner's `ended` landed."""
+    with faulty(FaultPlan()) as counting:
+        world.run()
+    # The second job writes the same events as the first: its last append to job_events is the end.
+    last = counting.count("job_events", Operation.APPEND)
+    world.write_traces(600, first=600, mode="append")
+    plan = FaultPlan(Fault("job_events", Operation.APPEND, held, nth=last))
+    with faulty(plan), world.meanwhile(world.run) as job:
+        if plan.held.wait(60):
+            job_id = world.newest().job_id
+            plan.go.set()
+            world.cancel(job_id)
+    assert job.error is None
+    assert world.job(job.result).state in {"CANCELED", "SUCCEEDED"}
+    assert world.broken(expected=set()) == []
+
+
+def test_f21_a_terminal_state_takes_no_other(world):
+    """Of every end, the first one stays; a cancel or a resume of an ended job changes nothing."""
+    from backfill_spark.job_store import End, JobStore
+
+    job_id = world.run()
+    jobs = JobStore(world.spark, world.settings)
+    for how in ENDS:
+        assert jobs.end(job_id, 1, End(how), {}) is End.SUCCEEDED
+    world.cancel(job_id)
+    assert world.job(job_id).state == "SUCCEEDED"
+    before = world.lines()
+    assert job_id in (refusal(lambda: world.resume(job_id)) or job_id)
+    assert world.job(job_id).state == "SUCCEEDED"
+    assert world.lines() == before
+    assert world.broken() == []
+
+
+@pytest.mark.parametrize("first", ["CANCELED", "FAILED", "PARTIAL", "RELEASED", "LOST"])
+def test_f21_the_first_end_of_an_epoch_is_its_end(world, first):
+    """Whoever comes later adopts it."""
+    from backfill_spark.job_store import End, JobStore
+
+    job_id = world.crash("after_claim")
+    jobs = JobStore(world.spark, world.settings)
+    payload = {"counts": {n: c.to_json() for n, c in world.job(job_id).counts.items()}, "calls": 0}
+    assert jobs.end(job_id, 1, End(first), payload) is End(first)
+    for how in ENDS:
+        assert jobs.end(job_id, 1, End(how), payload) is End(first)
+
+
+def test_f45_an_interrupt_releases_the_lease_and_the_job_can_be_resumed_at_once(make_world):
+    """Ctrl-C or a notebook's stop: KeyboardInterrupt within 10 s, no wait for the lease before the resume."""
+    world = make_world(lease_s=120, gate_at=300)
+    asked = []
+
+    def interrupt():
+        world.wait_for_calls(300)
+        asked.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with world.meanwhile(interrupt):
+        with pytest.raises(KeyboardInterrupt):
+            world.run()
+        assert time.monotonic() - asked[0] < 10
+    job_id = world.newest().job_id
+    job = world.job(job_id)
+    assert (job.state, job.alive) == ("RUNNING", False)
+    in_flight = 300
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken(extra=in_flight) == []
+
+
+def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world):
+    """While a job is under way, the same call with exclusive=True is refused by its name; without it, both end well."""
+    from backfill_spark import BackfillRefusedError
+
+    world = make_world(gate_at=300)
+    with world.meanwhile(world.run) as job:
+        world.wait_for_calls(300)
+        other = world.newest().job_id
+        with pytest.raises(BackfillRefusedError, match=other):
+            world.run(exclusive=True)
+        world.gate.touch()
+        second = world.run()
+    assert job.error is None
+    assert [world.job(j).state for j in (other, second)] == ["SUCCEEDED", "SUCCEEDED"]
+    assert world.broken(extra=len(world.ids)) == []
+
+
+def test_a_canceled_job_is_never_claimed(world):
+    """Neither `resume` nor a worker takes it."""
+    from backfill_spark.job_store import JobStore
+
+    job_id = world.run(launch="queue")
+    world.cancel(job_id)
+    assert job_id not in {r.job_id for r in JobStore(world.spark, world.settings).claimable()}
+    wait_until(lambda: world.job(job_id).state == "CANCELED", 30, "the job to be CANCELED")

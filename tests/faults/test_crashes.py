@@ -1,0 +1,146 @@
+"""F01, F02, F06, F08, F09, F12, F14, F19: a runner dies at a named place, in one process."""
+
+import pytest
+
+from backfill_spark import failpoints
+from tests.faults.world import refusal
+from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
+from tests.nemesis import wait_until
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "seen_before"),
+    [
+        ("F01", "before_claim", "PENDING"),
+        ("F02", "after_claim", "RUNNING"),
+        ("F06", "after_stage", "RUNNING"),
+        ("F06", "before_merge", "RUNNING"),
+        ("F08", "after_merge", "RUNNING"),
+        ("F09", "before_end", "RUNNING"),
+    ],
+)
+def test_f01_f09_a_job_whose_runner_died_is_resumed_without_a_further_call(world, fault, place, seen_before):
+    """Whatever was staged is not called again; the job keeps its id and ends SUCCEEDED."""
+    job_id = world.crash(place)
+    called = len(world.lines())
+    assert world.job(job_id).state == seen_before
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken() == []
+    assert called == {"F01": 0, "F02": 0}.get(fault, called)
+
+
+def test_f09_a_job_that_died_after_its_end_is_what_it_ended_as(world):
+    """Its row is repaired from the events whenever it is read."""
+    job_id = world.crash("after_end")
+    assert world.job(job_id).state == "SUCCEEDED"
+    assert world.newest().state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_f12_a_runner_that_never_sent_a_heartbeat_is_seen_as_dead(world):
+    """The claim itself starts the lease: RUNNING, then not alive within lease and heartbeat."""
+    job_id = world.crash("after_claim")
+    limits = world.settings.limits
+    wait_until(lambda: not world.job(job_id).alive, limits.lease_s + limits.heartbeat_s + 5, "the job to look dead")
+    assert world.job(job_id).state == "RUNNING"
+
+
+def test_f12_the_same_command_again_adopts_what_a_dead_job_staged(world):
+    """A new job: no call for what is staged, calls for the rest."""
+    world.crash("after_stage")
+    staged = len(world.lines())
+    job = world.job(world.run())
+    counts = job.counts["length"]
+    assert (job.state, counts.due, counts.calls) == ("SUCCEEDED", len(world.ids), len(world.ids) - staged)
+    assert world.broken() == []
+
+
+def test_f14_of_two_that_resume_at_once_one_runs(world):
+    """Both return; each pair is called once."""
+    job_id = world.crash("after_stage")
+    wait_until(lambda: not world.job(job_id).alive, 60, "the lease to run out")
+    with world.meanwhile(lambda: world.resume(job_id)) as other:
+        # Refused by name when the other one has it.
+        assert job_id in (refusal(lambda: world.resume(job_id)) or job_id)
+    wait_until(lambda: world.job(job_id).state == "SUCCEEDED", 120, "the job to end")
+    assert other.error is None or job_id in str(other.error)
+    assert world.broken() == []
+
+
+def test_f14_a_live_runners_job_is_not_taken(make_world):
+    """Whoever read the job when it waited, and claims it now, gets nothing; the runner goes on."""
+    from backfill_spark.job_store import JobStore
+    from backfill_spark.results import ResultStore
+
+    world = make_world(gate_at=250)
+    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    with world.meanwhile(world.run) as job:
+        world.wait_for_calls(250)
+        record = jobs.record(world.newest().job_id)
+        assert jobs.claim(record, [results.staging, results.assessments]) is None
+    assert job.error is None
+    assert world.broken() == []
+
+
+@pytest.mark.parametrize("place", ["before_claim", "after_claim", "after_stage", "after_merge"])
+def test_f19_a_cancel_works_when_the_runner_is_dead(world, place):
+    """CANCELING while the lease runs; then the canceller claims the next epoch itself and ends it CANCELED."""
+    job_id = world.crash(place)
+    world.cancel(job_id)
+    wait_until(lambda: not world.job(job_id).alive, 60, "the lease to run out")
+    world.cancel(job_id)
+    assert world.job(job_id).state == "CANCELED"
+    assert world.broken(expected=set()) == []
+    # What was staged is another job's to take.
+    staged = len(world.lines())
+    assert world.job(world.run()).counts["length"].calls == len(world.ids) - staged
+    assert world.broken() == []
+
+
+def test_f19_a_worker_finishes_the_cancel_of_a_dead_job(world):
+    """Nobody else need come back: whoever claims it next sees the request."""
+    from backfill_spark.api import work
+
+    job_id = world.crash("after_stage")
+    called = len(world.lines())
+    world.cancel(job_id)
+    wait_until(lambda: not world.job(job_id).alive, 60, "the lease to run out")
+    assert [j.state for j in work(spark=world.spark, settings=world.settings)] == ["CANCELED"]
+    assert len(world.lines()) == called
+    assert world.broken(expected=set()) == []
+
+
+def test_f19_a_job_at_rest_is_canceled(world):
+    """PARTIAL: nobody runs it, so the canceller ends it."""
+    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=3))):
+        job_id = world.run()
+    assert world.job(job_id).state == "PARTIAL"
+    world.cancel(job_id)
+    assert world.job(job_id).state == "CANCELED"
+    assert world.broken(expected=set()) == []
+
+
+def test_a_runner_that_dies_between_ending_the_old_epoch_and_claiming_leaves_a_job_that_can_be_claimed(world):
+    """LOST is decided and nobody owns the job: the next one claims it at once."""
+    job_id = world.crash("after_stage")
+    wait_until(lambda: not world.job(job_id).alive, 60, "the lease to run out")
+    failpoints.arm("after_decide:raise")
+    with pytest.raises(failpoints.FailpointError):
+        world.resume(job_id)
+    failpoints.arm("")
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_a_runner_that_dies_before_its_walls_stand_is_followed_by_one_whose_walls_do(world):
+    """`after_claim` comes before the walls: epoch 2 is skipped, epoch 3 does the work."""
+    job_id = world.crash("after_stage")
+    failpoints.arm("after_claim:raise")
+    wait_until(lambda: not world.job(job_id).alive, 60, "the lease to run out")
+    with pytest.raises(failpoints.FailpointError):
+        world.resume(job_id)
+    failpoints.arm("")
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken() == []

@@ -1,0 +1,200 @@
+"""F03, F04, F10, F13, F15, F16, F17, F20, F39, F44: processes are killed, stopped and woken.
+
+The victim runs as processes of its own; where nothing depends on it, the tests' session takes the job up again.
+`NEMESIS_BLOWS` and `NEMESIS_SEED` change F10 (`make soak`: 100 blows).
+"""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from tests.checker import calls_of, staged_since
+from tests.faults.world import NO_GATE
+from tests.nemesis import Blow, torment, wait_until
+
+pytestmark = [pytest.mark.faults, pytest.mark.kills, pytest.mark.timeout(1500)]
+START_S = 150.0
+LEASE_S = 12.0
+
+
+@pytest.fixture
+def gated(make_world):
+    """A world whose scorer stops at a call of which the test names the number."""
+    return lambda at: make_world(gate_at=at, lease_s=LEASE_S, heartbeat_s=1.5)
+
+
+def dead(world, job_id):
+    """Wait until a job's runner is seen as dead; return the seconds that it took."""
+    began = time.monotonic()
+    wait_until(lambda: not world.job(job_id).alive, 60, "the runner to look dead")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(("fault", "calls", "extra"), [("F03", 250, 50), ("F04", 600, 400)])
+def test_f03_f04_a_runner_is_killed_in_a_task_or_behind_the_last_call(gated, fault, calls, extra):
+    """The chunk that was not staged is called again, and no other; the dead runner is seen within its lease."""
+    world = gated(calls)
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(calls)
+        runner.kill()
+    job_id = world.newest().job_id
+    assert dead(world, job_id) < LEASE_S + 5
+    world.gate.touch()
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken(extra=extra) == []
+
+
+def test_f39_when_only_the_python_driver_dies_the_calls_end_and_the_job_is_resumed(gated):
+    """The JVM may live on for a moment: what it still writes is fenced or counted."""
+    world = gated(NO_GATE)
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(230)
+        runner.process.kill()
+        wait_until(lambda: not runner.family(), 60, "JVM and workers to end")
+    job_id = world.newest().job_id
+    dead(world, job_id)
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken(extra=400) == []
+
+
+@pytest.mark.parametrize("at", [250, 600])
+def test_f15_a_runner_that_was_stopped_for_longer_than_its_lease_changes_nothing(gated, at):
+    """Another one finishes the job; the first, woken, ends without a commit, and no row changes."""
+    world = gated(at)
+    table = f"{world.settings.tables.root}/assessments"
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(at)
+        runner.stop()
+        job_id = world.newest().job_id
+        dead(world, job_id)
+        world.gate.touch()
+        assert world.resume(job_id).state == "SUCCEEDED"
+        before = sorted(map(str, world.spark.read.format("delta").load(table).collect()))
+        runner.wake()
+        assert runner.wait(START_S) != 0
+    assert sorted(map(str, world.spark.read.format("delta").load(table).collect())) == before
+    assert world.broken(extra=400, woken=400) == []
+
+
+@pytest.mark.parametrize("place", ["before_merge", "before_end", "after_claim"])
+def test_f16_a_runner_that_was_stopped_between_check_and_commit_is_fenced(gated, place):
+    """Stopped by a failpoint right before its write; the write is refused when it is woken."""
+    world = gated(NO_GATE)
+    with world.runner("run", "length", failpoint=f"{place}:stop") as runner:
+        runner.wait_for_text(f"failpoint {place}: stop", START_S)
+        runner.stop()
+        job_id = world.newest().job_id
+        dead(world, job_id)
+        assert world.resume(job_id).state == "SUCCEEDED"
+        runner.wake()
+        runner.wait(START_S)
+    assert world.job(job_id).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+@pytest.mark.parametrize("skew", [3600, -3600])
+def test_f13_a_clock_that_is_an_hour_off_may_steal_and_does_not_corrupt(gated, skew):
+    """A live runner and one with another clock: P1 and P5 hold, and one of them ends the job."""
+    world = gated(250)
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(250)
+        with world.runner("resume", f"skew={skew}", log="skewed") as skewed:
+            skewed.wait_for_text("READY", START_S)
+            world.gate.touch()
+            runner.wait(START_S)
+            skewed.wait(START_S)
+    assert world.newest().state == "SUCCEEDED"
+    assert world.broken(extra=400, woken=400) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_f44_a_terminated_runner_releases_its_lease_within_ten_seconds(gated, number):
+    """Exit code 143 or 130; the job can be resumed at once, long before the lease would have run out."""
+    world = gated(250)
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(250)
+        asked = time.monotonic()
+        runner.process.send_signal(number)
+        code = runner.wait(60)
+        assert time.monotonic() - asked < 10
+    assert code == 128 + number
+    job = world.newest()
+    assert (job.state, job.alive) == ("RUNNING", False)
+    world.gate.touch()
+    assert world.resume(job.job_id).state == "SUCCEEDED"
+    assert world.broken(extra=60) == []
+
+
+def test_f17_a_job_is_canceled_from_another_process(gated):
+    """The runner ends by itself, quiet within 30 s and one call."""
+    world = gated(250)
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(250)
+        world.cancel(world.newest().job_id)
+        runner.wait(60)
+    assert world.newest().state == "CANCELED"
+    assert world.broken(expected=set()) == []
+
+
+@pytest.mark.parametrize("overlap", ["full", "partial"])
+def test_f20_two_jobs_in_two_processes_over_the_same_pairs_end_like_one(gated, overlap):
+    """Each ends SUCCEEDED; a pair is called twice only where both had its chunk in flight."""
+    world = gated(NO_GATE)
+    with world.runner("run", "length", log="first") as first:
+        world.wait_for_calls(1)
+        if overlap == "partial":
+            world.write_traces(200, first=600, mode="append")
+        second = world.job(world.run())
+        assert first.wait(START_S) == 0
+    assert (second.state, world.newest().state) == ("SUCCEEDED", "SUCCEEDED")
+    assert world.broken(extra=400, woken=400) == []
+
+
+def test_a_queued_job_is_run_by_one_of_two_workers(gated):
+    """Both exit 0; each pair is called once."""
+    world = gated(NO_GATE)
+    job_id = world.run(launch="queue")
+    with world.runner("work", log="one") as one, world.runner("work", log="two") as two:
+        assert [one.wait(START_S), two.wait(START_S)] == [0, 0]
+    assert world.job(job_id).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def allowed(history, lines, since):
+    """Return the calls that the blows excuse: of pairs in flight at a blow, and by a runner that was woken."""
+    calls = calls_of(lines)
+    in_flight = woken = begun = 0
+    for entry in history.entries:
+        if entry.what.startswith("start"):
+            begun = entry.at
+        elif entry.what.split()[0] in set(Blow):
+            in_flight += sum(since.get(p, float("inf")) > entry.time for p in {c.pair for c in calls[: entry.at]})
+            if entry.what.startswith(Blow.STOP):
+                workers = {c.process for c in calls[begun : entry.at]}
+                woken += sum(c.process in workers for c in calls[entry.at :])
+    return in_flight, woken
+
+
+def test_f10_random_kills_and_stops_of_whole_process_groups(make_world):
+    """Ends SUCCEEDED, no duplicate, no gap; called again are pairs in flight, no staged one but by a woken runner."""
+    blows, seed = int(os.environ.get("NEMESIS_BLOWS", "20")), int(os.environ.get("NEMESIS_SEED", "1"))
+    world = make_world(traces=400 * blows, lease_s=LEASE_S, heartbeat_s=1.5, pause=0.004)
+    driver = [sys.executable, "-m", "tests.faults.driver"]
+    history = torment(
+        [*driver, "run", "length"],
+        [*driver, "resume"],
+        ledger=world.ledger,
+        logs=world.desk,
+        blows=blows,
+        seed=seed,
+        stops=0.25,
+        reach=(30, 500),
+        environment=world.environment(),
+    )
+    assert (history.exit_code, history.blows) == (0, blows), str(history)
+    assert world.newest().state == "SUCCEEDED"
+    in_flight, woken = allowed(history, world.lines(), staged_since(world.settings))
+    assert world.broken(extra=in_flight + woken, woken=woken) == [], str(history)

@@ -1,0 +1,145 @@
+"""F05, F07, F11, F22–F24, F41: the tables' storage loses replies, conflicts, is away or full; one process."""
+
+import pytest
+
+from backfill_spark import backfill
+from tests.checker import commits, transactions
+from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
+
+pytestmark = pytest.mark.faults
+STAGE = ("staging", Operation.APPEND)
+MERGE = ("assessments", Operation.MERGE)
+EVENTS = ("job_events", Operation.APPEND)
+
+
+def a_run_under(world, *faults):
+    """Run a job under a plan, and resume it when it rests; return how it ended."""
+    with faulty(FaultPlan(*faults)) as plan:
+        job_id = world.run()
+        assert plan.happened
+    job = world.job(job_id)
+    if job.state == "PARTIAL":
+        job = world.resume(job_id)
+    return job
+
+
+def test_f05_a_staging_commit_whose_reply_is_lost_is_found(world):
+    """Storage: the append landed; it is read back, neither repeated nor paid again (empty wall: nth 1)."""
+    job = a_run_under(world, Fault(*STAGE, Kind.LOSE_REPLY, nth=2))
+    assert job.state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+@pytest.mark.parametrize(("table", "nth"), [("job_events", 2), ("staging", 1), ("assessments", 1)])
+def test_f05_a_claim_whose_reply_is_lost_is_found(world, table, nth):
+    """The claim's own commits: the event (after `created`) and the two walls."""
+    job = a_run_under(world, Fault(table, Operation.APPEND, Kind.LOSE_REPLY, nth=nth))
+    assert job.state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_f07_a_merge_whose_reply_is_lost_makes_no_duplicates(world):
+    """The rows are there once, and no pair is called again."""
+    job = a_run_under(world, Fault(*MERGE, Kind.LOSE_REPLY))
+    assert job.state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+@pytest.mark.parametrize("conflicts", [1, 5])
+def test_f23_conflicts_of_the_merge_are_tried_again(world, conflicts):
+    """Only the MERGE is repeated; each conflict is an event."""
+    job = a_run_under(world, Fault(*MERGE, Kind.CONFLICT, times=conflicts))
+    assert job.state == "SUCCEEDED"
+    assert world.broken() == []
+    events = world.spark.read.format("delta").load(f"{world.settings.tables.root}/job_events")
+    assert events.where("event = 'conflict'").count() == conflicts
+
+
+def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(world, monkeypatch):
+    """PARTIAL, every result staged; the resume calls nothing."""
+    monkeypatch.setattr(backfill, "MERGE_ATTEMPTS", 2)
+    with faulty(FaultPlan(Fault(*MERGE, Kind.CONFLICT, times=100))):
+        job_id = world.run()
+    assert world.job(job_id).state == "PARTIAL"
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_f22_a_reader_sees_whole_chunks_only(world, monkeypatch):
+    """At each version of `assessments` there are the pairs of none or more whole MERGEs."""
+    monkeypatch.setattr(backfill, "MERGE_ROWS", 1)
+    world.run()
+    table = f"{world.settings.tables.root}/assessments"
+    events = world.spark.read.format("delta").load(f"{world.settings.tables.root}/job_events")
+    chunks = events.where("event = 'chunk_staged'").selectExpr("get_json_object(payload, '$.counts.length[0]')")
+    sizes, whole = [int(r[0]) for r in chunks.collect()], {0}
+    for size in sizes:
+        whole |= {n + size for n in whole}
+    assert len(sizes) > 1
+    for commit in commits(world.folder / "tables" / "assessments"):
+        at = world.spark.read.format("delta").option("versionAsOf", commit.version).load(table)
+        assert at.select("trace_id").distinct().count() in whole
+
+
+def test_f24_another_writer_of_the_same_rows_makes_no_duplicates(make_world):
+    """A second job merges the pairs while the first one's MERGE is held back; both end well."""
+    world = make_world()
+    plan = FaultPlan(Fault(*MERGE, Kind.HOLD))
+    with faulty(plan), world.meanwhile(world.run) as first:
+        assert plan.held.wait(120)
+        second = world.run()
+        plan.go.set()
+    assert first.error is None
+    assert [world.job(j).state for j in (first.result, second)] == ["SUCCEEDED", "SUCCEEDED"]
+    assert world.broken() == []
+
+
+def test_f11_heartbeats_that_fail_for_a_while_do_not_stop_the_job(make_world):
+    """Shorter than two thirds of the lease: the job goes on."""
+    world = make_world(lease_s=60, gate_at=100)
+    plan = FaultPlan(Fault(*EVENTS, Kind.AWAY, nth=4, times=2))
+    with faulty(plan), world.meanwhile(world.run) as job:
+        world.wait_for_calls(100)
+    assert job.error is None or "does not answer" in str(job.error)
+    found = world.newest()
+    state = found.state if found.state == "SUCCEEDED" else world.resume(found.job_id).state
+    assert state == "SUCCEEDED"
+    assert world.broken(extra=0 if job.error is None else len(world.ids)) == []
+
+
+def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(make_world):
+    """Longer: it fences itself off, stages nothing more, and the job can be resumed."""
+    from backfill_spark import LeaseLostError
+
+    world = make_world(lease_s=4, heartbeat_s=0.5, gate_at=100)
+    plan = FaultPlan(Fault(*EVENTS, Kind.AWAY, nth=4, times=10_000))
+    with faulty(plan), world.meanwhile(world.run) as job:
+        world.wait_for_calls(100)
+        # The gate stays shut: only losing the lease can end the job.
+        job.thread.join(60)
+        assert not job.thread.is_alive()
+    assert isinstance(job.error, LeaseLostError)
+    lost = world.newest().job_id
+    assert world.resume(lost).state == "SUCCEEDED"
+    assert world.broken(extra=200) == []
+
+
+def test_f41_a_full_disk_leaves_a_job_that_can_be_resumed(world):
+    """PARTIAL, and the message names the disk; the resume pays for the chunk that could not be written."""
+    with faulty(FaultPlan(Fault(*STAGE, Kind.FULL, nth=3))):
+        job_id = world.run()
+    job = world.job(job_id)
+    assert job.state == "PARTIAL"
+    assert "No space left on device" in job.error
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken(extra=len(world.ids)) == []
+
+
+def test_every_write_of_a_runner_carries_its_epoch_and_a_rising_number(world):
+    """On all three tables: epoch 1, n from 0, each n once."""
+    job_id = world.run()
+    for table in ("staging", "assessments", "job_events"):
+        written = transactions(world.settings, table, job_id)
+        assert {epoch for epoch, _ in written} == {1}
+        assert written[0][1] == 0
+        assert written == sorted(set(written))

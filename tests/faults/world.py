@@ -1,0 +1,233 @@
+"""A small world for fault tests: traces, one scorer that notes its calls, and what is asked of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.checker import Pair, check
+from tests.factories import NOON, some_traces, write_traces
+from tests.nemesis import Runner, ledger_count, wait_until
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark import BackfillJob
+    from backfill_spark.settings import Settings
+
+TRACES = 600
+"""Three chunks: the pilot of some 200 pairs and what follows."""
+PATIENCE_S = 180.0
+
+
+def noting(folder: str, *, name: str = "length") -> Any:
+    """Return a function on `trace` that notes `name<TAB>trace id<TAB>nanoseconds<TAB>process` and gives a number.
+
+    Args:
+        folder: holds `ledger.txt` and `orders.txt`, which says `<nth> <pause>`: from the nth call on, no call returns
+            before the file `gate` is there; each takes `pause` seconds.
+        name: of the scorer.
+    """
+
+    def score(trace):  # type: ignore[no-untyped-def]
+        # By value into the workers: nothing of this module is there.
+        import os
+        import time
+        from pathlib import Path
+
+        handle = os.open(f"{folder}/ledger.txt", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(handle, f"{name}\t{trace.info.trace_id}\t{time.time_ns()}\t{os.getpid()}\n".encode())
+        nth, pause = Path(folder, "orders.txt").read_text().split()
+        gate = Path(folder, "gate")
+        while int(nth) <= os.pread(handle, os.fstat(handle).st_size, 0).count(b"\n") and not gate.exists():
+            time.sleep(0.02)
+        os.close(handle)
+        time.sleep(float(pause))
+        return len(str(trace.data.response or ""))
+
+    score.__name__ = name
+    return score
+
+
+NO_GATE = 10**9
+
+
+@dataclass
+class World:
+    """Tables in a folder of their own, and a ledger."""
+
+    spark: SparkSession
+    settings: Settings
+    folder: Path
+    """Of this world's tables."""
+    desk: Path
+    """Of the scorer's ledger and orders, and of the runners' logs."""
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> str:
+        return str(self.desk / "ledger.txt")
+
+    @property
+    def gate(self) -> Path:
+        """The file that lets gated scorers go."""
+        return self.desk / "gate"
+
+    # What there is
+
+    def write_traces(self, count: int = TRACES, *, first: int = 0, mode: str = "overwrite", **options: Any) -> None:
+        """Write traces tr-<first>, …, a quarter of an hour apart, two files."""
+        rows = some_traces(first + count, request_time=lambda i: NOON + timedelta(minutes=15 * i), spans=[])[first:]
+        write_traces(self.spark, rows, self.settings.traces_path, mode=mode, files=2, **options)
+        ids = [r["trace_id"] for r in rows]
+        self.ids = ids if mode == "overwrite" else self.ids + ids
+
+    def order(self, *, gate_at: int = NO_GATE, pause: float = 0.0) -> None:
+        """Clear the scorer's desk and say what its calls do: wait at the gate from a number on, take time."""
+        for name in ("ledger.txt", "gate"):
+            (self.desk / name).unlink(missing_ok=True)
+        (self.desk / "orders.txt").write_text(f"{gate_at} {pause}")
+
+    def register(self) -> None:
+        """Make the tables; register and start the scorer `length`."""
+        import backfill_spark
+        from backfill_spark import ScorerSamplingConfig, scorer, tables
+        from backfill_spark.store import Store
+
+        backfill_spark.configure(self.settings)
+        for table in tables.ALL_TABLES:
+            Store(self.spark, table, self.settings).ensure()
+        made = scorer(name="length")(noting(str(self.desk))).register()
+        made.start(sampling_config=ScorerSamplingConfig(sample_rate=1.0))
+
+    def pairs(self, *names: str) -> set[Pair]:
+        """Return every pair of the traces written so far."""
+        return {(n, i) for n in names or ("length",) for i in self.ids}
+
+    # What is done
+
+    def run(self, *scorers: str, **options: Any) -> str:
+        """Run a backfill here; return its id."""
+        from backfill_spark import backfill_scorers
+
+        return backfill_scorers(
+            scorers=list(scorers or ("length",)), spark=self.spark, settings=self.settings, **options
+        )
+
+    def newest(self) -> BackfillJob:
+        """Return the newest job."""
+        from backfill_spark import list_backfills
+
+        return list_backfills(limit=1, spark=self.spark, settings=self.settings)[0]
+
+    def job(self, job_id: str) -> BackfillJob:
+        """Return a job as it is now."""
+        from backfill_spark import get_backfill
+
+        return get_backfill(job_id, spark=self.spark, settings=self.settings)
+
+    def resume(self, job_id: str, **options: Any) -> BackfillJob:
+        """Take a job up again, as soon as its last runner is seen as dead."""
+        from backfill_spark import resume_backfill
+
+        wait_until(lambda: not self.job(job_id).alive, 3 * self.settings.limits.lease_s + 20, "the lease to run out")
+        resume_backfill(job_id, spark=self.spark, settings=self.settings, **options)
+        return self.job(job_id)
+
+    def cancel(self, job_id: str) -> None:
+        """Ask for a job's end."""
+        from backfill_spark import cancel_backfill
+
+        cancel_backfill(job_id, spark=self.spark, settings=self.settings)
+
+    def crash(self, place: str, **options: Any) -> str:
+        """Run a backfill that dies at a failpoint (in this process: as if its runner were gone); return its id."""
+        from backfill_spark import failpoints
+
+        failpoints.arm(f"{place}:raise")
+        try:
+            self.run(**options)
+        except failpoints.FailpointError:
+            return self.newest().job_id
+        finally:
+            failpoints.arm("")
+        raise AssertionError(f"the job never came to {place}")
+
+    @contextmanager
+    def meanwhile(self, work: Callable[[], Any]) -> Iterator[Started]:
+        """Do `work` in another thread; at the end, open the gate and wait for it."""
+        started = Started(work)
+        started.thread.start()
+        try:
+            yield started
+        finally:
+            self.gate.touch()
+            started.thread.join(PATIENCE_S)
+            assert not started.thread.is_alive(), "the job in the other thread does not end"
+
+    def wait_for_calls(self, count: int) -> None:
+        """Wait until the ledger has `count` lines."""
+        wait_until(lambda: ledger_count(self.ledger) >= count, PATIENCE_S, f"{count} calls")
+
+    def lines(self) -> list[str]:
+        """Return the ledger."""
+        path = Path(self.ledger)
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    def runner(self, action: str, *arguments: str, failpoint: str = "", log: str = "runner") -> Runner:
+        """Start a runner of its own processes on this world's tables."""
+        command = [sys.executable, "-m", "tests.faults.driver", action, *arguments]
+        return Runner(command, log=self.desk / f"{log}.log", environment=self.environment(failpoint))
+
+    def environment(self, failpoint: str = "") -> dict[str, str]:
+        """Return the settings as a runner's environment."""
+        limits = self.settings.limits
+        found = {
+            "BACKFILL_SPARK_TABLES__ROOT": self.settings.tables.root,
+            "BACKFILL_SPARK_TRACES__PATH": self.settings.traces_path,
+            "BACKFILL_SPARK_TIMEZONE": "UTC",
+            "BACKFILL_SPARK_LIMITS__LEASE_S": str(limits.lease_s),
+            "BACKFILL_SPARK_LIMITS__HEARTBEAT_S": str(limits.heartbeat_s),
+            "BACKFILL_SPARK_SPARK": '{"spark.master":"local[2]","spark.ui.enabled":"false","spark.driver.memory":"1g"}',
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
+        return found | ({"BACKFILL_SPARK_FAILPOINT": failpoint} if failpoint else {})
+
+    # What must be so
+
+    def broken(self, *, extra: int = 0, woken: int = 0, expected: set[Pair] | None = None) -> list[str]:
+        """Return every promise that the checker finds broken."""
+        wanted = self.pairs() if expected is None else expected
+        return check(self.spark, self.settings, self.lines(), expected=wanted, extra=extra, woken=woken)
+
+
+def refusal(work: Callable[[], Any]) -> str | None:
+    """Do `work`; return what it raised as text, or None."""
+    try:
+        work()
+    except Exception as error:
+        return str(error)
+    return None
+
+
+class Started:
+    """Work in another thread: its result, or what it raised."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._work = work
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.result = self._work()
+        except BaseException as error:  # handed to the test
+            self.error = error

@@ -1,0 +1,154 @@
+"""A storage that loses replies, invents conflicts, is away or holds a write back, as a plan says.
+
+    plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.LOSE_REPLY, nth=2))
+    with faulty(plan):
+        backfill_scorers(…)
+
+Below the package's own reading back: what `Store` does about the fault is what is tested.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from backfill_spark.store import Store
+
+HOLD_S = 120.0
+T = TypeVar("T")
+
+
+class Operation(StrEnum):
+    """What is done to a table."""
+
+    APPEND = "append"
+    MERGE = "merge"
+
+
+class Kind(StrEnum):
+    """What happens to it."""
+
+    LOSE_REPLY = "the write lands, the writer gets an error"
+    CONFLICT = "the write does not land, since another one did"
+    AWAY = "the write does not land; the storage does not answer"
+    FULL = "the write does not land; the disk is full"
+    HOLD = "the write waits until the plan lets it go"
+    HOLD_REPLY = "the write lands, its writer waits until the plan lets it go"
+
+
+class StorageError(OSError):
+    """The storage did not answer."""
+
+
+class ConcurrentAppendException(Exception):  # noqa: N818 - Delta's own name, by which it is known
+    """As Delta raises it."""
+
+    def __init__(self) -> None:
+        super().__init__("[DELTA_CONCURRENT_APPEND.WITH_PARTITION_HINT] ConcurrentAppendException: invented by a test")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`kind` happens to the nth and the following `times - 1` operations on `table`."""
+
+    table: str
+    operation: Operation
+    kind: Kind
+    nth: int = 1
+    times: int = 1
+
+    def hits(self, table: str, operation: Operation, count: int) -> bool:
+        """True when this fault is for the `count`-th such operation."""
+        return (self.table, self.operation) == (table, operation) and self.nth <= count < self.nth + self.times
+
+
+class FaultPlan:
+    """Faults in the order in which they are looked at, and what came of them."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        self.happened: list[str] = []
+        self.held = threading.Event()
+        """Set when a write is being held."""
+        self.go = threading.Event()
+        """Lets held writes go."""
+        self._counts: Counter[tuple[str, Operation]] = Counter()
+        self._lock = threading.Lock()
+
+    def around(self, table: str, operation: Operation, write: Callable[[], T]) -> T:
+        """Do `write`, or what the plan says instead."""
+        with self._lock:
+            self._counts[table, operation] += 1
+            count = self._counts[table, operation]
+            fault = next((f for f in self.faults if f.hits(table, operation, count)), None)
+            if fault is not None:
+                self.happened.append(f"{operation} {count} on {table}: {fault.kind}")
+        match fault.kind if fault is not None else None:
+            case Kind.AWAY:
+                raise StorageError(f"{table} does not answer")
+            case Kind.FULL:
+                raise OSError(errno.ENOSPC, "No space left on device", table)
+            case Kind.CONFLICT:
+                raise ConcurrentAppendException
+            case Kind.HOLD:
+                self._hold()
+        done = write()
+        match fault.kind if fault is not None else None:
+            case Kind.LOSE_REPLY:
+                raise StorageError(f"the reply of {table} was lost")
+            case Kind.HOLD_REPLY:
+                self._hold()
+        return done
+
+    def count(self, table: str, operation: Operation) -> int:
+        """Return how many such operations there were."""
+        return self._counts[table, operation]
+
+    def _hold(self) -> None:
+        self.held.set()
+        if not self.go.wait(HOLD_S):
+            raise TimeoutError("the test did not let the write go")
+
+
+class FaultyStore(Store):
+    """A Store whose storage follows a plan; `plan` is set on a subclass."""
+
+    plan: FaultPlan
+
+    def _save(self, writer: Any) -> None:
+        save = super()._save
+        self.plan.around(self.table.name, Operation.APPEND, lambda: save(writer))
+
+    def merge(self, *args: Any, **options: Any) -> Any:
+        """MERGE once, as the plan says."""
+        merge = super().merge
+        return self.plan.around(self.table.name, Operation.MERGE, lambda: merge(*args, **options))
+
+
+@contextmanager
+def faulty(plan: FaultPlan) -> Iterator[FaultPlan]:
+    """Make every Store of the package one whose storage follows `plan`."""
+    planned = type("PlannedStore", (FaultyStore,), {"plan": plan})
+    rooms = [room for room in _rooms() if getattr(room, "Store", None) is Store]
+    for room in rooms:
+        room.Store = planned
+    try:
+        yield plan
+    finally:
+        plan.go.set()
+        for room in rooms:
+            room.Store = Store
+
+
+def _rooms() -> list[Any]:
+    import sys
+
+    import backfill_spark.api  # noqa: F401 - every room that has a store is loaded by it
+
+    return [m for name, m in list(sys.modules.items()) if name.startswith("backfill_spark.") and m is not None]

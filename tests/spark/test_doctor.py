@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+
+from click.testing import CliRunner
+
+from backfill_spark.cli import main
+from backfill_spark.cli.doctor import examine
+from backfill_spark.cli.program import Program
+
+
+class Here(Program):
+    """The session and settings of the test."""
+
+    def __init__(self, settings):
+        super().__init__()
+        self.settings = settings
+
+
+def test_a_machine_that_works_is_found_to_work(spark, settings):
+    """Every part is ok, without tables and without traces."""
+    findings = {finding.what: finding for finding in examine(Here(settings))}
+    assert [] == [what for what, finding in findings.items() if not finding.ok]
+    assert {"Java", "Spark", "Delta", "Python on executors", "tables"} <= findings.keys()
+    assert findings["tables"].said.startswith("0 of 8")
+    assert "not readable yet" in findings["traces"].said
+
+
+def test_init_makes_the_tables_once(spark, settings):
+    first = CliRunner().invoke(main, ["init", "--json"], obj=Here(settings))
+    second = CliRunner().invoke(main, ["init", "--json"], obj=Here(settings))
+    made = [[table["made"] for table in json.loads(result.stdout)["tables"]] for result in (first, second)]
+    assert [[True] * 8, [False] * 8] == made
+
+
+def test_a_folder_that_cannot_be_written_is_bad(spark, settings, tmp_path):
+    """A file stands where the tables should go."""
+    blocked = tmp_path / "blocked"
+    blocked.write_text("", encoding="utf-8")
+    tables = settings.tables.model_copy(update={"root": str(blocked / "data")})
+    findings = {f.what: f for f in examine(Here(settings.model_copy(update={"tables": tables})))}
+    assert (False, "Set tables.root to a folder of yours.") == (findings["tables"].ok, findings["tables"].advice)

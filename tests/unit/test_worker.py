@@ -1,0 +1,332 @@
+"""One batch: each due pair is called once, and nothing a scorer does costs another pair."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backfill_spark.errors import ScorerLoadError
+from backfill_spark.models import ScorerKind, ScorerSpec
+from backfill_spark.scoring.feedback import FIELD_NAMES
+from backfill_spark.scoring.worker import TRACE_COLUMNS, columns_for, load_scorers, score_batch
+
+
+def a_spec(name, signature=("outputs",), **fields):
+    return ScorerSpec(name, 1, "d", ScorerKind.FUNCTION, {}, None, signature, 1.0, **fields)
+
+
+def scored(columns, functions, due=None, payload="auto", timeout_s=None, **spec_fields):
+    """Score a batch with plain functions; a function's parameters are its signature."""
+    specs, by_name = [], {}
+    for number, function in enumerate(functions):
+        name = f"s{number}"
+        specs.append(a_spec(name, function.__code__.co_varnames[: function.__code__.co_argcount], **spec_fields))
+        by_name[name] = function
+    loaded = load_scorers(specs, frozenset(columns), load=lambda spec: by_name[spec.name])
+    count = len(next(iter(columns.values())))
+    due = [(1 << len(functions)) - 1] * count if due is None else due
+    return score_batch(columns, due, loaded, payload=payload, timeout_s=timeout_s)
+
+
+def raising(error):
+    def score(outputs):
+        raise error
+
+    return score
+
+
+def test_each_scorer_is_called_once_on_each_due_row_and_on_no_other():
+    """The mask decides; results stand in row order, scorers in bit order."""
+    calls = []
+
+    def first(outputs):
+        calls.append(("first", outputs))
+        return 1
+
+    def second(outputs):
+        calls.append(("second", outputs))
+        return 2.5
+
+    found = scored({"response": ["a", "b", "c", "d"]}, [first, second], due=[3, 0, 2, 1])
+
+    assert calls == [("first", "a"), ("second", "a"), ("second", "c"), ("first", "d")]
+    assert found.lengths == [2, 0, 1, 1]
+    assert found.fields["scorer_name"] == ["s0", "s1", "s1", "s0"]
+    assert found.fields["value"] == ["1", "2.5", "2.5", "1"]
+    assert tuple(found.fields) == FIELD_NAMES
+
+
+def test_a_batch_without_due_rows_has_no_results():
+    """Empty columns and lengths of zero, no failure."""
+    found = scored({"response": ["a", "b"]}, [lambda outputs: 1], due=[0, 0])
+
+    assert found.lengths == [0, 0]
+    assert found.fields == {name: [] for name in FIELD_NAMES}
+
+
+def test_the_64th_scorer_is_the_sign_bit():
+    """A BIGINT mask is negative when scorer 63 is due."""
+    found = scored({"response": ["a"]}, [lambda outputs: 1] * 64, due=[-(2**63) | 1])
+
+    assert found.fields["scorer_name"] == ["s0", "s63"]
+
+
+def test_a_scorer_gets_only_what_it_asks_for():
+    """inputs, outputs, expectations and trace, decoded by the payload rule."""
+    columns = {
+        "trace_id": ["tr-1"],
+        "request": ['{"q": 1}'],
+        "response": ["18"],
+        "assessments": ['[{"assessment_name": "e", "expectation": {"value": "18"}}]'],
+    }
+    found = scored(
+        columns,
+        [
+            lambda inputs, outputs: f"{inputs} {outputs!r}",
+            lambda expectations: f"{expectations}",
+            lambda trace: trace.info.trace_id,
+            lambda: "nothing",
+        ],
+    )
+
+    assert found.fields["value_string"] == ["{'q': 1} '18'", "{'e': '18'}", "tr-1", "nothing"]
+    assert scored(columns, [lambda outputs: outputs], payload="json").fields["value"] == ["18"]
+
+
+def test_without_a_response_column_outputs_come_from_the_root_span():
+    """NULL gives None, and the scorer is called."""
+    spans = ['[{"span_id": "1", "outputs": "from the span"}]', None]
+
+    assert scored({"spans": spans}, [lambda outputs: f"{outputs}"]).fields["value_string"] == ["from the span", "None"]
+    assert scored({"response": [None]}, [lambda outputs: outputs is None]).fields["value"] == ["true"]
+
+
+def test_columns_for():
+    """A column of the source is read when a parameter needs it, spans only without request or response."""
+    everything = TRACE_COLUMNS | {"trace_date"}
+
+    assert columns_for(["outputs"], everything) == {"response"}
+    assert columns_for(["inputs", "outputs"], {"spans", "response"}) == {"spans", "response"}
+    assert columns_for(["expectations"], everything) == {"assessments"}
+    assert columns_for(["trace"], everything) == TRACE_COLUMNS
+    assert columns_for(["trace"], {"trace_id", "spans", "mine"}) == {"trace_id", "spans"}
+    assert columns_for(["outputs"], {"trace_id"}) == set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        SystemExit(1),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        StopIteration(),
+        RecursionError(),
+        BaseException(),
+    ],
+)
+def test_whatever_a_scorer_raises_is_its_row(error):
+    """Other pairs go on."""
+    found = scored({"response": ["a"]}, [raising(error), lambda outputs: 1])
+
+    assert found.fields["error_code"] == ["scorer_error", None]
+    assert found.fields["error_message"][0].startswith(type(error).__name__)
+    assert found.fields["latency_ms"][0] >= 0
+
+
+def test_running_out_of_memory_and_stack_are_rows():
+    """MemoryError is `memory`; endless recursion an ordinary exception."""
+
+    def deep(outputs):
+        return deep(outputs)
+
+    found = scored({"response": ["a"]}, [raising(MemoryError()), deep])
+
+    assert found.fields["error_code"] == ["memory", "scorer_error"]
+
+
+def test_an_unreadable_trace_costs_only_the_scorers_that_read_it():
+    """Reading the broken column is `trace_unreadable`, before or inside the call."""
+    columns = {"trace_id": ["tr-1"], "response": ["fine"], "assessments": ["{"], "spans": ["{"]}
+    found = scored(
+        columns,
+        [
+            lambda outputs: 1,
+            lambda expectations: 1,
+            lambda trace: len(trace.data.spans),
+            lambda trace: trace.info.trace_id,
+        ],
+    )
+
+    assert found.fields["error_code"] == [None, "trace_unreadable", "trace_unreadable", None]
+
+
+def test_a_scorer_that_cannot_be_loaded_costs_its_own_pairs():
+    """Each of its due pairs has the reason, the others their values."""
+
+    def load(spec):
+        if spec.name == "broken":
+            raise ScorerLoadError("made with Python 3.9")
+        if spec.name == "exits":
+            sys.exit(1)
+        return lambda outputs: 1
+
+    specs = [a_spec("broken"), a_spec("fine"), a_spec("exits"), a_spec("sessions", ("session",))]
+    loaded = load_scorers(specs, {"response"}, load=load)
+    found = score_batch({"response": ["a", "b"]}, [15, 3], loaded, payload="auto")
+
+    codes = ["load_failed", None, "load_failed", "load_failed", "load_failed", None]
+    assert found.fields["error_code"] == codes
+    assert "made with Python 3.9" in found.fields["error_message"][0]
+
+
+def test_too_large_traces_are_not_scored():
+    """True means for all scorers, a mask for those in it; the row says which setting decides."""
+    calls = []
+    count = lambda outputs: len(calls.append(outputs) or calls)
+    found = scored({"response": ["a", None, "c"], "too_large": [0, True, 2]}, [count, count])
+
+    assert found.fields["error_code"] == [None, None, "trace_too_large", "trace_too_large", None, "trace_too_large"]
+    assert calls == ["a", "a", "c"]
+    assert "limits.trace_mb" in found.fields["error_message"][2]
+
+
+@pytest.mark.parametrize("value", ['{"messages": ["a"]}', {"messages": ["a"]}])
+def test_what_one_scorer_changes_no_other_sees(value):
+    """Containers are made afresh for each scorer, from texts and from native values."""
+
+    def vandal(inputs):
+        inputs["messages"].append("b")
+        inputs.clear()
+        return 1
+
+    def breaker(trace):
+        trace.info.tags["x"] = 1
+        trace.inputs["messages"].append("c")
+        return 1
+
+    see = lambda inputs: f"{inputs}"
+    found = scored({"request": [value], "tags": ['{"a": "b"}']}, [vandal, see, breaker, vandal, see])
+    tags = scored({"tags": ['{"a": "b"}']}, [lambda trace: len(trace.info.tags)] * 2)
+
+    assert [v for v in found.fields["value_string"] if v] == ["{'messages': ['a']}"] * 2
+    assert tags.fields["value"] == ["1", "1"]
+
+
+def digests(columns, function, payload="auto"):
+    return scored(columns, [function], payload=payload).fields["input_digest"]
+
+
+def test_input_digest_tells_equal_input_from_changed():
+    """It depends on what the scorer is given and on nothing else in the batch."""
+    on_outputs = lambda outputs: 1
+    both = lambda inputs, outputs: 1
+
+    a, b, again = digests({"response": ["x", "y", "x"]}, on_outputs)
+    assert a == again != b
+    assert digests({"response": ["x"], "request": ["other"], "tags": ["{}"]}, on_outputs) == [a]
+    assert digests({"response": ["x"]}, on_outputs, payload="json") != [a]
+    assert digests({"response": [None, ""]}, on_outputs)[0] != digests({"response": [None, ""]}, on_outputs)[1]
+    assert len(set(digests({"request": ["ab", "a", "ab", None], "response": ["c", "bc", None, "ab"]}, both))) == 4
+    assert digests({"response": ["\ud800"]}, on_outputs) != [a]
+
+
+def test_equal_input_has_one_digest_for_all_scorers():
+    """Scorers that are given the same columns agree."""
+    found = scored({"response": ["x"]}, [lambda outputs: 1, lambda outputs: 2])
+
+    assert len(set(found.fields["input_digest"])) == 1
+
+
+def test_latency_is_the_time_of_the_call():
+    """Milliseconds, without what surrounds the call."""
+
+    def slow(outputs):
+        until = time.perf_counter() + 0.01
+        while time.perf_counter() < until:
+            pass
+        return 1
+
+    found = scored({"response": ["a"]}, [slow, lambda outputs: 1])
+
+    assert found.fields["latency_ms"][0] >= 10
+    assert found.fields["latency_ms"][1] < found.fields["latency_ms"][0]
+
+
+def test_a_call_that_takes_too_long_is_ended():
+    """A loop, a wait, and a loop that catches everything end as `timeout`; the rest of the batch is scored."""
+
+    def loops(outputs):
+        while True:
+            pass
+
+    def waits(outputs):
+        time.sleep(60)
+
+    def catches(outputs):
+        while True:
+            try:
+                time.sleep(60)
+            except Exception:
+                pass
+
+    before = signal.getsignal(signal.SIGALRM)
+    found = scored({"response": ["a"]}, [loops, waits, catches, lambda outputs: 1], timeout_s=0.05)
+
+    assert found.fields["error_code"] == ["timeout", "timeout", "timeout", None]
+    assert "0.05 s" in found.fields["error_message"][0]
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_scorers_own_limit_wins():
+    """0 switches the limit off, a number replaces the general one."""
+
+    def takes_a_while(outputs):
+        until = time.perf_counter() + 0.1
+        while time.perf_counter() < until:
+            pass
+        return 1
+
+    specs = [a_spec("free", timeout_s=0), a_spec("bound", timeout_s=0.03), a_spec("general")]
+    loaded = load_scorers(specs, {"response"}, load=lambda spec: takes_a_while)
+    found = score_batch({"response": ["a"]}, [7], loaded, payload="auto", timeout_s=60)
+
+    assert found.fields["error_code"] == [None, "timeout", None]
+
+
+def test_collections_leave_out_what_was_there_before():
+    """The worker freezes what was imported, once."""
+    scored({"response": ["a"]}, [lambda outputs: 1])
+
+    assert gc.get_freeze_count() > 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["v", None, "raise", "list"]))))
+def test_lengths_and_results_agree(batch):
+    """For any masks and returns: one call a due pair, lengths that add up, one row or more a due pair."""
+    from backfill_spark.assessment import Feedback
+
+    calls = []
+
+    def score(outputs):
+        calls.append(outputs)
+        if outputs == "raise":
+            raise ValueError
+        return [Feedback(value=1), Feedback(value=2)] if outputs == "list" else outputs
+
+    columns = {"response": [text for _, text in batch]}
+    if not batch:
+        return
+    found = scored(columns, [score, score, score], due=[mask for mask, _ in batch])
+    pairs = [mask.bit_count() for mask, _ in batch]
+
+    assert len(calls) == sum(pairs)
+    assert found.lengths == [n * (2 if text == "list" else 1) for n, (_, text) in zip(pairs, batch, strict=True)]
+    assert all(len(values) == sum(found.lengths) for values in found.fields.values())
