@@ -66,7 +66,9 @@ _HOMES = {
     ),
     "assessment": ("Assessment", "AssessmentError", "AssessmentSource", "Feedback"),
     "context": ("configure", "set_experiment"),
-    "errors": tuple(n for n, v in vars(_errors).items() if isinstance(v, type) and issubclass(v, _errors.BackfillError)),
+    "errors": tuple(
+        n for n, v in vars(_errors).items() if isinstance(v, type) and issubclass(v, _errors.BackfillError)
+    ),
     "job": ("BackfillJob",),
     "models": ("BackfillScorerConfig", "JobState", "ScorerSamplingConfig", "ScorerStatus"),
     "plan": ("BackfillPlan",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from backfill_spark import launch as launching
 from backfill_spark import request as requests
@@ -20,7 +20,8 @@ from backfill_spark.plan import BackfillPlan, chosen_pairs, missing_ids, plan, s
 from backfill_spark.probe import executor_problems
 from backfill_spark.progress import Progress
 from backfill_spark.registry import Registry, delete_scorer, get_scorer, list_scorer_versions, list_scorers
-from backfill_spark.results import ResultStore, current as current_rows
+from backfill_spark.results import ResultStore
+from backfill_spark.results import current as current_rows
 from backfill_spark.session import check_delta, get_spark
 from backfill_spark.sources import open_source
 
@@ -166,7 +167,9 @@ def wait_for_backfill(
             return job
         left = None if timeout is None else timeout - (time.monotonic() - began)
         if left is not None and left <= 0:
-            raise TimeoutError(f"Job {job_id} is {job.state} after {timeout} s. `backfill-spark status {job_id}` shows it.")
+            raise TimeoutError(
+                f"Job {job_id} is {job.state} after {timeout} s. `backfill-spark status {job_id}` shows it."
+            )
         time.sleep(2.0 if left is None else min(2.0, left))
 
 
@@ -195,9 +198,7 @@ def resume_backfill(
     return _job(spark, settings, record)
 
 
-def cancel_backfill(
-    job_id: str, *, spark: SparkSession | None = None, settings: Settings | None = None
-) -> BackfillJob:
+def cancel_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Settings | None = None) -> BackfillJob:
     """Ask for a job's end and return it: CANCELING while its runner stops, CANCELED when it has none.
 
     A job that has ended stays as it is.
@@ -274,9 +275,7 @@ def _prepare(
     problems = requests.Problems()
     where = experiment(experiment_id, settings)
     catalog = Registry(spark, settings).catalog(where[0], definitions=True)
-    request = requests.resolve(
-        arguments, settings, problems, experiment=where, catalog=catalog, now=datetime.now(UTC)
-    )
+    request = requests.resolve(arguments, settings, problems, experiment=where, catalog=catalog, now=datetime.now(UTC))
     source = None
     try:
         source = open_source(spark, settings)
@@ -289,7 +288,7 @@ def _prepare(
         for other in requests.overlapping(request, [job_of(r) for r in now]):
             problems.note(other)
     problems.raise_any()
-    assert source is not None  # noqa: S101 - a missing source is a problem, raised above
+    assert source is not None
     results = ResultStore(spark, settings)
     version = results.assessments.ensure().version() if results.assessments.exists() else None
     staging = results.staging.ensure().version() if results.staging.exists() else None

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from backfill_spark import chunks, sampling
 from backfill_spark import pairs as P
-from backfill_spark.errors import BackfillError, LeaseLostError, SourceGoneError
+from backfill_spark.errors import BackfillError, SourceGoneError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_store import End, Event, Lease
 from backfill_spark.models import Chunk, Counts, Request
@@ -34,11 +34,11 @@ MERGE_SECONDS = 600.0
 MERGE_ATTEMPTS = 50
 
 
-class Canceled(BackfillError):
+class Canceled(BackfillError):  # noqa: N818 - what a person asked for is no error
     """Somebody asked for the job's end."""
 
 
-class TooManyErrors(BackfillError):
+class TooManyErrors(BackfillError):  # noqa: N818 - its name says error already
     """A scorer's share of errors passed the limit."""
 
 
@@ -96,7 +96,7 @@ def run(epoch: Epoch) -> None:
             merge(epoch)
     epoch.check()
     merge(epoch)
-    cover(epoch, selection)
+    cover(epoch)
 
 
 def survey(epoch: Epoch) -> Selection:
@@ -251,7 +251,7 @@ def merge(epoch: Epoch) -> None:
                 raise
             epoch.lease.note(Event.CONFLICT, {"chunks": numbers, "attempt": attempt + 1})
             epoch.lease.tell()
-            time.sleep(min(0.2 * 2**attempt, 10.0) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+            time.sleep(min(0.2 * 2**attempt, 10.0) * random.uniform(0.5, 1.5))
         else:
             break
     if done is None:
@@ -269,7 +269,7 @@ def fenced(epoch: Epoch) -> None:
     epoch.lease.check()
 
 
-def cover(epoch: Epoch, selection: Selection) -> None:
+def cover(epoch: Epoch) -> None:
     """Tell how far each scorer's sample reaches: the only place where coverage is read from."""
     request = epoch.request
     if request.lists_traces or request.sampling != "hash":
@@ -339,4 +339,3 @@ def how_it_ends(error: BaseException) -> tuple[End, str]:
     if isinstance(error, (PySparkException, Py4JError, OSError)) and not isinstance(error, AnalysisException):
         return End.PARTIAL, f"{error_text(error)}. `resume` goes on with what is left."
     return End.FAILED, f"{type(error).__name__}: {error_text(error)}"
-

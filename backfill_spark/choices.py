@@ -32,9 +32,9 @@ def listed(spark: SparkSession, trace_ids: Sequence[str]) -> DataFrame:
 
 def spark_samples(request: Request, source: TraceSource, results: ResultStore, ids: DataFrame | None) -> DataFrame:
     """Return `DataFrame.sample` of the matching trace ids for each scorer: trace_id and `chosen` (mask)."""
-    matching = chosen_pairs(
-        _by_hash(request), source, results, choice=ids, job_id=None, staging_version=None
-    ).where("skip is null")
+    matching = chosen_pairs(_by_hash(request), source, results, choice=ids, job_id=None, staging_version=None).where(
+        "skip is null"
+    )
     samples = [
         # By keyword: sample(0.1, seed=5) loses its seed.
         matching.where(P.has_bit(F.col("matched"), i))
@@ -62,7 +62,9 @@ class WorkStore:
     def keep_choice(self, job_id: str, choice: DataFrame) -> None:
         """Write a job's choice; the mask is kept in `tokens` of its rows."""
         mask = F.col("chosen") if "chosen" in choice.columns else F.lit(None).cast("bigint")
-        self._write(choice.select(F.lit(job_id).alias("job_id"), F.lit(CHOICE).alias("kind"), "trace_id", mask.alias("tokens")))
+        self._write(
+            choice.select(F.lit(job_id).alias("job_id"), F.lit(CHOICE).alias("kind"), "trace_id", mask.alias("tokens"))
+        )
 
     def keep_files(self, job_id: str, files: Sequence[str]) -> None:
         """Write the frozen file list of a Parquet source."""

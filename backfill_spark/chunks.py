@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 from backfill_spark.models import Chunk, TimeWindow
 
@@ -44,11 +45,11 @@ class Cutter:
             return None
         if self._slices:
             return self._slice()
-        hour, pairs = self._hours[self._at]
+        _, pairs = self._hours[self._at]
         if pairs > 2 * target:
             count = -(-pairs // target)
             edges = [self._draw_to * i / count for i in range(count)] + [1.0]
-            self._slices = list(zip(edges, edges[1:], strict=False))
+            self._slices = list(pairwise(edges))
             self._share = pairs // count
             return self._slice()
         first, total = self._at, 0

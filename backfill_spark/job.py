@@ -77,7 +77,9 @@ def job_of(
     """Return the job that a record tells of."""
     request: dict[str, Any] = record.created["request"] | dict(record.changes)
     planned = {n: Counts.from_json(c) for n, c in record.created["counts"].items()}
-    counts = {n: Counts.from_json(c) for n, c in record.end["counts"].items()} if record.end else _running(record, planned)
+    counts = (
+        {n: Counts.from_json(c) for n, c in record.end["counts"].items()} if record.end else _running(record, planned)
+    )
     made: list[BackfillJob] = []
     job = BackfillJob(
         job_id=record.job_id,

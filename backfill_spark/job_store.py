@@ -208,11 +208,7 @@ class JobStore:
         by_job: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_job.setdefault(row["job_id"], []).append(row.asDict())
-        return [
-            fold(j, by_job[j])
-            for j in job_ids
-            if any(r["event"] == Event.CREATED for r in by_job.get(j, []))
-        ]
+        return [fold(j, by_job[j]) for j in job_ids if any(r["event"] == Event.CREATED for r in by_job.get(j, []))]
 
     def _events(self) -> DataFrame:
         # The commit's clock is the storage's, the same for every runner: the time of the event's file.
@@ -299,7 +295,10 @@ class JobStore:
             "source_version": request["source_version"],
             "results_version": request["results_version"],
             "scorers": compact_json(
-                [{k: s[k] for k in ("name", "version", "digest", "sample_rate", "filter_string")} for s in request["scorers"]]
+                [
+                    {k: s[k] for k in ("name", "version", "digest", "sample_rate", "filter_string")}
+                    for s in request["scorers"]
+                ]
             ),
             "seed": request["seed"],
             "counts": compact_json(record.end.get("counts") or created["counts"]),

@@ -174,9 +174,7 @@ def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
     return run_job(spark, settings, job_id)
 
 
-def work(
-    spark: SparkSession, settings: Settings, *, forever: bool = False, poll_s: float = 5.0
-) -> Iterator[JobRecord]:
+def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll_s: float = 5.0) -> Iterator[JobRecord]:
     """Run waiting jobs, oldest first: PENDING ones, interrupted ones and those of dead runners.
 
     Gives each job as it ended. Without `forever` it stops when nothing waits.
@@ -203,7 +201,11 @@ def close(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
     record = jobs.record(job_id)
     jobs.show(record)
     if record.state.is_terminal:
-        if record.created["request"]["lists_traces"] or record.created["request"]["sampling"] != "hash" or record.created.get("has_files"):
+        if (
+            record.created["request"]["lists_traces"]
+            or record.created["request"]["sampling"] != "hash"
+            or record.created.get("has_files")
+        ):
             WorkStore(spark, settings).clear(job_id)
         if record.state == End.SUCCEEDED.value:
             ResultStore(spark, settings).clear(job_id)

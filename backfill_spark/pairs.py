@@ -16,7 +16,9 @@ from backfill_spark import sampling
 from backfill_spark.filters import Filter, compile_filter
 from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, SkipReason
 
-LIGHT_COLUMNS = frozenset({"trace_id", "experiment_id", "request_time", "state", "session_id", "trace_metadata", "tags"})
+LIGHT_COLUMNS = frozenset(
+    {"trace_id", "experiment_id", "request_time", "state", "session_id", "trace_metadata", "tags"}
+)
 POSITION = ("_file", "_block", "_row")
 HOUR_US = 3_600_000_000
 YEAR_1_US = -62_135_596_800_000_000
@@ -30,7 +32,9 @@ def bit(index: int) -> int:
 
 def mask_of(conditions: Sequence[Column]) -> Column:
     """Return a BIGINT whose bit i says whether `conditions[i]` is true."""
-    bits = [F.when(c, F.lit(bit(i)).cast("bigint")).otherwise(F.lit(0).cast("bigint")) for i, c in enumerate(conditions)]
+    bits = [
+        F.when(c, F.lit(bit(i)).cast("bigint")).otherwise(F.lit(0).cast("bigint")) for i, c in enumerate(conditions)
+    ]
     return reduce(lambda a, b: a.bitwiseOR(b), bits)
 
 
@@ -75,7 +79,10 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
     if choice is not None:
         how = "inner" if request.lists_traces else "left"
         traces = traces.join(F.broadcast(choice), "trace_id", how)
-    without = [needs_expectations(s) & ~_has_expectations(traces) if needs_expectations(s) else F.lit(False) for s in request.scorers]
+    without = [
+        needs_expectations(s) & ~_has_expectations(traces) if needs_expectations(s) else F.lit(False)
+        for s in request.scorers
+    ]
     matched = [own.column(available) & f.column(available) for f in each]
     if request.sampling is Sampling.SPARK:
         sampled = F.coalesce(F.col("chosen"), F.lit(0).cast("bigint"))
@@ -98,7 +105,9 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
 
 def utc_date(moment: Column) -> Column:
     """Return the UTC date of an instant, whatever the session's zone."""
-    return F.date_add(F.lit("1970-01-01").cast("date"), F.floor(F.unix_micros(moment) / F.lit(24 * HOUR_US)).cast("int"))
+    return F.date_add(
+        F.lit("1970-01-01").cast("date"), F.floor(F.unix_micros(moment) / F.lit(24 * HOUR_US)).cast("int")
+    )
 
 
 def _skip(available: frozenset[str]) -> Column:
@@ -146,7 +155,9 @@ def mark_duplicates(chosen: DataFrame) -> DataFrame:
     ties = F.count(F.lit(1)).over(Window.partitionBy("trace_id", scorable, "request_time"))
     marked = chosen.withColumns({"_rank": rank, "ties": ties})
     duplicate = scorable & (F.col("_rank") > 1)
-    return marked.withColumn("skip", F.when(duplicate, SkipReason.DUPLICATE_TRACE_ID.value).otherwise(F.col("skip"))).drop("_rank")
+    return marked.withColumn(
+        "skip", F.when(duplicate, SkipReason.DUPLICATE_TRACE_ID.value).otherwise(F.col("skip"))
+    ).drop("_rank")
 
 
 def winners(chosen: DataFrame) -> DataFrame:

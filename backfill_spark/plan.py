@@ -100,9 +100,7 @@ def chosen_pairs(
 ) -> DataFrame:
     """Return every row of the window with what decides its pairs; reads no texts."""
     light = P.light_columns(request, source.columns)
-    traces = source.read(
-        light, request.window, untimed=True, positions=True, experiment_id=experiment_filter(request)
-    )
+    traces = source.read(light, request.window, untimed=True, positions=True, experiment_id=experiment_filter(request))
     chosen = P.mark_duplicates(P.choose(traces, request, source.columns, choice))
     keep = ["trace_id", "request_time", "trace_time", "trace_date", "session_id", "draw", "skip", "ties"]
     chosen = chosen.select(*keep, "no_expectations", "matched", "sampled")
@@ -133,7 +131,9 @@ def select(
     reasons = {r.value: total(f"skip_{r.value}") for r in SkipReason if r is not SkipReason.NO_EXPECTATIONS}
     counts, own, elsewhere = {}, {}, {}
     for i, spec in enumerate(request.scorers):
-        skipped = {k: v for k, v in (reasons | {SkipReason.NO_EXPECTATIONS.value: total(f"unexpected_{i}")}).items() if v}
+        skipped = {
+            k: v for k, v in (reasons | {SkipReason.NO_EXPECTATIONS.value: total(f"unexpected_{i}")}).items() if v
+        }
         counts[spec.name] = Counts(
             in_window=total("rows"),
             skipped=sum(skipped.values()),

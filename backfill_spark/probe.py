@@ -48,17 +48,19 @@ def _probe(spark: SparkSession) -> list[str]:
         text = str(error)
         if "PYTHON_VERSION_MISMATCH" in text:
             versions = re.findall(r"\d+\.\d+", text.split("PYTHON_VERSION_MISMATCH", 1)[1])[:2]
-            return [
-                f"The executors run Python {versions[0] if versions else 'of another version'}, the driver runs "
-                f"{sys.version_info[0]}.{sys.version_info[1]}. Set PYSPARK_PYTHON (or spark.pyspark.python) to the same "
-                "minor version on both."
-            ]
+            theirs = versions[0] if versions else "of another version"
+            problem = (
+                f"The executors run Python {theirs}, the driver runs {sys.version_info[0]}.{sys.version_info[1]}. "
+                "Set PYSPARK_PYTHON (or spark.pyspark.python) to the same minor version on both."
+            )
+            return [problem]
         if "ModuleNotFoundError" in text or "ImportError" in text:
             match = re.search(r"(?:ModuleNotFoundError|ImportError): (.{0,200})", text)
-            return [
+            problem = (
                 f"The executors cannot import what scoring needs: {match[1].strip() if match else 'backfill_spark'}. "
                 "Install backfill-spark there, or ship it with --py-files."
-            ]
+            )
+            return [problem]
         return [f"A probe job failed on the executors: {text.strip().splitlines()[0][:300]}"]
     return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import (
@@ -153,7 +153,7 @@ def _scorers(
             "scorers mixes names and BackfillScorerConfig objects. Use one of the two: "
             "BackfillScorerConfig(scorer='name') reads the registered rate."
         )
-    specs = [_scorer(g, catalog, experiment_id, problems, lists_traces) for g in given]
+    specs = [_scorer(g, catalog, experiment_id, problems, lists_traces=lists_traces) for g in given]
     found = [s for s in specs if s is not None]
     if len(given) > MAX_SCORERS:
         problems.note(f"A job takes at most {MAX_SCORERS} scorers, got {len(given)}. Split them over several jobs.")
@@ -171,7 +171,7 @@ def _name_of(given: Any) -> str:
 
 
 def _scorer(
-    given: Any, catalog: Catalog, experiment_id: str, problems: Problems, lists_traces: bool
+    given: Any, catalog: Catalog, experiment_id: str, problems: Problems, *, lists_traces: bool
 ) -> ScorerSpec | None:
     config = given if isinstance(given, BackfillScorerConfig) else BackfillScorerConfig(given)
     if not isinstance(config.scorer, (str, Scorer)):
@@ -201,9 +201,7 @@ def _scorer(
     return spec.with_rate(float(rate))
 
 
-def _registered(
-    scorer: Any, name: str, catalog: Catalog, experiment_id: str, problems: Problems
-) -> ScorerSpec | None:
+def _registered(scorer: Any, name: str, catalog: Catalog, experiment_id: str, problems: Problems) -> ScorerSpec | None:
     latest = catalog.latest(name)
     if latest is None:
         broken = catalog.broken.get(name)
@@ -282,7 +280,9 @@ def _trace_ids(value: Any, problems: Problems) -> list[str] | None:
     return [i for i in ids if isinstance(i, str)]
 
 
-def _window(arguments: Arguments, settings: Settings, problems: Problems, now: datetime) -> tuple[TimeWindow, list[str]]:
+def _window(
+    arguments: Arguments, settings: Settings, problems: Problems, now: datetime
+) -> tuple[TimeWindow, list[str]]:
     bounds: list[datetime | None] = []
     notes = []
     for what, value in (("start_time", arguments.start_time), ("end_time", arguments.end_time)):
@@ -301,10 +301,13 @@ def _window(arguments: Arguments, settings: Settings, problems: Problems, now: d
             "(the end is not included). Exchange them, or move the end."
         )
     if end is not None and _is_date(arguments.end_time):
-        notes.append(f"{_day(arguments.end_time):%B} {_day(arguments.end_time).day} not included: the window ends at its midnight.")
+        day = _day(arguments.end_time)
+        notes.append(f"{day:%B} {day.day} not included: the window ends at its midnight.")
     if start is None and end is None and settings.default_lookback is not None:
         start = now.astimezone(UTC) - parse_duration(settings.default_lookback)
-        notes.append(f"No bound was given: the setting default_lookback narrows the window to {settings.default_lookback}.")
+        notes.append(
+            f"No bound was given: the setting default_lookback narrows the window to {settings.default_lookback}."
+        )
     return TimeWindow(start, end), notes
 
 
@@ -313,11 +316,11 @@ def _is_date(value: Any) -> bool:
         moment = _day(value)
     except ValueError:
         return False
-    return not isinstance(moment, datetime) or (moment.hour, moment.minute, moment.second, moment.microsecond) == (0, 0, 0, 0)
+    return not isinstance(moment, datetime) or moment.time() == time()
 
 
 def _day(value: Any) -> date:
-    return datetime.fromisoformat(value.strip()) if isinstance(value, str) else value  # type: ignore[no-any-return]
+    return datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
 
 
 def overlapping(request: Request, jobs: Sequence[BackfillJob]) -> list[str]:
@@ -329,7 +332,7 @@ def overlapping(request: Request, jobs: Sequence[BackfillJob]) -> list[str]:
         if shared and _meet(request.window, job.window):
             problems.append(
                 f"exclusive: job {job.job_id} ({job.state}) covers {shared} in {job.window}. Wait for it "
-                f"(`backfill-spark wait {job.job_id}`), cancel it, or leave exclusive out: results stay right either way."
+                f"(`backfill-spark wait {job.job_id}`), cancel it, or leave exclusive out: results stay right."
             )
     return problems
 

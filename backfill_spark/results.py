@@ -14,7 +14,7 @@ from pyspark.sql import types as T
 
 from backfill_spark import pairs as P
 from backfill_spark import tables
-from backfill_spark.models import ErrorCode, Outcome, Request, Reprocess, ScorerKind, ScorerSpec
+from backfill_spark.models import ErrorCode, Outcome, Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.store import Store, Txn
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ class ResultStore:
             parts.append(self._staged(request, job_id, staging_version, dates))
         if not parts:
             return chosen.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
-        masks = reduce(DataFrame.unionByName, parts).groupBy("trace_id", "trace_date").agg(
-            *(F.bit_or(name).alias(name) for name in ("done", "own", "elsewhere"))
+        masks = (
+            reduce(DataFrame.unionByName, parts)
+            .groupBy("trace_id", "trace_date")
+            .agg(*(F.bit_or(name).alias(name) for name in ("done", "own", "elsewhere")))
         )
         joined = chosen.join(masks, ["trace_id", "trace_date"], "left")
         return joined.withColumns(
@@ -114,9 +116,7 @@ class ResultStore:
         one = F.expr("shiftleft(1L, i)")
         return rows.select("trace_id", "trace_date", one.alias("done"), zero.alias("own"), zero.alias("elsewhere"))
 
-    def _staged(
-        self, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None
-    ) -> DataFrame:
+    def _staged(self, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None) -> DataFrame:
         rows = self.staging.read(version).where(F.col("experiment_id") == request.experiment_id)
         if dates is not None:
             rows = rows.where(F.col("trace_date").between(*dates))
@@ -170,7 +170,9 @@ class ResultStore:
         )
         keys = [f.name for f in tables.STAGING.schema.fields if f.name not in ("results", "job_id", "chunk")]
         names = tables.RESULTS.fieldNames()
-        long = others.select("job_id", *keys, F.posexplode(F.arrays_zip(*[f"results.{n}" for n in names])).alias("p", "r"))
+        long = others.select(
+            "job_id", *keys, F.posexplode(F.arrays_zip(*[f"results.{n}" for n in names])).alias("p", "r")
+        )
         position = position_of(request.scorers, F.col("r.scorer_name"), F.col("r.scorer_version"))
         long = long.withColumn("i", position).where("i is not null").join(due, ["trace_id", "trace_date"])
         long = long.where(F.expr("(adopt & shiftleft(1L, i)) != 0"))
@@ -194,11 +196,16 @@ class ResultStore:
         rows = self.staging.read().where(F.col("job_id") == job_id)
         return rows if chunks is None else rows.where(F.col("chunk").isin(list(chunks)))
 
-    def tally(self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None) -> dict[str, Tally]:
+    def tally(
+        self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None
+    ) -> dict[str, Tally]:
         """Count the staged pairs of one job by scorer and outcome."""
         names = ("scorer_name", "scorer_version", "ordinal", "value", "error_code", "latency_ms", "extra")
         rows = self.staged_by(job_id, chunks).select(
-            "trace_id", "scored_job_id", F.col("results.ordinal").alias("ordinals"), *[F.col(f"results.{n}").alias(n) for n in names]
+            "trace_id",
+            "scored_job_id",
+            F.col("results.ordinal").alias("ordinals"),
+            *[F.col(f"results.{n}").alias(n) for n in names],
         )
         long = rows.select(
             "trace_id",
@@ -207,7 +214,9 @@ class ResultStore:
             F.inline(F.arrays_zip(*names)),
         )
         failed, valued = F.col("error_code").isNotNull(), F.col("value").isNotNull()
-        one = long.where("not several").select("scorer_name", failed.alias("failed"), valued.alias("valued"), *_calls(job_id))
+        one = long.where("not several").select(
+            "scorer_name", failed.alias("failed"), valued.alias("valued"), *_calls(job_id)
+        )
         # A pair with several feedbacks is an error when one of them is, and scored when one has a value.
         many = (
             long.where("several")
@@ -230,7 +239,9 @@ class ResultStore:
             .collect()
         )
         found = {
-            r["scorer_name"]: Tally(r["scored"], r["empty"], r["errored"], r["calls"] or 0, r["cost"], (r["ms"] or 0.0) / 1000)
+            r["scorer_name"]: Tally(
+                r["scored"], r["empty"], r["errored"], r["calls"] or 0, r["cost"], (r["ms"] or 0.0) / 1000
+            )
             for r in sums
         }
         return {s.name: found.get(s.name, Tally()) for s in scorers}
@@ -301,6 +312,7 @@ def assessments(staged: DataFrame, request: Request) -> DataFrame:
     long = staged.select(*keys, F.inline(F.arrays_zip(*[f"results.{n}" for n in names])))
     extra = T.StructType(tables.EXTRA.fields)
     long = long.withColumn("extra", F.from_json("extra", extra))
+
     def of_scorer(value: Callable[[ScorerSpec], Any]) -> Column:
         mine = [_is(s, F.col("scorer_name"), F.col("scorer_version")) for s in request.scorers]
         return F.coalesce(*[F.when(m, F.lit(value(s))) for m, s in zip(mine, request.scorers, strict=True)])
@@ -317,7 +329,9 @@ def assessments(staged: DataFrame, request: Request) -> DataFrame:
         "assessment_name": F.coalesce("assessment_name", "scorer_name"),
         "scorer_digest": of_scorer(lambda s: s.digest),
         "outcome": outcome,
-        "source_type": F.coalesce(F.col("extra.source_type"), of_scorer(lambda s: "LLM_JUDGE" if s.kind is ScorerKind.JUDGE else "CODE")),
+        "source_type": F.coalesce(
+            F.col("extra.source_type"), of_scorer(lambda s: "LLM_JUDGE" if s.kind is ScorerKind.JUDGE else "CODE")
+        ),
         "source_id": F.coalesce(F.col("extra.source_id"), F.col("extra.model"), F.col("scorer_name")),
         "sample_rate": of_scorer(lambda s: s.sample_rate),
         "seed": F.lit(request.seed).cast("bigint"),
@@ -363,7 +377,11 @@ def _calls(job_id: str) -> list[Column]:
     extra = F.from_json("extra", "attempts int, cost_usd double")
     made = F.coalesce(extra["attempts"], F.when(_without_call(), 0).otherwise(1))
     mine = (F.col("scored_job_id") == job_id) & (F.col("ordinal") == 0)
-    return [F.when(mine, made).otherwise(0).alias("calls"), F.when(mine, extra["cost_usd"]).alias("cost"), F.when(mine, F.col("latency_ms")).alias("ms")]
+    return [
+        F.when(mine, made).otherwise(0).alias("calls"),
+        F.when(mine, extra["cost_usd"]).alias("cost"),
+        F.when(mine, F.col("latency_ms")).alias("ms"),
+    ]
 
 
 def _without_call() -> Column:

@@ -121,9 +121,7 @@ class Settings(BaseSettings):
             and k.removeprefix("BACKFILL_SPARK_").split("__")[0].lower() not in known
         ]
         problems = [_unknown_key(k, known) for k in unknown]
-        problems += [
-            _unknown_key(k, {f"BACKFILL_SPARK_{name.upper()}" for name in known}) for k in environment
-        ]
+        problems += [_unknown_key(k, {f"BACKFILL_SPARK_{name.upper()}" for name in known}) for k in environment]
         try:
             super().__init__(**{k: v for k, v in values.items() if k in known})
         except ValidationError as error:
@@ -231,9 +229,11 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 

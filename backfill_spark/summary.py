@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from backfill_spark import pairs as P
 from backfill_spark import results as R
 from backfill_spark.intervals import mean_interval
 from backfill_spark.models import Counts, Outcome, Request
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
     from backfill_spark.results import ResultStore
 
 AGGREGATIONS: dict[str, Callable[[Column], Column]] = {
-    "min": lambda v: F.min(v),
-    "max": lambda v: F.max(v),
-    "mean": lambda v: F.avg(v),
+    "min": F.min,
+    "max": F.max,
+    "mean": F.avg,
     "median": lambda v: F.percentile(v, 0.5),
-    "variance": lambda v: F.var_pop(v),
+    "variance": F.var_pop,
     "p90": lambda v: F.percentile(v, 0.9),
 }
 

@@ -71,7 +71,11 @@ TRACE_ASSESSMENT = _struct(
         "feedback",
         _struct(
             ("value", STRING, ""),
-            ("error", _struct(("error_code", STRING, ""), ("error_message", STRING, ""), ("stack_trace", STRING, "")), ""),
+            (
+                "error",
+                _struct(("error_code", STRING, ""), ("error_message", STRING, ""), ("stack_trace", STRING, "")),
+                "",
+            ),
         ),
         "",
     ),
@@ -115,7 +119,7 @@ SCORERS = Table(
         ("digest", STRING, "SHA-256 of what decides the scorer's answers."),
         ("signature", STRING, "JSON list of the parameters the scorer takes."),
         ("description", STRING, ""),
-        ("aggregations", STRING, "JSON list such as [\"mean\",\"p90\"]."),
+        ("aggregations", STRING, 'JSON list such as ["mean","p90"].'),
         ("timeout_s", DOUBLE, "Limit of one call in seconds; NULL means the setting."),
         ("version_note", STRING, "What the author said about this version."),
         ("python_version", STRING, "Minor version that pickled the definition, such as 3.11."),

@@ -15,7 +15,7 @@ from backfill_spark.cli.run import show_end
 @click.argument("job_id", metavar="JOB")
 @click.option("--repin", is_flag=True, help="Read the newest version of the source instead of the pinned one.")
 @click.pass_context
-def resume(ctx: click.Context, job_id: str, **options: Any) -> None:
+def resume(ctx: click.Context, /, job_id: str, **options: Any) -> None:
     """Go on with a job that is PARTIAL, was interrupted, or whose runner is dead."""
     program: Program = ctx.obj
     program.api.resume_backfill(job_id, **options)

@@ -151,9 +151,9 @@ def test_layout_carrier_and_companions_change_nothing(
 
     records = gsm8k(shared)[:600]
     traces = as_traces(records)
-    random.Random(7).shuffle(traces)  # noqa: S311 - any order will do
-    format = "parquet" if udf == "arrow" else "delta"
-    traces_frame(spark, traces).repartition(7).write.format(format).save(settings.traces_path)
+    random.Random(7).shuffle(traces)
+    layout = "parquet" if udf == "arrow" else "delta"
+    traces_frame(spark, traces).repartition(7).write.format(layout).save(settings.traces_path)
     made = settings.model_copy(update={"scoring": settings.scoring.model_copy(update={"udf": udf})})
     backfill_spark.configure(made)
     oracle(ledger.path).register().start()
