@@ -50,8 +50,8 @@ test-unit: venv ## the tests that start no JVM
 	$(BIN)/python -m pytest tests/unit
 
 .PHONY: docs
-docs: venv ## write what is generated: docs/tables.md
-	$(BIN)/python -m backfill_spark.tables > docs/tables.md
+docs: venv ## write the pages that follow from the code
+	$(BIN)/python -m scripts.reference
 
 .PHONY: bench
 bench: venv ## run the benchmarks
