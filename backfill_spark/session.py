@@ -34,11 +34,14 @@ def get_spark(settings: Settings | None = None) -> SparkSession:
     Raises:
         SessionError: Java 17 or newer is missing, or the session that exists has no Delta.
     """
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
+    if SparkContext._active_spark_context is not None:  # noqa: SLF001 - a new thread has no active session
+        return SparkSession.builder.getOrCreate()
     if settings is None:
         from backfill_spark.settings import Settings
 

@@ -1,0 +1,92 @@
+"""A table of traces made by Spark itself, so that a million of them take seconds, and three code scorers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from backfill_spark import ScorerSamplingConfig, Settings, configure, get_backfill, scorer
+from backfill_spark.api import backfill_scorers
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark import BackfillJob
+
+START = datetime(2024, 5, 1, tzinfo=UTC)
+DAYS = 60
+NAMES = ("answer_length", "says_sorry", "question_words")
+
+
+def write_traces(spark: SparkSession, path: str, count: int) -> None:
+    """Write `count` traces over 60 days: questions of 40-200 characters, answers of 100-1,200, two spans each."""
+    micros = F.lit(int(START.timestamp() * 1e6)) + (F.col("id") * F.lit(DAYS * 86_400_000_000) / F.lit(count)).cast(
+        "long"
+    )
+    hashed = F.sha2(F.col("id").cast("string"), 256)
+    question = F.concat(
+        F.lit("How do I change "), F.expr("repeat(concat(substr(h, 1, 7), ' '), 3 + cast(id % 20 as int))")
+    )
+    answer = F.concat(
+        F.when(F.col("id") % 9 == 0, "I am sorry. ").otherwise(""),
+        F.expr("repeat(concat(h, ' '), 2 + cast(pmod(hash(id), 17) as int))"),
+    )
+
+    def span(number: int, kind: str) -> Any:
+        return F.struct(
+            F.concat(F.lit(f"s{number}-"), F.col("id")).alias("span_id"),
+            F.lit(None if number == 1 else "s1").alias("parent_id"),
+            F.lit(kind.lower()).alias("name"),
+            F.lit(kind).alias("span_type"),
+            (F.col("micros") * 1000).alias("start_time_ns"),
+            (F.col("micros") * 1000 + 5_000_000).alias("end_time_ns"),
+            F.lit("OK").alias("status_code"),
+            F.col("request").alias("inputs"),
+            F.col("response").alias("outputs"),
+            F.map_from_arrays(F.array(F.lit("k")), F.array(F.lit("v"))).alias("attributes"),
+        )
+
+    rows = spark.range(0, count, 1, max(2, count // 50_000)).withColumns({"h": hashed, "micros": micros})
+    rows = rows.withColumns({"request": question, "response": answer})
+    rows.select(
+        F.concat(F.lit("tr-"), hashed.substr(1, 16), F.col("id")).alias("trace_id"),
+        F.timestamp_micros("micros").alias("request_time"),
+        F.lit("OK").alias("state"),
+        "request",
+        "response",
+        F.map_from_arrays(F.array(F.lit("mlflow.traceName")), F.array(F.lit("bench"))).alias("tags"),
+        F.array(span(1, "AGENT"), span(2, "TOOL")).alias("spans"),
+    ).write.format("delta").save(path)
+
+
+@scorer
+def answer_length(outputs):
+    return len(outputs)
+
+
+@scorer
+def says_sorry(outputs):
+    return "sorry" in outputs.lower()
+
+
+@scorer
+def question_words(inputs):
+    return len(inputs.split())
+
+
+def settle(traces: Path, results: Path, *, rate: float = 1.0, spark: dict[str, str] | None = None) -> Settings:
+    """Use tables of their own at `results` over the traces, with the three scorers started."""
+    made = Settings(tables={"root": str(results)}, traces={"path": str(traces)}, timezone="UTC", spark=spark or {})
+    configure(made)
+    for one in (answer_length, says_sorry, question_words):
+        one.register().start(sampling_config=ScorerSamplingConfig(sample_rate=rate))
+    return made
+
+
+def backfill(share: float = 1.0) -> BackfillJob:
+    """Run the three scorers over the first `share` of the 60 days."""
+    end = START + timedelta(days=DAYS) * share
+    return get_backfill(backfill_scorers(scorers=list(NAMES), start_time=START, end_time=end))
