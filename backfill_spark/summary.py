@@ -33,7 +33,9 @@ def selected_rows(results: ResultStore, request: Request, pairs: DataFrame | Non
     Args:
         pairs: what `plan.chosen_pairs` gives; None (the source is gone): the rows that the job itself merged.
     """
-    rows = results.assessments.read().where(F.col("experiment_id") == request.experiment_id)
+    store = results.assessments
+    rows = store.read() if store.exists() else store.frame([])
+    rows = rows.where(F.col("experiment_id") == request.experiment_id)
     position = R.position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
     rows = rows.withColumn("i", position).where("i is not null")
     if pairs is None:
