@@ -48,6 +48,15 @@ if TYPE_CHECKING:
     from backfill_spark.plan import BackfillPlan
     from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
     from backfill_spark.scorers import PIIDetection, RegexMatch, ResponseLength, Scorer, scorer
+    from backfill_spark.scorers.judges import (
+        Completeness,
+        Correctness,
+        Guidelines,
+        RelevanceToQuery,
+        RetrievalGroundedness,
+        Safety,
+        make_judge,
+    )
     from backfill_spark.session import get_spark
     from backfill_spark.settings import Settings
     from backfill_spark.trace import Span, Trace
@@ -73,6 +82,15 @@ _HOMES = {
     "models": ("BackfillScorerConfig", "JobState", "ScorerSamplingConfig", "ScorerStatus"),
     "plan": ("BackfillPlan",),
     "registry": ("delete_scorer", "get_scorer", "list_scorer_versions", "list_scorers"),
+    "scorers.judges": (
+        "Completeness",
+        "Correctness",
+        "Guidelines",
+        "RelevanceToQuery",
+        "RetrievalGroundedness",
+        "Safety",
+        "make_judge",
+    ),
     "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
     "session": ("get_spark",),
     "settings": ("Settings",),
@@ -90,15 +108,21 @@ __all__ = [
     "BackfillPlan",
     "BackfillRefusedError",
     "BackfillScorerConfig",
+    "Completeness",
+    "Correctness",
     "Feedback",
     "FilterError",
+    "Guidelines",
     "JobNotFoundError",
     "JobState",
     "LeaseLostError",
     "NameRefusedError",
     "PIIDetection",
     "RegexMatch",
+    "RelevanceToQuery",
     "ResponseLength",
+    "RetrievalGroundedness",
+    "Safety",
     "SchemaVersionError",
     "Scorer",
     "ScorerDefinitionError",
@@ -125,6 +149,7 @@ __all__ = [
     "list_backfills",
     "list_scorer_versions",
     "list_scorers",
+    "make_judge",
     "plan_backfill",
     "read_assessments",
     "read_traces",

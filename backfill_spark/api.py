@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,7 @@ from backfill_spark import launch as launching
 from backfill_spark import request as requests
 from backfill_spark.choices import WorkStore, listed, spark_samples
 from backfill_spark.context import configure, current, experiment, set_experiment
-from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError, TraceSourceError
+from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job import BackfillJob, job_of
 from backfill_spark.job_store import JobRecord, JobStore
@@ -23,7 +24,8 @@ from backfill_spark.registry import Registry, delete_scorer, get_scorer, list_sc
 from backfill_spark.results import ResultStore
 from backfill_spark.results import current as current_rows
 from backfill_spark.session import check_delta, get_spark
-from backfill_spark.sources import open_source
+from backfill_spark.slices import expected_cost, has_questions, keys_missing, probed, services_of
+from backfill_spark.sources import open_source, source_gone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
+    from backfill_spark.asking.endpoints import Service
+    from backfill_spark.models import Request
     from backfill_spark.settings import Settings
 
 Moment = datetime | date | str | None
@@ -47,6 +51,8 @@ def plan_backfill(
     reprocess: str = "missing",
     sampling: str = "hash",
     seed: int = 0,
+    max_calls: int | None = None,
+    max_cost_usd: float | None = None,
     max_error_rate: float | None = None,
     exclusive: bool = False,
     spark: SparkSession | None = None,
@@ -58,7 +64,18 @@ def plan_backfill(
         BackfillRefusedError: the backfill would be refused; `.problems` has every reason.
     """
     arguments = requests.Arguments(
-        scorers, start_time, end_time, filter_string, trace_ids, reprocess, sampling, seed, max_error_rate, exclusive
+        scorers,
+        start_time,
+        end_time,
+        filter_string,
+        trace_ids,
+        reprocess,
+        sampling,
+        seed,
+        max_error_rate,
+        exclusive,
+        max_calls,
+        max_cost_usd,
     )
     return _prepare(arguments, experiment_id, spark, settings).plan
 
@@ -74,6 +91,8 @@ def backfill_scorers(
     reprocess: str = "missing",
     sampling: str = "hash",
     seed: int = 0,
+    max_calls: int | None = None,
+    max_cost_usd: float | None = None,
     max_error_rate: float | None = None,
     exclusive: bool = False,
     launch: Literal["here", "queue"] = "here",
@@ -92,6 +111,8 @@ def backfill_scorers(
         reprocess: "missing" (pairs without a result), "failed" (those and errors) or "all".
         sampling: "hash" (the same traces on every run) or "spark" (DataFrame.sample).
         seed: of the draw.
+        max_calls: most requests that judges may send; the job then rests as PARTIAL.
+        max_cost_usd: most that judges may spend, in US dollars.
         max_error_rate: the job fails when a scorer's share of errors passes it.
         exclusive: refuse when another live job covers a pair of (scorer, window).
         launch: "here" runs the job now, with a progress bar; "queue" leaves it PENDING for `work`.
@@ -103,7 +124,18 @@ def backfill_scorers(
         BackfillFailedError: the job ended FAILED; `.job_id` names it.
     """
     arguments = requests.Arguments(
-        scorers, start_time, end_time, filter_string, trace_ids, reprocess, sampling, seed, max_error_rate, exclusive
+        scorers,
+        start_time,
+        end_time,
+        filter_string,
+        trace_ids,
+        reprocess,
+        sampling,
+        seed,
+        max_error_rate,
+        exclusive,
+        max_calls,
+        max_cost_usd,
     )
     if launch not in ("here", "queue"):
         raise BackfillRefusedError(f"launch must be 'here' or 'queue', got {launch!r}.")
@@ -111,6 +143,7 @@ def backfill_scorers(
     from backfill_spark import display
 
     display.announce(made.plan)
+    made = _probed(made)
     job_id = _create(made)
     if launch == "queue":
         return job_id
@@ -177,6 +210,8 @@ def resume_backfill(
     job_id: str,
     *,
     repin: bool = False,
+    max_calls: int | None = None,
+    max_cost_usd: float | None = None,
     spark: SparkSession | None = None,
     settings: Settings | None = None,
 ) -> BackfillJob:
@@ -185,6 +220,8 @@ def resume_backfill(
     Args:
         job_id: the job; it keeps its id, its pinned scorers and what it has staged.
         repin: read the newest version of the source instead of the pinned one.
+        max_calls: the new limit of judge requests, those already sent included; None keeps the old one.
+        max_cost_usd: the new limit of their cost, in US dollars; None keeps the old one.
 
     Raises:
         JobNotFoundError: no job has this id.
@@ -193,8 +230,10 @@ def resume_backfill(
     settings, spark = _context(settings, spark)
     job = get_backfill(job_id, spark=spark, settings=settings)
     total = sum(c.due for c in job.counts.values())
+    limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
+    changes = {k: v for k, v in limits.items() if v is not None}
     with Progress(job_id, total=total) as bar:
-        record = launching.resume(spark, settings, job_id, changes={}, repin=repin, bar=bar)
+        record = launching.resume(spark, settings, job_id, changes=changes, repin=repin, bar=bar)
     return _job(spark, settings, record)
 
 
@@ -283,6 +322,7 @@ def _prepare(
         problems.note(str(error))
     for problem in executor_problems(spark, settings):
         problems.note(problem)
+    services = judge_services(spark, settings, request, problems)
     if arguments.exclusive:
         now = JobStore(spark, settings).live(request.experiment_id)
         for other in requests.overlapping(request, [job_of(r) for r in now]):
@@ -297,8 +337,37 @@ def _prepare(
     choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
     selection = select(request, source, results, choice=choice, staging_version=staging)
     missing = missing_ids(source, request, ids) if ids is not None else ()
-    prepared = Prepared(request, source, choice, selection, staging)
-    return _Made(spark, settings, prepared, plan(request, selection, missing=missing))
+    prepared = Prepared(request, source, choice, selection, staging, services)
+    made = plan(request, selection, missing=missing)
+    return _Made(spark, settings, prepared, replace(made, **expected_cost(prepared, spark, settings)))
+
+
+def judge_services(
+    spark: SparkSession, settings: Settings, request: Request, problems: requests.Problems
+) -> dict[str, Service]:
+    """Return the services that the judges ask; what is wrong with them goes to `problems`."""
+    if not request.models or problems.all or problems.missing:
+        return {}
+    services = services_of(settings, request)
+    for problem in keys_missing(spark, services):
+        problems.note(problem)
+    if request.max_cost_usd is not None:
+        for uri, service in services.items():
+            if service.price is None:
+                problems.note(
+                    f"max_cost_usd: the price of {uri!r} is unknown. Set "
+                    f"judge.endpoints.{service.endpoint.name}.prices, or use max_calls."
+                )
+    return services
+
+
+def _probed(made: _Made) -> _Made:
+    """Ask each model one small question before the job exists, when there is a prompt left to ask."""
+    prepared = made.prepared
+    if not prepared.services or not has_questions(prepared, made.spark, made.settings):
+        return made
+    services = {uri: probed(service) for uri, service in prepared.services.items()}
+    return _Made(made.spark, made.settings, replace(prepared, services=services, probed=frozenset(services)), made.plan)
 
 
 def _create(made: _Made) -> str:
@@ -320,6 +389,7 @@ def _create(made: _Made) -> str:
             "versions": _versions(made.spark),
             "trace_ids_missing": list(made.plan.trace_ids_missing),
             "has_files": bool(source.files),
+            "work_version": None if made.prepared.choice is None else work.store.version(),
         },
     )
     failpoint(Failpoint.AFTER_CREATE)
@@ -370,19 +440,21 @@ def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: Ba
 
     from backfill_spark.summary import selected_rows, summarise
 
+    if "has_files" not in record.created:  # a row of `jobs` does not tell everything
+        record = JobStore(spark, settings).record(record.job_id)
     results = ResultStore(spark, settings)
     request = request_of(spark, settings, record)
-    pairs = None
-    is_open = not record.state.is_terminal
-    if is_open or (not request.lists_traces and request.sampling is Sampling.HASH and not record.created["has_files"]):
-        try:
-            source = pinned_source(spark, settings, job.job_id, request)
-            choice = WorkStore(spark, settings).choice(job.job_id, request)
-            pairs = chosen_pairs(request, source, results, choice=choice, job_id=None, staging_version=None)
-        except (BackfillError, TraceSourceError):
-            pairs = None
-    rows = selected_rows(results, request, pairs, job.job_id)
-    return pd.DataFrame(summarise(rows, request, job.counts))
+    version = record.created.get("work_version") if record.state.is_terminal else None
+    try:
+        source = pinned_source(spark, settings, job.job_id, request)
+        choice = WorkStore(spark, settings).choice(job.job_id, request, version=version)
+        pairs = chosen_pairs(request, source, results, choice=choice, job_id=None, staging_version=None)
+        return pd.DataFrame(summarise(selected_rows(results, request, pairs, job.job_id), request, job.counts))
+    except Exception as error:
+        if not isinstance(error, BackfillError) and not source_gone(error):
+            raise
+    # The pinned source is gone: what the job itself merged is still there.
+    return pd.DataFrame(summarise(selected_rows(results, request, None, job.job_id), request, job.counts))
 
 
 __all__ = [

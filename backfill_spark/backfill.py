@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +16,7 @@ from backfill_spark import pairs as P
 from backfill_spark.errors import BackfillError, SourceGoneError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_store import End, Event, Lease
-from backfill_spark.models import Chunk, Counts, Request
+from backfill_spark.models import Chunk, Counts, Request, ScorerKind, ScorerSpec
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
 from backfill_spark.results import ResultStore, Tally
 from backfill_spark.scoring.udfs import columns_needed, score
@@ -24,8 +24,11 @@ from backfill_spark.session import scheduling_slots
 from backfill_spark.store import error_text, is_conflict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyspark.sql import SparkSession
 
+    from backfill_spark.asking.endpoints import Service
     from backfill_spark.settings import Settings
     from backfill_spark.sources import TraceSource
 
@@ -70,6 +73,17 @@ class Epoch:
     waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
     """Staged chunks that no MERGE has taken yet."""
     rows_waiting: int = 0
+    next_chunk: int = 0
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """Model URI → the service that is asked."""
+    probed: frozenset[str] = frozenset()
+    """Model URIs whose service has answered a probe."""
+    ask_judges: Callable[[Epoch, Selection], None] | None = None
+    """Gives the judges' pairs their answers, slice of the draw by slice."""
+    reached: float | None = None
+    """Draw that the judges came to, when they stopped early."""
+    stopped: str | None = None
+    """Why the judges stopped early."""
     merged_at: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
@@ -88,12 +102,14 @@ def run(epoch: Epoch) -> None:
     selection = survey(epoch)
     collect_earlier(epoch)
     adopt(epoch, selection)
+    merge_when_due(epoch)
     for chunk, tasks in pieces(epoch, selection):
         epoch.check()
         epoch.lease.note(Event.CHUNK_PLANNED, chunk.to_json())
         stage(epoch, chunk, scored(epoch, chunk, selection, tasks))
-        if epoch.rows_waiting >= MERGE_ROWS or time.monotonic() - epoch.merged_at >= MERGE_SECONDS:
-            merge(epoch)
+        merge_when_due(epoch)
+    if epoch.request.judges and epoch.ask_judges is not None:
+        epoch.ask_judges(epoch, selection)
     epoch.check()
     merge(epoch)
     cover(epoch)
@@ -120,6 +136,7 @@ def collect_earlier(epoch: Epoch) -> None:
     if epoch.lease.epoch == 1:
         return
     rows = epoch.results.staged_by(epoch.job_id).select("chunk", "trace_date").distinct().collect()
+    epoch.next_chunk = max((row["chunk"] for row in rows), default=-1) + 1
     for row in rows:
         epoch.waiting[row["chunk"]] = (*epoch.waiting.get(row["chunk"], ()), row["trace_date"])
     if rows:
@@ -158,25 +175,52 @@ def everything(epoch: Epoch) -> DataFrame:
 def pieces(epoch: Epoch, selection: Selection) -> Iterator[tuple[Chunk, int | None]]:
     """Cut the due pairs into chunks of about 30 seconds, by the pace so far; with a number of tasks."""
     cutter = chunks.Cutter(selection.calls_by_hour, epoch.request.window, draw_to=highest_rate(epoch.request))
-    first = max(epoch.waiting, default=-1) + 1
     slots = scheduling_slots(epoch.spark)
     target, pace = chunks.first_target(cutter.pairs), None
     while (chunk := cutter.next(target)) is not None:
-        yield replace(chunk, index=first + chunk.index), chunks.tasks_for(chunk.pairs, pace, slots)
+        yield numbered(epoch, chunk), chunks.tasks_for(chunk.pairs, pace, slots)
         calls = sum(t.calls for t in epoch.tallies.values())
         pace = sum(t.seconds for t in epoch.tallies.values()) / max(calls, 1)
         target = chunks.next_target(pace, slots)
 
 
+def numbered(epoch: Epoch, chunk: Chunk) -> Chunk:
+    """Give a chunk the job's next number; numbers of earlier epochs are not used again."""
+    epoch.next_chunk += 1
+    return replace(chunk, index=epoch.next_chunk - 1)
+
+
 def scored(epoch: Epoch, chunk: Chunk, selection: Selection, tasks: int | None) -> DataFrame:
     """Return the chunk's due traces with the results of their scorers; nothing may be put above this frame."""
-    request, source, limits = epoch.request, epoch.source, epoch.settings.limits
-    wanted = columns_needed(request.scorers, source.columns) | P.light_columns(request, source.columns)
+    limits = epoch.settings.limits
+    code = [epoch.request.scorers[i] for i in epoch.request.code]
+    due = due_traces(epoch, selection, epoch.request.code, chunk)
+    if tasks is not None:
+        due = due.repartition(tasks, "trace_id")
+    results = score(
+        code,
+        epoch.source.columns,
+        udf=epoch.settings.scoring.udf,
+        payload=epoch.request.payload,
+        trace_mb=limits.trace_mb,
+        timeout_s=limits.scorer_timeout_s,
+    )
+    return due.select("trace_id", "trace_time", "trace_date", "session_id", "draw", results.alias("results"))
+
+
+def due_traces(epoch: Epoch, selection: Selection, indexes: Sequence[int], chunk: Chunk | None = None) -> DataFrame:
+    """Return the traces (of a chunk) that are due for the scorers at `indexes`: their columns, keys and `due` mask."""
+    request, source = epoch.request, epoch.source
+    scorers = [request.scorers[i] for i in indexes]
+    wanted = columns_needed(scorers, source.columns) | P.light_columns(request, source.columns)
     traces = source.read(
-        wanted, chunk.window, positions=selection.has_duplicates, experiment_id=experiment_filter(request)
+        wanted,
+        request.window if chunk is None else chunk.window,
+        positions=selection.has_duplicates,
+        experiment_id=experiment_filter(request),
     )
     pairs = P.choose(traces, request, source.columns, epoch.choice).where("skip is null")
-    if (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
+    if chunk is not None and (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
         pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
     if selection.has_duplicates:
         pairs = P.drop_duplicates(pairs, P.winners(everything(epoch)), ties=selection.has_ties)
@@ -185,20 +229,9 @@ def scored(epoch: Epoch, chunk: Chunk, selection: Selection, tasks: int | None) 
         request,
         job_id=epoch.job_id,
         staging_version=epoch.staging_version,
-        dates=(chunk.dates[0], chunk.dates[-1]),
+        dates=None if chunk is None else (chunk.dates[0], chunk.dates[-1]),
     )
-    due = pairs.withColumn("due", P.to_call_mask()).where("due != 0")
-    if tasks is not None:
-        due = due.repartition(tasks, "trace_id")
-    results = score(
-        request.scorers,
-        source.columns,
-        udf=epoch.settings.scoring.udf,
-        payload=request.payload,
-        trace_mb=limits.trace_mb,
-        timeout_s=limits.scorer_timeout_s,
-    )
-    return due.select("trace_id", "trace_time", "trace_date", "session_id", "draw", results.alias("results"))
+    return pairs.withColumn("due", P.submask(P.to_call_mask(), indexes)).where("due != 0")
 
 
 def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
@@ -263,6 +296,12 @@ def merge(epoch: Epoch) -> None:
     epoch.merged_at = time.monotonic()
 
 
+def merge_when_due(epoch: Epoch) -> None:
+    """MERGE when enough rows wait, or when the last one was long ago."""
+    if epoch.rows_waiting >= MERGE_ROWS or time.monotonic() - epoch.merged_at >= MERGE_SECONDS:
+        merge(epoch)
+
+
 def fenced(epoch: Epoch) -> None:
     """Stop: a write of this epoch was skipped, so another runner owns the job."""
     epoch.lease.lose("a newer epoch of the job has been claimed")
@@ -275,12 +314,17 @@ def cover(epoch: Epoch) -> None:
     if request.lists_traces or request.sampling != "hash":
         return
     whole, each = P.filters_of(request)
+
+    def reach(spec: ScorerSpec) -> float:
+        is_short = spec.kind is ScorerKind.JUDGE and epoch.reached is not None
+        return min(spec.sample_rate, epoch.reached or 0.0) if is_short else spec.sample_rate
+
     scorers = [
         {
             "scorer": s.name,
             "version": s.version,
             "filter_digest": f"{whole.digest}/{f.digest}",
-            "draw": [0.0, s.sample_rate],
+            "draw": [0.0, reach(s)],
         }
         for s, f in zip(request.scorers, each, strict=True)
     ]
@@ -302,12 +346,12 @@ def finish(epoch: Epoch, how: End, error: str | None = None) -> End:
     counts = final_counts(epoch)
     costs = [t.cost_usd for t in epoch.tallies.values() if t.cost_usd is not None]
     if how is End.SUCCEEDED and any(c.left for c in counts.values()):
-        how, error = End.PARTIAL, error or "Some due pairs have no result; `resume` goes on with them."
+        how, error = End.PARTIAL, epoch.stopped or "Some due pairs have no result; `resume` goes on with them."
     payload: dict[str, Any] = {
         "counts": {n: c.to_json() for n, c in counts.items()},
         "calls": sum(c.calls for c in counts.values()),
         "cost_usd": sum(costs) if costs else None,
-        "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else None,
+        "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else epoch.reached,
         "error": error,
     }
     return epoch.lease.store.end(epoch.job_id, epoch.lease.epoch, how, payload)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backfill_spark.settings import Settings
     from backfill_spark.sources import TraceSource
 
-CHOICE, FILE = "choice", "file"
+CHOICE, FILE, PROMPT = "choice", "file", "prompt"
 
 
 def listed(spark: SparkSession, trace_ids: Sequence[str]) -> DataFrame:
@@ -71,11 +71,26 @@ class WorkStore:
         rows = [{"job_id": job_id, "kind": FILE, "trace_id": f} for f in files]
         self.store.ensure().append(self.store.frame(rows))
 
-    def choice(self, job_id: str, request: Request) -> DataFrame | None:
-        """Return the job's choice as `listed` or `spark_samples` made it; None when it has none."""
+    def keep_prompts(self, job_id: str, prompts: DataFrame) -> None:
+        """Write a job's rendered prompts."""
+        self._write(prompts.withColumns({"job_id": F.lit(job_id), "kind": F.lit(PROMPT)}))
+
+    def prompts(self, job_id: str) -> DataFrame:
+        """Return the job's rendered prompts: one row a pair of a judge."""
+        return self._rows(job_id, PROMPT)
+
+    def has_prompts(self, job_id: str) -> bool:
+        """True when the job's prompts have been rendered."""
+        return self.store.exists() and bool(self.prompts(job_id).select("kind").head(1))
+
+    def choice(self, job_id: str, request: Request, *, version: int | None = None) -> DataFrame | None:
+        """Return the job's choice as `listed` or `spark_samples` made it; None when it has none.
+
+        `version` of the table is where an ended job, which has dropped its rows, still has them.
+        """
         if not request.lists_traces and request.sampling is Sampling.HASH:
             return None
-        rows = self._rows(job_id, CHOICE)
+        rows = self._rows(job_id, CHOICE, version)
         if request.sampling is Sampling.HASH:
             return rows.select("trace_id")
         return rows.select("trace_id", F.col("tokens").alias("chosen"))
@@ -86,11 +101,11 @@ class WorkStore:
 
     def clear(self, job_id: str) -> None:
         """Drop what a job kept."""
-        if self.store.exists():
+        if self.store.exists() and self.store.read().where(F.col("job_id") == job_id).select("job_id").head(1):
             self.store.delta().delete(F.col("job_id") == job_id)
 
-    def _rows(self, job_id: str, kind: str) -> DataFrame:
-        return self.store.read().where((F.col("job_id") == job_id) & (F.col("kind") == kind))
+    def _rows(self, job_id: str, kind: str, version: int | None = None) -> DataFrame:
+        return self.store.read(version).where((F.col("job_id") == job_id) & (F.col("kind") == kind))
 
     def _write(self, rows: DataFrame) -> None:
         have = set(rows.columns)

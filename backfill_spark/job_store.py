@@ -49,6 +49,8 @@ class Event(StrEnum):
     CHUNK_PLANNED = "chunk_planned"
     CHUNK_STAGED = "chunk_staged"
     CHUNK_MERGED = "chunk_merged"
+    ASKED = "asked"
+    """What a slice of judge calls spent."""
     COVERED = "covered"
     CANCEL_REQUESTED = "cancel_requested"
     CONFLICT = "conflict"
@@ -92,6 +94,8 @@ class JobRecord:
     end: Mapping[str, Any] = field(default_factory=dict)
     """Payload of the newest `ended`: counts, calls, cost_usd, rate_reached, error."""
     staged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    asked: tuple[Mapping[str, Any], ...] = ()
+    """What each slice of judge calls spent: requests, cost_usd, draw_to."""
     started_at: float | None = None
     ended_at: float | None = None
 
@@ -129,6 +133,8 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
                 )
             case Event.CHUNK_STAGED:
                 staged[payload["chunk"]] = payload
+            case Event.ASKED:
+                record = replace(record, asked=(*record.asked, payload))
     ends = sorted((r for r in rows if r["event"] == Event.ENDED), key=lambda r: int(r["epoch"]))
     if ends and ends[-1]["epoch"] == record.epoch:
         payload = json.loads(ends[-1]["payload"])

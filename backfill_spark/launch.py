@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill import Canceled, Epoch, finish, how_it_ends, merge, run
@@ -19,12 +19,14 @@ from backfill_spark.models import Counts, Request
 from backfill_spark.plan import Selection
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
+from backfill_spark.slices import run_slices, services_of
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
 from backfill_spark.store import error_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from backfill_spark.asking.endpoints import Service
     from backfill_spark.backfill import Bar
     from backfill_spark.settings import Settings
 
@@ -40,6 +42,9 @@ class Prepared:
     choice: DataFrame | None
     selection: Selection
     staging_version: int | None
+    services: Mapping[str, Service] = field(default_factory=dict)
+    probed: frozenset[str] = frozenset()
+    """Model URIs whose service has answered."""
 
 
 class _Silent:
@@ -80,6 +85,7 @@ def run_job(
         results=results,
         lease=lease,
         bar=bar or _Silent(),
+        ask_judges=run_slices,
         planned={n: Counts.from_json(c) for n, c in record.created["counts"].items()},
     )
     how, error = End.SUCCEEDED, None
@@ -90,8 +96,10 @@ def run_job(
             if prepared is not None:
                 epoch.source, epoch.choice = prepared.source, prepared.choice
                 epoch.selection, epoch.staging_version = prepared.selection, prepared.staging_version
+                epoch.services, epoch.probed = prepared.services, prepared.probed
             else:
                 jobs.show(record)
+                epoch.services = services_of(settings, request)
                 epoch.source = pinned_source(spark, settings, job_id, request)
                 epoch.choice = WorkStore(spark, settings).choice(job_id, request)
             run(epoch)
@@ -227,7 +235,9 @@ def pinned_source(spark: SparkSession, settings: Settings, job_id: str, request:
     Raises:
         SourceGoneError: the version can no longer be read, or the table was replaced by another one.
     """
-    files = WorkStore(spark, settings).files(job_id) if request.source_version.startswith("files:") else None
+    # An ended job has dropped its list: then the files that are there must be those that were pinned.
+    is_listed = request.source_version.startswith("files:")
+    files = (WorkStore(spark, settings).files(job_id) or None) if is_listed else None
     source = open_source(spark, settings, request.source, version=request.source_version, files=files)
     if source.table_id != request.source_table_id:
         raise SourceGoneError(

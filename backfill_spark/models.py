@@ -314,6 +314,8 @@ class Request:
     max_cost_usd: float | None = None
     max_error_rate: float = 1.0
     payload: str = "auto"
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Judge → URI of the model that it asks."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -322,7 +324,18 @@ class Request:
             "scorers": [s.to_json() for s in self.scorers],
             "window": self.window.to_json(),
             "notes": list(self.notes),
+            "models": dict(self.models),
         }
+
+    @property
+    def code(self) -> list[int]:
+        """Positions of the scorers that are called in the worker."""
+        return [i for i, s in enumerate(self.scorers) if s.kind is not ScorerKind.JUDGE]
+
+    @property
+    def judges(self) -> list[int]:
+        """Positions of the scorers that ask a model."""
+        return [i for i, s in enumerate(self.scorers) if s.kind is ScorerKind.JUDGE]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], definitions: Mapping[tuple[str, int], str | None]) -> Request:

@@ -43,6 +43,11 @@ def has_bit(mask: Column, index: int) -> Column:
     return mask.bitwiseAND(F.lit(bit(index)).cast("bigint")) != 0
 
 
+def submask(mask: Column, indexes: Sequence[int]) -> Column:
+    """Return a mask whose bit k is bit `indexes[k]` of `mask`."""
+    return mask_of([has_bit(mask, i) for i in indexes])
+
+
 def filters_of(request: Request) -> tuple[Filter, list[Filter]]:
     """Return the job's own filter and each scorer's registered one, parsed."""
     return compile_filter(request.filter_string), [compile_filter(s.filter_string) for s in request.scorers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +31,16 @@ class Selection:
     elsewhere: Mapping[str, int]
     """Scorer → due pairs that other jobs have staged: adopted at 0 calls."""
     calls_by_hour: Mapping[int, int]
-    """Hour since the epoch → pairs that must be called."""
+    """Hour since the epoch → pairs of code scorers that must be called."""
+    asks_by_hour: Mapping[int, int]
+    """Hour since the epoch → pairs of judges that must be asked, or answered from earlier answers."""
     has_duplicates: bool
     has_ties: bool
 
     @property
     def calls(self) -> int:
         """Pairs that must be called."""
-        return sum(self.calls_by_hour.values())
+        return sum(self.calls_by_hour.values()) + sum(self.asks_by_hour.values())
 
     def population(self, scorer: str) -> int:
         """Traces that the scorer's filter matches in the window."""
@@ -146,17 +148,17 @@ def select(
         )
         own[spec.name] = total(f"own_{i}")
         elsewhere[spec.name] = total(f"elsewhere_{i}")
-    indexes = range(len(request.scorers))
-    calls = {
-        r["hour"]: sum(r[f"due_{i}"] - r[f"own_{i}"] - r[f"elsewhere_{i}"] for i in indexes)
-        for r in rows
-        if r["hour"] is not None
-    }
+
+    def by_hour(indexes: Sequence[int]) -> dict[int, int]:
+        calls = {r["hour"]: sum(r[f"due_{i}"] - r[f"own_{i}"] - r[f"elsewhere_{i}"] for i in indexes) for r in rows}
+        return {h: n for h, n in calls.items() if h is not None and n}
+
     return Selection(
         counts=counts,
         own=own,
         elsewhere=elsewhere,
-        calls_by_hour={h: n for h, n in calls.items() if n},
+        calls_by_hour=by_hour(request.code),
+        asks_by_hour=by_hour(request.judges),
         has_duplicates=reasons[SkipReason.DUPLICATE_TRACE_ID.value] > 0,
         has_ties=total("ties") > 0,
     )

@@ -21,6 +21,7 @@ from backfill_spark.models import (
     Reprocess,
     Request,
     Sampling,
+    ScorerKind,
     ScorerSpec,
     TimeWindow,
     parse_moment,
@@ -49,6 +50,8 @@ class Arguments:
     seed: Any = 0
     max_error_rate: Any = None
     exclusive: bool = False
+    max_calls: Any = None
+    max_cost_usd: Any = None
 
 
 class Problems:
@@ -109,6 +112,9 @@ def resolve(
         seed=_seed(arguments.seed, problems),
         max_error_rate=_rate("max_error_rate", limit, problems),
         payload=settings.traces.payload,
+        models=_models(scorers, settings, problems),
+        max_calls=_limit("max_calls", arguments.max_calls, problems, whole=True),
+        max_cost_usd=_limit("max_cost_usd", arguments.max_cost_usd, problems, whole=False),
         notes=tuple(notes),
     )
 
@@ -229,7 +235,36 @@ def _registered(scorer: Any, name: str, catalog: Catalog, experiment_id: str, pr
     return same
 
 
+def _models(scorers: Sequence[ScorerSpec], settings: Settings, problems: Problems) -> dict[str, str]:
+    """Return the model of each judge: its own, or the setting's as it is now."""
+    from backfill_spark.asking.endpoints import resolve
+
+    models = {}
+    for spec in scorers:
+        if spec.kind is not ScorerKind.JUDGE:
+            continue
+        uri = spec.parameters.get("model") or settings.judge.model
+        try:
+            resolve(uri, settings.judge)
+        except BackfillRefusedError as error:
+            for problem in error.problems:
+                problems.note(f"Judge {spec.name!r}: {problem}")
+        models[spec.name] = str(uri)
+    return models
+
+
 # --- plain values
+
+
+def _limit(what: str, value: Any, problems: Problems, *, whole: bool) -> Any:
+    if value is None:
+        return None
+    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not fits or math.isnan(value) or math.isinf(value) or value < 0:
+        kind = "a whole number" if whole else "a number"
+        problems.note(f"{what} must be {kind}, 0 or more, got {value!r}.")
+        return None
+    return value
 
 
 def _rate(what: str, value: Any, problems: Problems) -> float:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backfill_spark.errors import SettingsError, nearest_first
+from backfill_spark.judge_settings import JudgeSettings
 
 DEFAULT_FILE = "conf/backfill.yaml"
 RESERVED = ("BACKFILL_SPARK_CONFIG", "BACKFILL_SPARK_FAILPOINT")
@@ -107,6 +108,7 @@ class Settings(BaseSettings):
     traces: TraceSettings = Field(default_factory=TraceSettings)
     scoring: ScoringSettings = Field(default_factory=ScoringSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    judge: JudgeSettings = Field(default_factory=JudgeSettings)
     spark: dict[str, str] = Field(default_factory=dict, description="Spark settings of a session that is built here.")
     delta_jars: list[str] = Field(default_factory=list, description="Local Delta archives, instead of a registry.")
 

@@ -14,6 +14,8 @@ from backfill_spark.cli.run import show_end
 @click.command(cls=ProgramCommand)
 @click.argument("job_id", metavar="JOB")
 @click.option("--repin", is_flag=True, help="Read the newest version of the source instead of the pinned one.")
+@click.option("--max-calls", type=int, metavar="N", help="New limit of judge requests, earlier ones included.")
+@click.option("--max-cost-usd", type=float, metavar="USD", help="New limit of their cost, in US dollars.")
 @click.pass_context
 def resume(ctx: click.Context, /, job_id: str, **options: Any) -> None:
     """Go on with a job that is PARTIAL, was interrupted, or whose runner is dead."""

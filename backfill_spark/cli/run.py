@@ -52,6 +52,9 @@ _REQUEST_OPTIONS = (
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw."),
     click.option("--max-error-rate", type=float, metavar="SHARE", help="The job fails above this share of errors."),
+    click.option("--max-calls", type=int, metavar="N", help="Most requests that judges may send."),
+    click.option("--max-cost-usd", type=float, metavar="USD", help="Most that judges may spend."),
+    click.option("--exclusive", is_flag=True, help="Refuse when a live job covers a scorer in the window."),
 )
 
 
@@ -68,21 +71,26 @@ def plan(program: Program, /, **options: Any) -> None:
 
 @click.command(cls=ProgramCommand)
 @request_options
+@click.option("--queue", is_flag=True, help="Leave the job PENDING for `work`.")
 @click.pass_context
-def run(ctx: click.Context, /, **options: Any) -> None:
+def run(ctx: click.Context, /, queue: bool, **options: Any) -> None:
     """Run a backfill here: plan, progress, summary."""
     from backfill_spark.display import audience
+    from backfill_spark.sheet import Sheet
 
     program: Program = ctx.obj
     request = _request(options)
     try:
         with audience(program.out):
-            job_id = program.api.backfill_scorers(**request)
+            job_id = program.api.backfill_scorers(**request, **({"launch": "queue"} if queue else {}))
     except BackfillFailedError as error:
         program.say(f"Error: {error}")
         if not error.job_id:
             raise
         ctx.exit(show_end(program, error.job_id, failure=error))
+    if queue:
+        program.answer(lambda: Sheet(f"Job {job_id} waits for `backfill-spark work`"), lambda: {"job_id": job_id})
+        return
     ctx.exit(show_end(program, job_id))
 
 
@@ -114,8 +122,11 @@ def _summary(program: Program, job: Any) -> Any:
 
 def _request(options: dict[str, Any]) -> dict[str, Any]:
     request = dict(options)
-    if request["max_error_rate"] is None:
-        del request["max_error_rate"]
+    for name in ("max_error_rate", "max_calls", "max_cost_usd"):
+        if request[name] is None:
+            del request[name]
+    if not request["exclusive"]:
+        del request["exclusive"]
     request["scorers"] = parse_scorers(request["scorers"])
     request["trace_ids"] = parse_trace_ids(request["trace_ids"])
     return request

@@ -30,6 +30,13 @@ CLASSES: dict[str, str] = {
     "RegexMatch": "backfill_spark.scorers.regex_match",
     "ResponseLength": "backfill_spark.scorers.response_length",
     "PIIDetection": "backfill_spark.scorers.pii_detection",
+    "Completeness": "backfill_spark.scorers.judges.completeness",
+    "Correctness": "backfill_spark.scorers.judges.correctness",
+    "Guidelines": "backfill_spark.scorers.judges.guidelines",
+    "InstructionsJudge": "backfill_spark.scorers.judges.make_judge",
+    "RelevanceToQuery": "backfill_spark.scorers.judges.relevance_to_query",
+    "RetrievalGroundedness": "backfill_spark.scorers.judges.retrieval_groundedness",
+    "Safety": "backfill_spark.scorers.judges.safety",
 }
 """Classes that a stored row may name, and their modules: a closed table."""
 _LOADED_MAX = 128

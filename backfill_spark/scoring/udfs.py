@@ -71,13 +71,21 @@ def score(
     """
     if not 1 <= len(specs) <= MAX_SCORERS:
         raise ValueError(f"A chunk has 1 to {MAX_SCORERS} scorers, not {len(specs)}: make more chunks.")
+    names, large, given = worker_inputs(specs, available, trace_mb=trace_mb)
+    carry = _carrier(udf, _Batch(tuple(specs), available, tuple(names), payload, timeout_s))
+    due = F.coalesce(F.col(DUE), F.lit(0)).cast("long")
+    return carry(due, large) if given is None else carry(due, large, given)
+
+
+def worker_inputs(
+    specs: Sequence[ScorerSpec], available: frozenset[str], *, trace_mb: float
+) -> tuple[list[str], Column, Column | None]:
+    """Return what a worker is given of a TRACES frame: names, a mask of too large traces, and a struct of texts."""
     needs = [columns_for(spec.signature, available) for spec in specs]
     names = sorted(frozenset().union(*needs))
-    batch = _Batch(tuple(specs), available, tuple(names), payload, timeout_s)
-    carry = _carrier(udf, batch)
-    due = F.coalesce(F.col(DUE), F.lit(0)).cast("long")
+    nobody = F.lit(0).cast("long")
     if not names:
-        return carry(due, F.lit(0).cast("long"))
+        return names, nobody, None
     texts = {name: _as_text(name) for name in names}
     is_large = {
         need: _size([texts[name] for name in need]) > int(trace_mb * 1024 * 1024) for need in dict.fromkeys(needs)
@@ -85,7 +93,6 @@ def score(
     bits = dict.fromkeys(needs, 0)
     for bit, need in enumerate(needs):
         bits[need] |= 1 << bit
-    nobody = F.lit(0).cast("long")
     masks = [
         F.when(large, F.lit(_signed(bits[need])).cast("long")).otherwise(nobody) for need, large in is_large.items()
     ]
@@ -95,7 +102,12 @@ def score(
     for name in names:
         large = reduce(and_, (is_large[need] for need in is_large if name in need))
         given += [F.lit(name), F.when(~large, texts[name])]
-    return carry(due, reduce(lambda a, b: a.bitwiseOR(b), masks), F.named_struct(*given))
+    return names, reduce(lambda a, b: a.bitwiseOR(b), masks), F.named_struct(*given)
+
+
+def worker_columns(names: Sequence[str], texts: Sequence[list[str | None]]) -> dict[str, Sequence[Any]]:
+    """Return what arrives in a worker as `score_batch` and `render_batch` take it."""
+    return {name: _unwrapped(values) if name in _WRAPPED else values for name, values in zip(names, texts, strict=True)}
 
 
 def _size(texts: Sequence[Column]) -> Column:
@@ -139,10 +151,7 @@ class _Batch:
         scorers = self.__dict__.get("_scorers")
         if scorers is None:
             scorers = self.__dict__["_scorers"] = load_scorers(self.specs, self.available)
-        given: dict[str, Sequence[Any]] = {
-            name: _unwrapped(values) if name in _WRAPPED else values
-            for name, values in zip(self.names, columns, strict=True)
-        }
+        given = worker_columns(self.names, columns)
         given[TOO_LARGE] = too_large
         results = score_batch(given, due, scorers, payload=self.payload, timeout_s=self.timeout_s)
         offsets = [0]

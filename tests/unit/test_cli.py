@@ -216,7 +216,7 @@ class TestPlanAndRun:
             ["run", "--scorers", "a", "--seed", "x"],
             ["run", "--scorers", "a", "--trace-ids", "@/no/such/file"],
             ["run", "--scorers", "a", "--trace-ids", ","],
-            ["run", "--scorers", "a", "--max-calls", "5"],
+            ["run", "--scorers", "a", "--max-calls", "x"],
             ["run", "--scorers", "a", "--set", "tables"],
             ["run", "--scorers", "a", "--set", "table.root=x"],
             ["run", "--scorers", "a", "--config", "/no/such/file"],

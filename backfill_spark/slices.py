@@ -1,0 +1,537 @@
+"""Slices: how judges get their answers, in ascending order of the draw.
+
+Render (once a job) → `work` → distinct prompts without an answer → ask → `judgements` → fan out → staging. What is
+staged at any moment is a finished uniform sample: all pairs whose draw lies below one number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from backfill_spark import backfill as loop
+from backfill_spark import tables
+from backfill_spark.asking.client import probe
+from backfill_spark.asking.endpoints import Service, resolve
+from backfill_spark.asking.prices import price_of
+from backfill_spark.asking.spool import delete_spool, read_spool
+from backfill_spark.choices import WorkStore
+from backfill_spark.chunks import Cutter
+from backfill_spark.errors import BackfillRefusedError
+from backfill_spark.job_store import Event
+from backfill_spark.models import Chunk, compact_json
+from backfill_spark.results import ResultStore
+from backfill_spark.scoring.prompts import Asking, Rendering, ask, fan, render
+from backfill_spark.session import scheduling_slots
+from backfill_spark.store import Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.backfill import Epoch
+    from backfill_spark.launch import Prepared
+    from backfill_spark.models import Request, ScorerSpec
+    from backfill_spark.plan import Selection
+    from backfill_spark.settings import Settings
+
+SLICE_CALLS = 2_000
+SLICE_SECONDS = 120.0
+PROMPT = "prompt"
+BUDGET_LEFT = "budget"
+"""What the client says of a question that its budget left."""
+RETRY_SHARE = 0.05
+"""Share of a budget that is held back for requests that must be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Questions to ask next, and how far they reach."""
+
+    draw_to: float
+    """Pairs below it are answered when its questions are; above 1 means all."""
+    questions: int
+    tokens: int
+    requests: int | None
+    cost_usd: float | None
+    """What it may spend."""
+
+
+@dataclass(slots=True)
+class Spending:
+    """What a job may still spend."""
+
+    calls: int | None
+    cost_usd: float | None
+
+    def spend(self, requests: int, cost_usd: float) -> None:
+        """Count what was spent."""
+        self.calls = None if self.calls is None else self.calls - requests
+        self.cost_usd = None if self.cost_usd is None else self.cost_usd - cost_usd
+
+
+def run_slices(epoch: Epoch, selection: Selection) -> None:
+    """Ask, fan out and stage until every judge's pair has its answer, or the budget or the endpoint ends it."""
+    if not sum(selection.asks_by_hour.values()):
+        return
+    work, judgements = WorkStore(epoch.spark, epoch.settings), _judgements(epoch)
+    if not work.has_prompts(epoch.job_id):
+        write_prompts(epoch, selection, work)
+    spending = _spending(epoch)
+    recover(epoch, judgements, spending)
+    pairs = open_pairs(epoch, work)
+    calls, draw_from, number = SLICE_CALLS, 0.0, len(epoch.lease.record.asked)
+    while True:
+        epoch.check()
+        piece = next_slice(epoch, pairs, judgements, spending, draw_from, calls)
+        if piece is None:
+            epoch.reached = draw_from
+            epoch.stopped = epoch.stopped or "The budget is used up: resume with a larger one to go on."
+            return
+        draw_to = piece.draw_to
+        if piece.questions:
+            began = time.monotonic()
+            number += 1
+            draw_to = ask_slice(epoch, pairs, judgements, spending, piece, draw_from, number)
+            pace = piece.questions / max(time.monotonic() - began, 0.1)
+            calls = max(SLICE_CALLS, int(SLICE_SECONDS * pace))
+        if draw_to > draw_from:
+            stage_answers(epoch, work, pairs, judgements, selection, draw_from, draw_to)
+            loop.merge_when_due(epoch)
+        draw_from = draw_to
+        if epoch.stopped is not None:
+            epoch.reached = draw_from
+            return
+        if draw_to > 1.0:
+            return
+
+
+# --- render
+
+
+def write_prompts(epoch: Epoch, selection: Selection, work: WorkStore) -> None:
+    """Render the prompts of all due pairs and keep them in `work`, once a job."""
+    prompts = rendered(epoch, selection)
+    work.keep_prompts(epoch.job_id, prompts)
+
+
+def rendered(epoch: Epoch, selection: Selection) -> DataFrame:
+    """Return the prompts of the judges' due pairs."""
+    request = epoch.request
+    specs = tuple(request.scorers[i] for i in request.judges)
+    settings = epoch.settings.judge
+    rendering = Rendering(specs, dict(request.models), request.payload, settings.token_cap, settings.marker_key_env)
+    due = loop.due_traces(epoch, selection, request.judges)
+    return render(due, rendering, epoch.source.columns, trace_mb=epoch.settings.limits.trace_mb)
+
+
+def open_pairs(epoch: Epoch, work: WorkStore) -> DataFrame:
+    """Return the job's prompts whose pairs are not staged yet."""
+    pairs = work.prompts(epoch.job_id)
+    if epoch.lease.epoch == 1:
+        return pairs
+    names = F.explode("results.scorer_name").alias("scorer_name")
+    staged = epoch.results.staging.read(epoch.staging_version).where(F.col("job_id") == epoch.job_id)
+    return pairs.join(
+        staged.select("trace_id", "trace_date", names), ["trace_id", "trace_date", "scorer_name"], "left_anti"
+    )
+
+
+# --- budget
+
+
+def _spending(epoch: Epoch) -> Spending:
+    request, asked = epoch.request, epoch.lease.record.asked
+    spending = Spending(request.max_calls, request.max_cost_usd)
+    spending.spend(sum(a["requests"] for a in asked), sum(a["cost_usd"] or 0.0 for a in asked))
+    return spending
+
+
+def recover(epoch: Epoch, judgements: Store, spending: Spending) -> None:
+    """Take the answers that a killed runner left in its spool, and count what it may have spent."""
+    folder = spool_folder(epoch.settings)
+    spooled = read_spool(folder, epoch.job_id)
+    if not spooled.requests and not spooled.answers:
+        return
+    if spooled.answers:
+        have = judgements.read().where(F.col("job_id") == epoch.job_id).select("prompt_hash")
+        rows = [
+            a.to_json() | {"answer": a.verdict, "error_code": None if a.error_code is None else str(a.error_code)}
+            for a in spooled.answers
+            if a.left is None
+        ]
+        frame = judgements.frame([{**r, "job_id": epoch.job_id} for r in rows]).join(have, "prompt_hash", "left_anti")
+        judgements.append(
+            frame.withColumn("answered_at", F.current_timestamp()).select(*judgements.table.schema.fieldNames())
+        )
+    spent(epoch, spending, spooled.requests, spooled.cost_usd, None)
+    delete_spool(folder, epoch.job_id)
+
+
+def spent(epoch: Epoch, spending: Spending, requests: int, cost_usd: float, draw_to: float | None) -> None:
+    """Tell what was spent; a budget counts from these events."""
+    spending.spend(requests, cost_usd)
+    epoch.lease.note(Event.ASKED, {"requests": requests, "cost_usd": cost_usd, "draw_to": draw_to})
+    epoch.lease.tell()
+
+
+def next_slice(
+    epoch: Epoch, pairs: DataFrame, judgements: Store, spending: Spending, draw_from: float, calls: int
+) -> Slice | None:
+    """Choose the next questions, in exact order of the draw; None when the budget fits no more."""
+    limit = calls
+    if spending.calls is not None:
+        kept = int(spending.calls * RETRY_SHARE) if spending.calls >= 1 / RETRY_SHARE else 0
+        limit = min(limit, max(spending.calls - kept, 0))
+    worst = None
+    if spending.cost_usd is not None:
+        worst = worst_cost(epoch, pairs, draw_from)
+        limit = min(limit, max(int(spending.cost_usd * (1 - RETRY_SHARE) / worst), 0)) if worst else limit
+    questions = unanswered(epoch, pairs.where(F.col("draw") >= draw_from), judgements)
+    first = questions.orderBy("first").limit(limit + 1)
+    row = first.agg(
+        F.count(F.lit(1)).alias("n"), F.max("first").alias("last"), F.sum("tokens").alias("tokens")
+    ).collect()[0]
+    if row["n"] <= limit:
+        return Slice(2.0, row["n"], row["tokens"] or 0, spending.calls, spending.cost_usd)
+    edge = row["last"]
+    count = (
+        questions.where(F.col("first") < edge)
+        .agg(F.count(F.lit(1)).alias("n"), F.sum("tokens").alias("t"))
+        .collect()[0]
+    )
+    answered = pairs.where((F.col("draw") >= draw_from) & (F.col("draw") < edge)).limit(1).count()
+    if not count["n"] and not answered:
+        return None
+    return Slice(edge, count["n"], count["t"] or 0, spending.calls, spending.cost_usd)
+
+
+def worst_cost(epoch: Epoch, pairs: DataFrame, draw_from: float) -> float | None:
+    """Return the highest cost of one question among those that are left; None when there is none."""
+    longest = pairs.where(F.col("draw") >= draw_from).groupBy("scorer_name").agg(F.max("tokens").alias("t")).collect()
+    costs = []
+    for row in longest:
+        service = epoch.services[epoch.request.models[row["scorer_name"]]]
+        assert service.price is not None
+        costs.append(service.price.of(row["t"] or 0, service.max_output_tokens))
+    return max(costs, default=None)
+
+
+# --- ask
+
+
+def unanswered(epoch: Epoch, pairs: DataFrame, judgements: Store) -> DataFrame:
+    """Return the distinct prompts without an answer: prompt_hash, first (lowest draw), tokens, scorer_name."""
+    hashes = (
+        pairs.where("prompt_hash is not null")
+        .groupBy("prompt_hash")
+        .agg(F.min("draw").alias("first"), F.max("tokens").alias("tokens"), F.first("scorer_name").alias("scorer_name"))
+    )
+    return hashes.join(known(epoch, judgements).select("prompt_hash"), "prompt_hash", "left_anti")
+
+
+def known(epoch: Epoch, judgements: Store) -> DataFrame:
+    """Return the answers that this job may use, one a prompt: its own, and good ones of others unless cache is off."""
+    rows = judgements.read()
+    is_own = F.col("job_id") == epoch.job_id
+    usable = is_own if epoch.settings.judge.cache == "off" else is_own | F.col("error_code").isNull()
+    best = Window.partitionBy("prompt_hash").orderBy(F.col("error_code").isNotNull(), ~is_own, "answered_at")
+    return rows.where(usable).withColumn("_rank", F.row_number().over(best)).where("_rank = 1").drop("_rank")
+
+
+def ask_slice(
+    epoch: Epoch,
+    pairs: DataFrame,
+    judgements: Store,
+    spending: Spending,
+    piece: Slice,
+    draw_from: float,
+    number: int,
+) -> float:
+    """Ask a slice's questions; return how far the answers reach without a gap."""
+    inside = pairs.where((F.col("draw") >= draw_from) & (F.col("draw") < piece.draw_to))
+    questions = unanswered(epoch, inside, judgements)
+    texts = inside.where("prompt_hash is not null").groupBy("prompt_hash").agg(F.first("prompt").alias("prompt"))
+    tasks = max(1, min(scheduling_slots(epoch.spark) - 1, -(-piece.questions // 50)))
+    folder = spool_folder(epoch.settings)
+    why: list[str] = []
+    for uri in sorted(set(epoch.request.models.values())):
+        names = [n for n, u in epoch.request.models.items() if u == uri]
+        mine = questions.where(F.col("scorer_name").isin(names)).join(texts, "prompt_hash")
+        # One slot stays free: heartbeats must not wait for the slice's end.
+        mine = mine.repartition(tasks, "prompt_hash").sortWithinPartitions("first")
+        asking = Asking(
+            service=replace(_service(epoch, uri), tasks=tasks),
+            spool_folder=folder,
+            job_id=epoch.job_id,
+            slice=number,
+            requests_each=None if piece.requests is None else piece.requests / piece.questions,
+            cost_each=None if piece.cost_usd is None else piece.cost_usd / piece.questions,
+        )
+        why += _write_answers(epoch, judgements, ask(mine.select("prompt_hash", "prompt", "tokens"), asking))
+    spooled = read_spool(folder, epoch.job_id)
+    left = questions_left(epoch, inside, judgements)
+    draw_to = piece.draw_to if left is None else left
+    spent(epoch, spending, spooled.requests, spooled.cost_usd, draw_to)
+    delete_spool(folder, epoch.job_id)
+    if why:
+        epoch.stopped = why[0]
+    return draw_to
+
+
+def _write_answers(epoch: Epoch, judgements: Store, answers: DataFrame) -> list[str]:
+    """Append the answers; return why questions were left, other than for the budget."""
+    from pyspark.sql import Observation
+
+    seen = Observation()
+    reason = F.when(F.col("left") != BUDGET_LEFT, F.col("left"))
+    rows = answers.observe(seen, F.max(reason).alias("why"), F.count(F.lit(1)).alias("n")).where("left is null")
+    judgements.append(
+        rows.withColumns(
+            {
+                "parameters": F.lit(None).cast("string"),
+                "job_id": F.lit(epoch.job_id),
+                "answered_at": F.current_timestamp(),
+            }
+        ).select(*judgements.table.schema.fieldNames())
+    )
+    why = seen.get.get("why")
+    return [str(why)] if why else []
+
+
+def questions_left(epoch: Epoch, inside: DataFrame, judgements: Store) -> float | None:
+    """Return the lowest draw among the slice's questions that got no answer."""
+    row = unanswered(epoch, inside, judgements).agg(F.min("first").alias("first")).collect()[0]
+    return None if row["first"] is None else float(row["first"])
+
+
+# --- fan out
+
+
+def stage_answers(
+    epoch: Epoch,
+    work: WorkStore,
+    pairs: DataFrame,
+    judgements: Store,
+    selection: Selection,
+    draw_from: float,
+    draw_to: float,
+) -> None:
+    """Give each pair of the slice its answer, and stage it as one chunk."""
+    inside = pairs.where((F.col("draw") >= draw_from) & (F.col("draw") < draw_to))
+    paid = work.prompts(epoch.job_id).where((F.col("draw") < draw_to) & F.col("prompt_hash").isNotNull())
+    key = F.struct("draw", "trace_id", "scorer_name")
+    payers = paid.groupBy("prompt_hash").agg(F.min(key).alias("payer"))
+    answers = known(epoch, judgements)
+    answer = F.struct(*[F.col(n) for n in judgements.table.schema.fieldNames()]).alias("judgement")
+    rows = (
+        inside.join(answers.select("prompt_hash", answer), "prompt_hash", "left")
+        .join(payers, "prompt_hash", "left")
+        .withColumn(
+            "cached", ~F.coalesce((F.col("payer") == key) & (F.col("judgement.job_id") == epoch.job_id), F.lit(False))
+        )
+    )
+    specs = [epoch.request.scorers[i] for i in epoch.request.judges]
+    staged = fan(rows.withColumn("judgement", _plain("judgement")), specs, epoch.request.models)
+    cutter = Cutter(selection.asks_by_hour, epoch.request.window)
+    whole = cutter.next(cutter.pairs) or Chunk(0, epoch.request.window, 0.0, 1.0, 0)
+    chunk = loop.numbered(epoch, replace(whole, draw_from=draw_from, draw_to=min(draw_to, 1.0)))
+    loop.stage(epoch, chunk, staged)
+
+
+def _plain(name: str) -> Any:
+    """A judgement without its moment, which Arrow would hand over as a datetime."""
+    return F.when(F.col(name).isNotNull(), F.col(name).dropFields("answered_at"))
+
+
+# --- services
+
+
+def services_of(settings: Settings, request: Request) -> dict[str, Service]:
+    """Return the service of each model that the request's judges ask.
+
+    Raises:
+        BackfillRefusedError: a model URI or its endpoint cannot be used.
+    """
+    out = {}
+    for uri in sorted(set(request.models.values())):
+        endpoint, model = resolve(uri, settings.judge)
+        out[uri] = Service(
+            endpoint, model, price=price_of(endpoint, model), max_output_tokens=settings.judge.max_output_tokens
+        )
+    return out
+
+
+def _service(epoch: Epoch, uri: str) -> Service:
+    """Return a service whose shape is known; the first question about it is a probe."""
+    found = epoch.services.get(uri)
+    if found is None or uri not in epoch.probed:
+        found = probed(found or services_of(epoch.settings, epoch.request)[uri])
+        epoch.services = {**epoch.services, uri: found}
+        epoch.probed = epoch.probed | {uri}
+    return found
+
+
+def probed(service: Service) -> Service:
+    """Ask one small question, counted and paid apart from `calls`.
+
+    Raises:
+        BackfillRefusedError: the key is not there, or the model does not answer.
+    """
+    found = probe(service)
+    if found.problem is not None:
+        raise BackfillRefusedError(found.problem)
+    return found.service
+
+
+def spool_folder(settings: Settings) -> str:
+    """Folder of answers that are not committed yet; beside the tables where these lie in a folder."""
+    return f"{settings.tables.root.rstrip('/')}/{settings.tables.prefix}spool"
+
+
+def _judgements(epoch: Epoch) -> Store:
+    return Store(epoch.spark, tables.JUDGEMENTS, epoch.settings).ensure()
+
+
+def keys_missing(spark: SparkSession, services: Mapping[str, Service]) -> list[str]:
+    """Return which keys the executors lack; the keys themselves stay there."""
+    endpoints = [s.endpoint for s in services.values()]
+    slots = min(scheduling_slots(spark), 64)
+
+    def look(batches: Any) -> Any:
+        import pyarrow as pa
+
+        from backfill_spark.asking.endpoints import read_key
+
+        for batch in batches:
+            problems = []
+            for endpoint in endpoints:
+                try:
+                    read_key(endpoint)
+                except BackfillRefusedError as error:
+                    problems.append(str(error))
+            yield pa.RecordBatch.from_pydict({"problem": [compact_json(problems)] * batch.num_rows})
+
+    import json
+
+    rows = spark.range(0, slots, 1, slots).mapInArrow(look, "problem string").collect()
+    return sorted({problem for row in rows for problem in json.loads(row[0])})
+
+
+def judge_specs(request: Request) -> list[ScorerSpec]:
+    """Return the request's judges."""
+    return [request.scorers[i] for i in request.judges]
+
+
+# --- before a job exists
+
+
+def draft(prepared: Prepared, spark: SparkSession, settings: Settings) -> Epoch:
+    """Return an epoch of no job, good for rendering prompts and for nothing else."""
+    return loop.Epoch(
+        spark=spark,
+        settings=settings,
+        job_id="",
+        request=prepared.request,
+        source=prepared.source,
+        results=ResultStore(spark, settings),
+        lease=None,  # type: ignore[arg-type]
+        bar=None,  # type: ignore[arg-type]
+        planned={},
+        choice=prepared.choice,
+        selection=prepared.selection,
+        staging_version=prepared.staging_version,
+    )
+
+
+def has_questions(prepared: Prepared, spark: SparkSession, settings: Settings) -> bool:
+    """True when at least one prompt has no answer yet."""
+    if not sum(prepared.selection.asks_by_hour.values()):
+        return False
+    epoch = draft(prepared, spark, settings)
+    prompts = rendered(epoch, prepared.selection).where("prompt_hash is not null").select("prompt_hash")
+    store = Store(spark, tables.JUDGEMENTS, settings)
+    if store.exists():
+        prompts = prompts.join(F.broadcast(known(epoch, store).select("prompt_hash")), "prompt_hash", "left_anti")
+    return bool(prompts.head(1))
+
+
+SAMPLED_PROMPTS = 200
+ANSWER_TOKENS = (30, 227)
+"""Tokens of an answer where nothing is known: a bare verdict, and the mean of 8,181 real judge replies."""
+
+
+def expected_cost(prepared: Prepared, spark: SparkSession, settings: Settings) -> dict[str, Any]:
+    """Return the plan's fields about judges: calls, tokens and cost as ranges, without any call.
+
+    From earlier results of the same judge version where there are 30 of them, else from sampled prompts.
+    """
+    request, selection = prepared.request, prepared.selection
+    asks = {
+        s.name: selection.counts[s.name].due - selection.own[s.name] - selection.elsewhere[s.name]
+        for s in judge_specs(request)
+    }
+    if not sum(asks.values()):
+        return {}
+    tokens = {**_sampled_tokens(prepared, spark, settings), **_earlier_tokens(request, spark, settings)}
+    ranges: dict[str, Any] = {}
+    notes = []
+    for name, calls in asks.items():
+        uri = request.models[name]
+        read, (least, most) = tokens.get(name, (0, ANSWER_TOKENS))
+        price = prepared.services[uri].price
+        cost = None if price is None else [calls * price.of(read, least), calls * price.of(read, most)]
+        ranges[name] = {
+            "model": uri,
+            "calls": calls,
+            "tokens": [calls * (read + least), calls * (read + most)],
+            "cost_usd": cost,
+        }
+        shown = "at an unknown price" if cost is None else f"{cost[0]:.2f} to {cost[1]:.2f} USD"
+        notes.append(
+            f"{name}: at most {calls:,} calls to {uri}, {calls * (read + least):,} to {calls * (read + most):,} "
+            f"tokens, {shown}; equal prompts are asked once."
+        )
+    costs = [r["cost_usd"] for r in ranges.values()]
+    known_cost = None if any(c is None for c in costs) else sum((c[0] + c[1]) / 2 for c in costs)
+    return {"cost_usd": known_cost, "notes": (*request.notes, *notes), "extra": {"judges": ranges}}
+
+
+def _sampled_tokens(
+    prepared: Prepared, spark: SparkSession, settings: Settings
+) -> dict[str, tuple[int, tuple[int, int]]]:
+    epoch = draft(prepared, spark, settings)
+    some = rendered(epoch, prepared.selection).where("prompt_hash is not null").limit(SAMPLED_PROMPTS)
+    rows = some.groupBy("scorer_name").agg(F.avg("tokens").alias("tokens")).collect()
+    return {r["scorer_name"]: (round(r["tokens"]), ANSWER_TOKENS) for r in rows}
+
+
+def _earlier_tokens(
+    request: Request, spark: SparkSession, settings: Settings
+) -> dict[str, tuple[int, tuple[int, int]]]:
+    store = ResultStore(spark, settings).assessments
+    if not store.exists():
+        return {}
+    names = [s.name for s in judge_specs(request)]
+    rows = (
+        store.read()
+        .where(
+            (F.col("experiment_id") == request.experiment_id)
+            & F.col("scorer_name").isin(names)
+            & (F.col("input_tokens") > 0)
+        )
+        .groupBy("scorer_name")
+        .agg(
+            F.count(F.lit(1)).alias("n"),
+            F.avg("input_tokens").alias("read"),
+            F.percentile("output_tokens", 0.1).alias("least"),
+            F.percentile("output_tokens", 0.9).alias("most"),
+        )
+        .where("n >= 30")
+        .collect()
+    )
+    return {r["scorer_name"]: (round(r["read"]), (round(r["least"] or 0), round(r["most"] or 0))) for r in rows}
