@@ -166,8 +166,12 @@ def mark_duplicates(chosen: DataFrame) -> DataFrame:
 
 
 def winners(chosen: DataFrame) -> DataFrame:
-    """Return, for each trace id that has several scorable rows: trace_id, first_time and `tied`."""
-    rows = chosen.where(F.col("skip").isNull()).groupBy("trace_id", "request_time").agg(F.count(F.lit(1)).alias("n"))
+    """Return, for each trace id that has several scorable rows: trace_id, first_time and `tied`.
+
+    `chosen` may be what `mark_duplicates` gives: what it marked is scorable otherwise.
+    """
+    scorable = F.col("skip").isNull() | (F.col("skip") == SkipReason.DUPLICATE_TRACE_ID.value)
+    rows = chosen.where(scorable).groupBy("trace_id", "request_time").agg(F.count(F.lit(1)).alias("n"))
     first = rows.groupBy("trace_id").agg(
         F.min("request_time").alias("first_time"),
         F.min_by("n", "request_time").alias("n"),
