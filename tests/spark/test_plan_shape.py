@@ -1,0 +1,124 @@
+"""What a plan and a run read: no more than they need, and each due pair is called once."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from backfill_spark import backfill, backfill_scorers, configure, get_backfill, plan_backfill, scorer
+from backfill_spark import plan as planning
+from backfill_spark.scorers import definition
+from tests.factories import NOON, Ledger, ledger_scorer, some_traces, write_traces
+
+if TYPE_CHECKING:
+    from backfill_spark.settings import Settings
+
+TEXTS = ("request", "response", "spans", "assessments", "request_preview", "response_preview")
+START = datetime(2024, 6, 17)
+
+
+def scans(frame: DataFrame, path: str) -> list[str]:
+    """Return the scans of the table at `path` in the physical plan: columns, filters and schema read."""
+    told = frame._jdf.queryExecution().explainString(  # type: ignore[operator]
+        frame.sparkSession._jvm.org.apache.spark.sql.execution.ExplainMode.fromString("formatted")  # type: ignore[union-attr]
+    )
+    blocks = re.split(r"\n(?=\(\d+\) )", told)
+    found = [b for b in blocks if re.match(r"\(\d+\) Scan", b) and path in b]
+    assert found, told
+    return found
+
+
+def read_schema(scan: str) -> set[str]:
+    """Return the columns that one scan reads from the files."""
+    match = re.search(r"ReadSchema: struct<(.*)>", scan)
+    assert match is not None, scan
+    return set(re.findall(r"(?:^|,)(\w+):", re.sub(r"<[^<>]*>", "", re.sub(r"<[^<>]*(<[^<>]*>)[^<>]*>", "", match[1]))))
+
+
+@pytest.fixture
+def world(spark: SparkSession, settings: Settings, ledger: Ledger) -> Settings:
+    rows = some_traces(300, request_time=lambda n: NOON + timedelta(hours=n))
+    write_traces(spark, rows, settings.traces_path, files=3)
+    configure(settings)
+    ledger_scorer(ledger.path).register().start()
+    ledger_scorer(ledger.path, name="on_trace", on="trace").register().start()
+    return settings
+
+
+def test_a_plan_makes_no_call_and_loads_no_code(
+    world: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the definition cannot be loaded."""
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a plan loaded code")
+
+    monkeypatch.setattr(definition, "load", refuse)
+    plan = plan_backfill(scorers=["length", "on_trace"], start_time=START)
+    assert 2 * (300 - 36) == plan.calls
+    assert ledger.lines() == []
+
+
+def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window reaches the scan; a scorer on outputs never reads spans; the second run reads no texts at all."""
+    scored: list[DataFrame] = []
+    selected: list[DataFrame] = []
+    made_scored, made_pairs = backfill.scored, planning.chosen_pairs
+    monkeypatch.setattr(backfill, "scored", lambda *a, **k: _kept(scored, made_scored(*a, **k)))
+    monkeypatch.setattr(planning, "chosen_pairs", lambda *a, **k: _kept(selected, made_pairs(*a, **k)))
+
+    first = get_backfill(backfill_scorers(scorers=["length"], start_time=START))
+    assert 264 == first.counts["length"].calls == len(ledger.lines()) == len(set(ledger.lines()))
+    assert scored
+    for frame in scored:
+        (scan,) = scans(frame, world.traces_path)
+        assert {"response"} == read_schema(scan) & set(TEXTS)
+        assert re.search(r"PushedFilters: \[.*GreaterThanOrEqual\(request_time,", scan), scan
+    for frame in selected:
+        assert not set().union(*(read_schema(s) for s in scans(frame, world.traces_path))) & set(TEXTS)
+
+    # Unchanged: no call, and nothing but the light columns is read.
+    ledger.clear()
+    scored.clear()
+    selected.clear()
+    again = get_backfill(backfill_scorers(scorers=["length"], start_time=START))
+    assert (0, 264) == (again.counts["length"].calls, again.counts["length"].already_scored)
+    assert ledger.lines() == []
+    assert scored == []
+    assert selected
+    for frame in selected:
+        assert not set().union(*(read_schema(s) for s in scans(frame, world.traces_path))) & set(TEXTS)
+
+
+def _kept(into: list[DataFrame], frame: DataFrame) -> DataFrame:
+    into.append(frame)
+    return frame
+
+
+def test_one_scan_and_one_python_node_serve_all_scorers(
+    world: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two scorers share the scan and the worker; each due pair is called exactly once."""
+    frames: list[DataFrame] = []
+    made = backfill.scored
+    monkeypatch.setattr(backfill, "scored", lambda *a, **k: _kept(frames, made(*a, **k)))
+
+    @scorer
+    def third(inputs):  # type: ignore[no-untyped-def]
+        return len(inputs)
+
+    third.register().start()
+    job = get_backfill(backfill_scorers(scorers=["length", "on_trace", "third"], end_time=START))
+    assert [36] * 3 == [c.calls for c in job.counts.values()]
+    lines = ledger.lines()
+    assert 72 == len(lines)
+    ids = [line for line in lines if line.startswith("on_trace\t")]
+    assert 36 == len(ids) == len(set(ids))
+    for frame in frames:
+        text = frame._jdf.queryExecution().executedPlan().toString()  # type: ignore[operator]
+        assert 1 == len(re.findall(r"(?:ArrowEvalPython|BatchEvalPython|ArrowPythonRunner)", text)), text
+        assert 1 == len(scans(frame, world.traces_path))
