@@ -144,12 +144,13 @@ def backfill_scorers(
 
     display.announce(made.plan)
     made = _probed(made)
-    job_id = _create(made)
+    created = _create(made)
+    job_id = created.job_id
     if launch == "queue":
         return job_id
     total = sum(c.due for c in made.prepared.selection.counts.values())
     with Progress(job_id, total=total) as bar:
-        record = run_job(made.spark, made.settings, job_id, prepared=made.prepared, bar=bar)
+        record = run_job(made.spark, made.settings, job_id, created=created, prepared=made.prepared, bar=bar)
     return _ended(record)
 
 
@@ -370,7 +371,7 @@ def _probed(made: _Made) -> _Made:
     return _Made(made.spark, made.settings, replace(prepared, services=services, probed=frozenset(services)), made.plan)
 
 
-def _create(made: _Made) -> str:
+def _create(made: _Made) -> JobRecord:
     """Record the job with everything that it has chosen."""
     request, source = made.prepared.request, made.prepared.source
     now = datetime.now(UTC)
@@ -380,7 +381,7 @@ def _create(made: _Made) -> str:
         work.keep_choice(job_id, made.prepared.choice)
     if source.files:
         work.keep_files(job_id, source.files)
-    JobStore(made.spark, made.settings).create(
+    record = JobStore(made.spark, made.settings).create(
         job_id,
         {
             "request": request.to_json(),
@@ -393,7 +394,7 @@ def _create(made: _Made) -> str:
         },
     )
     failpoint(Failpoint.AFTER_CREATE)
-    return job_id
+    return record
 
 
 def _versions(spark: SparkSession) -> dict[str, str]:

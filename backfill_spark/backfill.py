@@ -15,12 +15,12 @@ from backfill_spark import chunks, sampling
 from backfill_spark import pairs as P
 from backfill_spark.errors import BackfillError, SourceGoneError
 from backfill_spark.failpoints import Failpoint, failpoint
-from backfill_spark.job_store import End, Event, Lease
+from backfill_spark.job_store import End, Event, JobRecord, Lease
 from backfill_spark.models import Chunk, Counts, Request, ScorerKind, ScorerSpec
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
 from backfill_spark.results import ResultStore, Tally
 from backfill_spark.scoring.udfs import columns_needed, score
-from backfill_spark.session import scheduling_slots
+from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
 
 if TYPE_CHECKING:
@@ -112,7 +112,6 @@ def run(epoch: Epoch) -> None:
         epoch.ask_judges(epoch, selection)
     epoch.check()
     merge(epoch)
-    cover(epoch)
 
 
 def survey(epoch: Epoch) -> Selection:
@@ -237,7 +236,9 @@ def due_traces(epoch: Epoch, selection: Selection, indexes: Sequence[int], chunk
 def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
     """Append the scored chunk in one commit, and count it."""
     failpoint(Failpoint.BEFORE_STAGE)
-    if not epoch.results.stage(frame, epoch.job_id, epoch.request, chunk.index, epoch.lease.next_txn()):
+    with compiled(epoch.spark, rows=chunk.pairs):
+        is_staged = epoch.results.stage(frame, epoch.job_id, epoch.request, chunk.index, epoch.lease.next_txn())
+    if not is_staged:
         fenced(epoch)
     failpoint(Failpoint.AFTER_STAGE)
     epoch.waiting[chunk.index] = chunk.dates
@@ -248,7 +249,7 @@ def staged(epoch: Epoch, chunk: int, tallies: dict[str, Tally]) -> None:
     """Tell what a staged chunk holds."""
     counts = {name: [t.scored, t.empty, t.errored, t.calls] for name, t in tallies.items()}
     epoch.lease.note(Event.CHUNK_STAGED, {"chunk": chunk, "counts": counts})
-    epoch.lease.tell()
+    epoch.lease.tell_when_due()
     count(epoch, tallies)
 
 
@@ -278,7 +279,8 @@ def merge(epoch: Epoch) -> None:
     for attempt in range(MERGE_ATTEMPTS):
         epoch.check()
         try:
-            done = epoch.results.merge(epoch.job_id, epoch.request, numbers, dates, epoch.lease.next_txn())
+            with compiled(epoch.spark, rows=epoch.rows_waiting):
+                done = epoch.results.merge(epoch.job_id, epoch.request, numbers, dates, epoch.lease.next_txn())
         except Exception as error:
             if not is_conflict(error) or attempt == MERGE_ATTEMPTS - 1:
                 raise
@@ -338,15 +340,17 @@ def cover(epoch: Epoch) -> None:
             "scorers": scorers,
         },
     )
-    epoch.lease.tell()
 
 
-def finish(epoch: Epoch, how: End, error: str | None = None) -> End:
-    """End the epoch with the job's counts; return how it ended, which another writer may have decided."""
+def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
+    """End the epoch with the job's counts; return the job, whose end another writer may have decided."""
     counts = final_counts(epoch)
     costs = [t.cost_usd for t in epoch.tallies.values() if t.cost_usd is not None]
     if how is End.SUCCEEDED and any(c.left for c in counts.values()):
         how, error = End.PARTIAL, epoch.stopped or "Some due pairs have no result; `resume` goes on with them."
+    if how is End.SUCCEEDED or (how is End.PARTIAL and epoch.reached is not None):
+        cover(epoch)
+    epoch.lease.tell()
     payload: dict[str, Any] = {
         "counts": {n: c.to_json() for n, c in counts.items()},
         "calls": sum(c.calls for c in counts.values()),

@@ -99,6 +99,10 @@ class WorkStore:
         """Return the frozen file list; empty for sources that are pinned by a version."""
         return tuple(r[0] for r in self._rows(job_id, FILE).select("trace_id").orderBy("trace_id").collect())
 
+    def clear_files(self, job_id: str) -> None:
+        """Drop a job's frozen file list only."""
+        self.store.delta().delete((F.col("job_id") == job_id) & (F.col("kind") == FILE))
+
     def clear(self, job_id: str) -> None:
         """Drop what a job kept."""
         if self.store.exists() and self.store.read().where(F.col("job_id") == job_id).select("job_id").head(1):

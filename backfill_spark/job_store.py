@@ -88,6 +88,8 @@ class JobRecord:
     lease_s: float = 0.0
     last_seen: float | None = None
     """Commit time of the runner's newest event, in seconds since the epoch."""
+    is_epoch_ended: bool = False
+    """True when how the newest epoch ended is decided."""
     is_released: bool = False
     """True when the newest epoch has ended without a state: the job waits for a runner."""
     cancel_requested: bool = False
@@ -128,6 +130,7 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
                     epoch=row["epoch"],
                     owner=payload["owner"],
                     lease_s=payload["lease_s"],
+                    is_epoch_ended=False,
                     is_released=False,
                     started_at=record.started_at or row["seen"],
                 )
@@ -139,6 +142,7 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
     if ends and ends[-1]["epoch"] == record.epoch:
         payload = json.loads(ends[-1]["payload"])
         how = End(payload["end"])
+        record = replace(record, is_epoch_ended=True)
         if how in (End.RELEASED, End.LOST):
             record = replace(record, is_released=True)
         else:
@@ -332,8 +336,8 @@ class JobStore:
             LeaseLostError: a newer epoch fenced this claim off before it was complete.
         """
         failpoint(Failpoint.BEFORE_CLAIM)
-        if record.epoch and not record.is_released and record.state is not JobState.PARTIAL:
-            if self.end(record.job_id, record.epoch, End.LOST, {}) is not End.LOST:
+        if record.epoch and not record.is_epoch_ended:
+            if not self.end(record.job_id, record.epoch, End.LOST, {}).is_released:
                 return None
             failpoint(Failpoint.AFTER_DECIDE)
         epoch = record.epoch + 1
@@ -355,19 +359,16 @@ class JobStore:
         failpoint(Failpoint.AFTER_WALL)
         return Lease(self, now, owner)
 
-    def end(self, job_id: str, epoch: int, how: End, payload: Mapping[str, Any]) -> End:
-        """End an epoch once; return how it ended, which another writer may have decided first."""
+    def end(self, job_id: str, epoch: int, how: End, payload: Mapping[str, Any]) -> JobRecord:
+        """End an epoch once; return the job, whose end another writer may have decided first."""
         failpoint(Failpoint.BEFORE_END)
         txn = Txn(f"{job_id}/end/{epoch}", 1)
         self.write(
             job_id, [(Event.ENDED, {"end": how.value, **payload})], epoch=epoch, n=(1 << EPOCH_SHIFT) - 1, txn=txn
         )
-        rows = self.events.read().where(
-            (F.col("job_id") == job_id) & (F.col("epoch") == epoch) & (F.col("event") == Event.ENDED.value)
-        )
-        ended = rows.select("payload").collect()
+        record = self.record(job_id)
         failpoint(Failpoint.AFTER_END)
-        return End(json.loads(ended[0]["payload"])["end"])
+        return record
 
 
 class Lease:
@@ -417,6 +418,11 @@ class Lease:
                 self.check()
             self._notes = []
             self._renewed = sent
+
+    def tell_when_due(self) -> None:
+        """Append the kept events when the last ones are a while ago; heartbeats take them along otherwise."""
+        if time.monotonic() - self._renewed > self.store.settings.limits.heartbeat_s / 4:
+            self.tell()
 
     def check(self) -> None:
         """Refuse to go on without a lease.

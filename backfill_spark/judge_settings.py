@@ -69,6 +69,9 @@ class JudgeSettings(_Section):
         "on", description="Use and keep answers of earlier jobs (on), only use them (read), or neither (off)."
     )
     endpoints: dict[str, EndpointSettings] = Field(default_factory=dict, description="Name: endpoint.")
+    spool: str | None = Field(
+        None, description="Folder, of all executors, for answers under way; needed with tables.schema on a cluster."
+    )
     token_cap: int = Field(100_000, ge=100, description="Longest prompt that is sent, in estimated tokens.")
     max_output_tokens: int = Field(500, ge=16, description="Longest answer of a model, in tokens.")
     marker_key_env: str | None = Field(

@@ -19,7 +19,7 @@ from backfill_spark.models import Counts, Request
 from backfill_spark.plan import Selection
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
-from backfill_spark.slices import run_slices, services_of
+from backfill_spark.slices import forget_answers, run_slices, services_of
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
 from backfill_spark.store import error_text
 
@@ -57,6 +57,7 @@ def run_job(
     settings: Settings,
     job_id: str,
     *,
+    created: JobRecord | None = None,
     prepared: Prepared | None = None,
     bar: Bar | None = None,
 ) -> JobRecord:
@@ -67,7 +68,7 @@ def run_job(
         KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
     """
     jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
-    record = jobs.record(job_id)
+    record = created or jobs.record(job_id)
     if record.state.is_terminal:
         return record
     results.ensure()
@@ -116,8 +117,7 @@ def run_job(
             _merge_what_is_staged(epoch)
     finally:
         lease.stop()
-    finish(epoch, how, error)
-    return close(spark, settings, job_id)
+    return close(spark, settings, finish(epoch, how, error))
 
 
 def _merge_what_is_staged(epoch: Epoch) -> None:
@@ -157,7 +157,7 @@ def resume(
         changed |= pins
         if files:
             work = WorkStore(spark, settings)
-            work.clear(job_id)
+            work.clear_files(job_id)
             work.keep_files(job_id, files)
     if changed:
         jobs.write(job_id, [(Event.CHANGED, changed)], epoch=record.epoch, n=(1 << 31))
@@ -203,11 +203,10 @@ def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll
             time.sleep(poll_s)
 
 
-def close(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
+def close(spark: SparkSession, settings: Settings, record: JobRecord) -> JobRecord:
     """Bring the job's row up to date and drop what an ended job no longer needs."""
-    jobs = JobStore(spark, settings)
-    record = jobs.record(job_id)
-    jobs.show(record)
+    job_id = record.job_id
+    JobStore(spark, settings).show(record)
     if record.state.is_terminal:
         if (
             record.created["request"]["lists_traces"]
@@ -217,6 +216,8 @@ def close(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
             WorkStore(spark, settings).clear(job_id)
         if record.state == End.SUCCEEDED.value:
             ResultStore(spark, settings).clear(job_id)
+        if record.created["request"]["models"] and settings.judge.cache != "on":
+            forget_answers(spark, settings, job_id)
         failpoint(Failpoint.AFTER_CLEANUP)
     return record
 

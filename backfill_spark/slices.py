@@ -390,7 +390,15 @@ def probed(service: Service) -> Service:
 
 def spool_folder(settings: Settings) -> str:
     """Folder of answers that are not committed yet; beside the tables where these lie in a folder."""
-    return f"{settings.tables.root.rstrip('/')}/{settings.tables.prefix}spool"
+    folder = settings.judge.spool or f"{settings.tables.root.rstrip('/')}/spool"
+    return f"{folder.rstrip('/')}/{settings.tables.prefix}answers"
+
+
+def forget_answers(spark: SparkSession, settings: Settings, job_id: str) -> None:
+    """Drop the answers that an ended job paid for, where the cache keeps none."""
+    store = Store(spark, tables.JUDGEMENTS, settings)
+    if store.exists():
+        store.delta().delete(F.col("job_id") == job_id)
 
 
 def _judgements(epoch: Epoch) -> Store:
