@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +17,17 @@ MISMATCH = (
 )
 
 
+NUMBERS = count()
+"""Answers are kept by application; each fake session is another one."""
+
+
 class FakeSpark:
     """A session whose probe job fails with `error`."""
 
     def __init__(self, error: str | None = None, **conf: str) -> None:
         self.error = error
         self.conf = SimpleNamespace(get=lambda key, default=None: conf.get(key.replace(".", "_"), default))
-        self.sparkContext = SimpleNamespace(applicationId=f"app-{id(self)}", defaultParallelism=2)
+        self.sparkContext = SimpleNamespace(applicationId=f"app-{next(NUMBERS)}", defaultParallelism=2)
 
     def range(self, *bounds: int) -> FakeSpark:
         return self
