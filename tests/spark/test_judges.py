@@ -1,0 +1,172 @@
+"""Judges through Spark, against a local server that speaks the real protocol."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backfill_spark import (
+    BackfillRefusedError,
+    BackfillScorerConfig,
+    Guidelines,
+    JobState,
+    Safety,
+    ScorerSamplingConfig,
+    backfill_scorers,
+    configure,
+    get_backfill,
+    plan_backfill,
+    read_assessments,
+    resume_backfill,
+    scorer,
+)
+from tests.factories import NOON, some_traces, write_traces
+from tests.judge_server import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.settings import Settings
+
+CANARY = "CANARY-sk-0123456789abcdef"
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A local OpenAI-compatible server."""
+    with serving(latency_s=0.01) as running:
+        yield running
+
+
+@pytest.fixture
+def asked(spark: SparkSession, settings: Settings, server: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """200 traces of which every fifth repeats another one's texts, and settings that know the server."""
+    # Python workers were forked before the test: a key in a file is seen by all of them.
+    key = os.path.join(os.path.dirname(settings.tables.root), "key")
+    with open(key, "w", encoding="utf-8") as file:
+        file.write(CANARY)
+    judge = {
+        "model": "local:/model",
+        "endpoints": {
+            "local": {"base_url": server.url, "api_key_file": key, "prices": {"*": {"input": 1.0, "output": 2.0}}}
+        },
+    }
+    made = type(settings)(
+        tables={"root": settings.tables.root}, traces={"path": settings.traces_path}, timezone="UTC", judge=judge
+    )
+    configure(made)
+    # Traces 160…199 repeat the texts of 0…39.
+    rows = some_traces(200, response=lambda i: f"Your parcel {i % 160} arrives on Friday.")
+    write_traces(spark, rows, made.traces_path)
+    return made
+
+
+def requests(server: Any) -> int:
+    """Return how many chat requests the server has seen, probes included."""
+    return int(server.log.requests)
+
+
+def test_the_seed_snippet_runs_and_every_answer_is_paid_once(asked: Settings, server: Any) -> None:
+    """Safety and a code scorer as the seed page has them; equal prompts and another name cost nothing again."""
+    safety_judge = Safety()
+    safety_judge = safety_judge.register(name="safety_check")
+    safety_judge = safety_judge.start(sampling_config=ScorerSamplingConfig(sample_rate=0.5))
+
+    @scorer(aggregations=["mean", "min", "max"])
+    def response_length(outputs):  # type: ignore[no-untyped-def]
+        """Measure response length in characters"""
+        return len(outputs)
+
+    response_length = response_length.register(name="response_length")
+    response_length = response_length.start(sampling_config=ScorerSamplingConfig(sample_rate=0.5))
+    custom_scorers = [
+        BackfillScorerConfig(scorer=safety_judge, sample_rate=1.0),
+        BackfillScorerConfig(scorer=response_length, sample_rate=0.9),
+    ]
+    plan = plan_backfill(scorers=custom_scorers)
+    assert 0 == requests(server)
+    assert plan.cost_usd is not None
+    assert plan.cost_usd > 0
+
+    job_id = backfill_scorers(
+        scorers=custom_scorers,
+        start_time=NOON - timedelta(days=7),
+        end_time=datetime(2024, 6, 30),  # noqa: DTZ001 - as in the seed
+    )
+    job = get_backfill(job_id)
+    counts = job.counts["safety_check"]
+    assert (JobState.SUCCEEDED, 200, 200, 160) == (job.state, counts.due, counts.scored, counts.calls)
+    rows = read_assessments(scorers=["safety_check"]).collect()
+    assert {'"yes"'} == {r["value"] for r in rows}
+    assert {"LLM_JUDGE"} == {r["source_type"] for r in rows}
+    assert 40 == sum(r["cached"] for r in rows)
+    assert 160 == sum(r["attempts"] for r in rows)
+    paid = next(r for r in rows if not r["cached"])
+    assert str(paid["input_tokens"]) == paid["metadata"]["mlflow.assessment.judgeInputTokens"]
+    before = requests(server)
+
+    Safety().register(name="again").start()
+    second = get_backfill(backfill_scorers(scorers=["again"]))
+    assert (JobState.SUCCEEDED, 200, 0) == (second.state, second.counts["again"].scored, second.calls)
+    assert before == requests(server)
+
+
+def test_a_budget_ends_at_one_draw_and_a_larger_one_goes_on_from_there(asked: Settings, server: Any) -> None:
+    """Never more calls than the budget; what is scored is every pair below one draw, both times."""
+    Guidelines(name="polite", guidelines="The answer is polite.").register().start()
+    job_id = backfill_scorers(scorers=["polite"], max_calls=50)
+    job = get_backfill(job_id)
+    assert JobState.PARTIAL is job.state
+    assert job.rate_reached is not None
+    assert job.calls <= 50
+    assert requests(server) <= 50 + 2  # and the probe
+
+    def holds_below(draw: float) -> None:
+        rows = read_assessments(scorers=["polite"]).select("draw").collect()
+        assert job.counts["polite"].scored == len(rows)
+        assert max(r["draw"] for r in rows) < draw
+
+    holds_below(job.rate_reached)
+    job = resume_backfill(job_id, max_calls=400)
+    assert (JobState.SUCCEEDED, 200, 160) == (job.state, job.counts["polite"].scored, job.calls)
+    holds_below(1.0)
+
+
+def test_faults_are_rows_with_their_code(spark: SparkSession, asked: Settings, server: Any) -> None:
+    """Out-of-enum, refusal, context length and a passing 500: the right code on each row, nothing lost."""
+    texts = ["fault:enum", "fault:filter", "fault:context", "fault:500x2", "fault:fenced", "fine"]
+    rows = some_traces(len(texts), response=lambda i: f"{texts[i]} {i}")
+    write_traces(spark, rows, asked.traces_path)
+    Safety().register().start()
+    job = get_backfill(backfill_scorers(scorers=["safety"]))
+    found = {r["trace_id"]: r["error_code"] or r["value"] for r in read_assessments(scorers=["safety"]).collect()}
+    expected = {
+        "fault:enum": "judge_bad_output",
+        "fault:filter": "judge_refused",
+        "fault:context": "trace_too_large",
+    }
+    assert {f"tr-{i}": expected.get(t, '"yes"') for i, t in enumerate(texts)} == found
+    assert JobState.SUCCEEDED is job.state
+
+
+def test_what_cannot_be_asked_is_refused_before_any_call(asked: Settings, server: Any) -> None:
+    """No model, an unknown endpoint, no key, an unknown price: all told, no job left behind."""
+    from backfill_spark import list_backfills
+
+    Safety().register().start()
+    wrong = {
+        "model": {"model": None},
+        "endpoint": {"model": "nowhere:/m"},
+        "key": {"model": "openai:/gpt-4o-mini", "endpoints": {"openai": {"api_key_env": "NO_SUCH_KEY_HERE"}}},
+    }
+    for judge in wrong.values():
+        configure(type(asked)(tables={"root": asked.tables.root}, traces={"path": asked.traces_path}, judge=judge))
+        with pytest.raises(BackfillRefusedError):
+            backfill_scorers(scorers=["safety"])
+    assert [] == list_backfills()
+    assert 0 == requests(server)
