@@ -306,3 +306,23 @@ def test_naive_times_are_the_drivers_local_time(spark: SparkSession, settings: S
     assert narrowed.window.start is not None
     assert timedelta(days=7) - (datetime.now(UTC) - narrowed.window.start) < timedelta(minutes=2)
     assert 0 == narrowed.calls
+
+
+def test_every_job_tells_a_summary(spark: SparkSession, settings: Settings) -> None:
+    """Of a re-run with 0 calls, of listed traces, of a Parquet source, from a list, and of a job that waits."""
+    write_traces(spark, some_traces(40), settings.traces_path, format="parquet", files=2)
+    configure(settings)
+    ledger_scorer(os.devnull).register().start()
+    waiting = backfill_scorers(scorers=["length"], launch="queue")
+    assert [0] == list(get_backfill(waiting).summary()["n"])
+    assert JobState.PENDING is get_backfill(waiting).state
+
+    listed = {"scorers": ["length"], "trace_ids": [f"tr-{n}" for n in range(10)]}
+    for calls in (10, 0):
+        job = run(**listed)
+        summary = list_backfills(limit=1)[0].summary().to_dict("records")[0]
+        assert (calls, 10, 10, 10) == (job.calls, summary["n"], summary["results"], summary["population"])
+        assert summary["ci_low"] == summary["mean"] == summary["ci_high"]
+    # A new file: the list that was pinned is there no more, so the job tells what it merged itself.
+    write_traces(spark, some_traces(50)[40:], settings.traces_path, format="parquet", mode="append")
+    assert [10, 0] == [j.summary()["n"][0] for j in reversed(list_backfills(limit=2))]
