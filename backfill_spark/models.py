@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, tzinfo
@@ -246,7 +247,18 @@ class Counts:
     errored: int = 0
     left: int = 0
     calls: int = 0
-    skipped_reasons: Mapping[str, int] = field(default_factory=dict)
+    skipped_reasons: Mapping[str, int] = field(default_factory=Counter)
+    """Reason → rows; a reason that is not there counts 0."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a count by its name: `counts["due"]` is `counts.due`."""
+        if name not in (*COUNT_NAMES, "skipped_reasons"):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the counts, so that `dict(counts)` works."""
+        return (*COUNT_NAMES, "skipped_reasons")
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as the job row keeps them."""
@@ -254,7 +266,7 @@ class Counts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Counts:
-        return cls(**data)
+        return cls(**{**data, "skipped_reasons": Counter(data.get("skipped_reasons", {}))})
 
 
 @dataclass(frozen=True, slots=True)

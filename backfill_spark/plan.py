@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,7 @@ def select(
             already_scored=total(f"done_{i}"),
             due=total(f"due_{i}"),
             left=total(f"due_{i}"),
-            skipped_reasons=skipped,
+            skipped_reasons=Counter(skipped),
         )
         own[spec.name] = total(f"own_{i}")
         elsewhere[spec.name] = total(f"elsewhere_{i}")

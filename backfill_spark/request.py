@@ -95,6 +95,12 @@ def resolve(
     sampling = _one_of(Sampling, "sampling", arguments.sampling, problems)
     if sampling is Sampling.SPARK:
         notes.append("Sampling by Spark: another source version or a higher rate chooses other traces.")
+    given_limits = [n for n in ("max_calls", "max_cost_usd") if getattr(arguments, n) is not None]
+    if given_limits and scorers and all(s.kind is not ScorerKind.JUDGE for s in scorers):
+        problems.note(
+            f"{' and '.join(given_limits)} bound what judges send, and no scorer of this job is a judge. Leave it out; "
+            "a sample_rate bounds the calls of code scorers."
+        )
     limit = settings.limits.max_error_rate if arguments.max_error_rate is None else arguments.max_error_rate
     return Request(
         experiment_id=experiment_id,
@@ -239,7 +245,7 @@ def _models(scorers: Sequence[ScorerSpec], settings: Settings, problems: Problem
     """Return the model of each judge: its own, or the setting's as it is now."""
     from backfill_spark.asking.endpoints import resolve
 
-    models = {}
+    models: dict[str, str] = {}
     for spec in scorers:
         if spec.kind is not ScorerKind.JUDGE:
             continue

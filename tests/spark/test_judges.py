@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,13 +47,12 @@ def server() -> Iterator[Any]:
 def asked(spark: SparkSession, settings: Settings, server: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """200 traces of which every fifth repeats another one's texts, and settings that know the server."""
     # Python workers were forked before the test: a key in a file is seen by all of them.
-    key = os.path.join(os.path.dirname(settings.tables.root), "key")
-    with open(key, "w", encoding="utf-8") as file:
-        file.write(CANARY)
+    key = Path(settings.tables.root).with_name("key")
+    key.write_text(CANARY, encoding="utf-8")
     judge = {
         "model": "local:/model",
         "endpoints": {
-            "local": {"base_url": server.url, "api_key_file": key, "prices": {"*": {"input": 1.0, "output": 2.0}}}
+            "local": {"base_url": server.url, "api_key_file": str(key), "prices": {"*": {"input": 1.0, "output": 2.0}}}
         },
     }
     made = type(settings)(
@@ -96,7 +95,7 @@ def test_the_seed_snippet_runs_and_every_answer_is_paid_once(asked: Settings, se
     job_id = backfill_scorers(
         scorers=custom_scorers,
         start_time=NOON - timedelta(days=7),
-        end_time=datetime(2024, 6, 30),  # noqa: DTZ001 - as in the seed
+        end_time=datetime(2024, 6, 30),
     )
     job = get_backfill(job_id)
     counts = job.counts["safety_check"]
