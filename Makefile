@@ -49,6 +49,10 @@ test: venv ## all tests
 test-unit: venv ## the tests that start no JVM
 	$(BIN)/python -m pytest tests/unit
 
+.PHONY: test-faults
+test-faults: venv ## the fault matrix: injected faults, kills, changing sources
+	$(BIN)/python -m pytest tests/faults
+
 .PHONY: docs
 docs: venv ## write the pages that follow from the code
 	$(BIN)/python -m scripts.reference

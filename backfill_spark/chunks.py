@@ -12,6 +12,8 @@ TARGET_PAIRS = 250_000
 """Pairs of a chunk of cheap scorers; below 200,000 the fixed cost of a chunk shows."""
 PILOT_PAIRS = 200
 """Pairs of the first chunk, which measures the pace: what a crash can lose before anything is known."""
+PILOT_TASK_PAIRS = 20
+"""Pairs of a task while the pace is not known."""
 TARGET_SECONDS = 30.0
 """Length of a chunk: what a crash, a cancel or a lost lease can lose."""
 TASK_SECONDS = 10.0
@@ -100,7 +102,7 @@ def first_target(pairs: int) -> int:
 def tasks_for(pairs: int, seconds_per_pair: float | None, slots: int) -> int | None:
     """Return how many tasks to spread a chunk over; None leaves it as the files lie."""
     if seconds_per_pair is None:
-        return max(1, min(slots * 2, -(-pairs // 50)))
+        return max(1, min(slots, pairs), -(-pairs // PILOT_TASK_PAIRS))
     if seconds_per_pair < SLOW_PAIR_SECONDS:
         return None
     return max(slots, -(-int(pairs * seconds_per_pair) // int(TASK_SECONDS)))

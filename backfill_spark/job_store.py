@@ -30,6 +30,7 @@ from backfill_spark import tables
 from backfill_spark.errors import JobNotFoundError, LeaseLostError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.models import JobState, compact_json
+from backfill_spark.pulse import Pulse
 from backfill_spark.store import Store, Txn, is_conflict
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from backfill_spark.settings import Settings
 
 EPOCH_SHIFT = 32
+_FINAL = ", ".join(f"'{s.value}'" for s in JobState if s.is_terminal)
+_IS_NEWER = f"t.state NOT IN ({_FINAL}) AND coalesce(t.epoch, 0) <= coalesce(s.epoch, 0)"
 
 
 class Event(StrEnum):
@@ -103,7 +106,8 @@ class JobRecord:
 
     def is_alive(self, now: float) -> bool:
         """True while a runner holds a lease that has not run out."""
-        if self.state not in (JobState.RUNNING, JobState.CANCELING) or self.is_released or self.last_seen is None:
+        is_held = self.state in (JobState.RUNNING, JobState.CANCELING) and self.epoch > 0 and not self.is_epoch_ended
+        if not is_held or self.last_seen is None:
             return False
         return now - self.last_seen <= self.lease_s
 
@@ -162,6 +166,7 @@ class JobStore:
         self.clock = clock
         self.events = Store(spark, tables.JOB_EVENTS, settings)
         self.jobs = Store(spark, tables.JOBS, settings)
+        self.pulse = Pulse(settings)
 
     def ensure(self) -> None:
         """Create both tables when they are not there."""
@@ -218,7 +223,14 @@ class JobStore:
         by_job: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_job.setdefault(row["job_id"], []).append(row.asDict())
-        return [fold(j, by_job[j]) for j in job_ids if any(r["event"] == Event.CREATED for r in by_job.get(j, []))]
+        known = [j for j in job_ids if any(r["event"] == Event.CREATED for r in by_job.get(j, []))]
+        return [self._with_pulse(fold(j, by_job[j])) for j in known]
+
+    def _with_pulse(self, record: JobRecord) -> JobRecord:
+        if not record.epoch or record.is_epoch_ended:
+            return record
+        seen = self.pulse.seen(record.job_id, record.epoch)
+        return record if seen is None else replace(record, last_seen=max(seen, record.last_seen or 0.0))
 
     def _events(self) -> DataFrame:
         # The commit's clock is the storage's, the same for every runner: the time of the event's file.
@@ -280,7 +292,8 @@ class JobStore:
                         [tuple(row.get(n) for n in tables.JOBS.schema.fieldNames())], tables.JOBS.schema
                     ),
                     "t.job_id = s.job_id",
-                    lambda b: b.whenMatchedUpdate(set=dict(changes)).whenNotMatchedInsertAll(),
+                    # A stale reader must not show an older state over a newer or final one.
+                    lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsertAll(),
                 )
             except Exception as error:
                 if not is_conflict(error) or attempt == 19:
@@ -336,6 +349,8 @@ class JobStore:
             LeaseLostError: a newer epoch fenced this claim off before it was complete.
         """
         failpoint(Failpoint.BEFORE_CLAIM)
+        if record.is_alive(self.clock()):
+            return None
         if record.epoch and not record.is_epoch_ended:
             if not self.end(record.job_id, record.epoch, End.LOST, {}).is_released:
                 return None
@@ -356,6 +371,11 @@ class JobStore:
                     break
                 if (now := self.record(record.job_id)).epoch != epoch:
                     raise LeaseLostError(f"Job {record.job_id} was claimed by {now.owner} while {owner} claimed it.")
+            else:
+                raise LeaseLostError(
+                    f"Runner {owner} could not fence off earlier runners of job {record.job_id} in "
+                    f"{wall.location.shown!r}: other commits kept coming first. Resume the job."
+                )
         failpoint(Failpoint.AFTER_WALL)
         return Lease(self, now, owner)
 
@@ -385,7 +405,7 @@ class Lease:
         self._notes: list[tuple[Event, Mapping[str, Any]]] = []
         self._n = 0
         self._lock = threading.RLock()
-        self._renewed = time.monotonic()
+        self._renewed = self._told = time.monotonic()
         self._lost: str | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -417,11 +437,11 @@ class Lease:
                 self.lose("a newer epoch of the job has been claimed")
                 self.check()
             self._notes = []
-            self._renewed = sent
+            self._renewed = self._told = sent
 
     def tell_when_due(self) -> None:
         """Append the kept events when the last ones are a while ago; heartbeats take them along otherwise."""
-        if time.monotonic() - self._renewed > self.store.settings.limits.heartbeat_s / 4:
+        if time.monotonic() - self._told > self.store.settings.limits.heartbeat_s / 4:
             self.tell()
 
     def check(self) -> None:
@@ -446,8 +466,25 @@ class Lease:
     def start(self, interrupt: Callable[[], None]) -> None:
         """Renew the lease and look for a cancel request in the background; `interrupt` stops running tasks."""
         self._interrupt = interrupt
+        self._renew()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{self.job_id}", daemon=True)
         self._thread.start()
+
+    def _renew(self) -> None:
+        """Beat: by a file, which needs no task slot, else by an event."""
+        sent = time.monotonic()
+        newest = self.store.pulse.beat(self.job_id, self.epoch)
+        if newest is None:
+            self.tell()
+        elif newest > self.epoch:
+            self.lose("a newer epoch of the job has been claimed")
+            self.check()
+        else:
+            self._renewed = sent
+
+    def _cancel_is_asked(self) -> bool:
+        asked = self.store.pulse.is_cancel_asked(self.job_id)
+        return self.store.cancel_is_requested(self.job_id) if asked is None else asked
 
     def stop(self) -> None:
         """Stop the heartbeats."""
@@ -461,11 +498,10 @@ class Lease:
         while not self._stop.wait(limits.heartbeat_s):
             try:
                 failpoint(Failpoint.BEFORE_HEARTBEAT)
-                self.tell()
-                if self.store.cancel_is_requested(self.job_id):
+                self._renew()
+                if not self.is_canceled and self._cancel_is_asked():
                     self.is_canceled = True
                     self._interrupt()
-                    return
             except LeaseLostError:
                 return
             except Exception:  # the store may be away for a while; the lease decides for how long

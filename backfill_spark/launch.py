@@ -17,6 +17,7 @@ from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_store import End, Event, JobRecord, JobStore
 from backfill_spark.models import Counts, Request
 from backfill_spark.plan import Selection
+from backfill_spark.pulse import Pulse
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
 from backfill_spark.slices import forget_answers, run_slices, services_of
@@ -176,6 +177,7 @@ def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
         return record
     if not record.cancel_requested:
         jobs.write(job_id, [(Event.CANCEL_REQUESTED, {})])
+        jobs.pulse.ask_cancel(job_id)
     record = jobs.record(job_id)
     if record.state.is_terminal or record.is_alive(jobs.clock()):
         return record
@@ -190,16 +192,21 @@ def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll
     jobs = JobStore(spark, settings)
     tried: dict[str, int] = {}
     while True:
+        has_worked = False
         waiting = [r for r in jobs.claimable() if forever or tried.get(r.job_id, 0) < 3]
         for record in waiting:
             tried[record.job_id] = tried.get(record.job_id, 0) + 1
             try:
-                yield run_job(spark, settings, record.job_id)
+                ended = run_job(spark, settings, record.job_id)
             except LeaseLostError as error:
                 logger.warning("%s", error)
+                continue
+            if ended.state.is_at_rest:
+                has_worked = True
+                yield ended
         if not waiting and not forever:
             return
-        if not waiting:
+        if not has_worked:
             time.sleep(poll_s)
 
 
@@ -208,6 +215,7 @@ def close(spark: SparkSession, settings: Settings, record: JobRecord) -> JobReco
     job_id = record.job_id
     JobStore(spark, settings).show(record)
     if record.state.is_terminal:
+        Pulse(settings).clear(job_id)
         if (
             record.created["request"]["lists_traces"]
             or record.created["request"]["sampling"] != "hash"

@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from delta.exceptions.base import ConcurrentAppendException
+
 from backfill_spark.store import Store
 
 HOLD_S = 120.0
+CONFLICT = "[DELTA_CONCURRENT_APPEND.WITH_PARTITION_HINT] ConcurrentAppendException: invented by a test"
 T = TypeVar("T")
 
 
@@ -44,13 +47,6 @@ class Kind(StrEnum):
 
 class StorageError(OSError):
     """The storage did not answer."""
-
-
-class ConcurrentAppendException(Exception):  # noqa: N818 - Delta's own name, by which it is known
-    """As Delta raises it."""
-
-    def __init__(self) -> None:
-        super().__init__("[DELTA_CONCURRENT_APPEND.WITH_PARTITION_HINT] ConcurrentAppendException: invented by a test")
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class FaultPlan:
             case Kind.FULL:
                 raise OSError(errno.ENOSPC, "No space left on device", table)
             case Kind.CONFLICT:
-                raise ConcurrentAppendException
+                raise ConcurrentAppendException(CONFLICT)
             case Kind.HOLD:
                 self._hold()
         done = write()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backfill_spark.settings import Settings
 
 
-def settings_in(folder: Path, *, lease_s: float = 8, heartbeat_s: float = 1) -> Settings:
+def settings_in(folder: Path, *, lease_s: float = 20, heartbeat_s: float = 1) -> Settings:
     """Return settings whose tables lie in `folder`."""
     from backfill_spark.settings import Settings
 
@@ -49,7 +49,7 @@ def make_world(spark: SparkSession, pattern: World, tmp_path: Path) -> Iterator[
     def make(
         *,
         traces: int = TRACES,
-        lease_s: float = 8,
+        lease_s: float = 20,
         heartbeat_s: float = 1,
         gate_at: int = NO_GATE,
         pause: float = 0.0,

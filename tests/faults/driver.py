@@ -10,14 +10,18 @@ there; exit codes are the command line's.
 from __future__ import annotations
 
 import sys
-import time
+from typing import TYPE_CHECKING
 
+from tests.faults.world import clock_shifted
 from tests.nemesis import wait_until
+
+if TYPE_CHECKING:
+    from backfill_spark import Settings
 
 
 def main(action: str, *words: str) -> None:
     """Do one action, and exit as the command line does."""
-    from backfill_spark import Settings, get_backfill, list_backfills
+    from backfill_spark import Settings
     from backfill_spark.cli import main as command_line
     from backfill_spark.session import get_spark
 
@@ -28,22 +32,22 @@ def main(action: str, *words: str) -> None:
         command_line(["run", "--scorers", ",".join(words)])
     if action == "work":
         command_line(["work", "--once"])
-    for word in words:
-        _shift_clock(float(word.removeprefix("skew=")))
+    skew = sum(float(word.removeprefix("skew=")) for word in words)
+    with clock_shifted(skew):
+        resume(settings)
+
+
+def resume(settings: Settings) -> None:
+    """Take up the newest job, and exit as the command line does."""
+    from backfill_spark import get_backfill, list_backfills
+    from backfill_spark.cli import main as command_line
+
     job_id = list_backfills(limit=1)[0].job_id
     # A runner that was killed looks alive until its lease has run out.
     wait_until(lambda: not get_backfill(job_id).alive, 10 * settings.limits.lease_s, "the lease to run out")
     if get_backfill(job_id).state.is_terminal:
         command_line(["wait", job_id])
     command_line(["resume", job_id])
-
-
-def _shift_clock(seconds: float) -> None:
-    """Let this process's job store see another time."""
-    from backfill_spark.job_store import JobStore
-
-    defaults = JobStore.__init__.__kwdefaults__
-    defaults["clock"] = lambda: time.time() + seconds
 
 
 if __name__ == "__main__":

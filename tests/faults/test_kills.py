@@ -17,7 +17,7 @@ from tests.nemesis import Blow, torment, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.kills, pytest.mark.timeout(1500)]
 START_S = 150.0
-LEASE_S = 12.0
+LEASE_S = 15.0
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def dead(world, job_id):
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize(("fault", "calls", "extra"), [("F03", 250, 50), ("F04", 600, 400)])
+@pytest.mark.parametrize(("fault", "calls", "extra"), [("F03", 250, 400), ("F04", 600, 400)])
 def test_f03_f04_a_runner_is_killed_in_a_task_or_behind_the_last_call(gated, fault, calls, extra):
     """The chunk that was not staged is called again, and no other; the dead runner is seen within its lease."""
     world = gated(calls)
@@ -110,6 +110,16 @@ def test_f13_a_clock_that_is_an_hour_off_may_steal_and_does_not_corrupt(gated, s
     assert world.broken(extra=400, woken=400) == []
 
 
+def test_f11_slow_calls_on_every_task_slot_do_not_starve_the_heartbeats(make_world):
+    """A heartbeat is a Spark job: while each slot is busy for longer than a lease, the runner still looks alive."""
+    world = make_world(traces=6, lease_s=LEASE_S, heartbeat_s=1.5, pause=2.5 * LEASE_S)
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(1)
+        wait_until(lambda: runner.process.poll() is not None or not world.newest().alive, 400, "the job to end")
+        assert runner.process.poll() == 0
+    assert world.broken() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_f44_a_terminated_runner_releases_its_lease_within_ten_seconds(gated, number):
     """Exit code 143 or 130; the job can be resumed at once, long before the lease would have run out."""
@@ -125,7 +135,7 @@ def test_f44_a_terminated_runner_releases_its_lease_within_ten_seconds(gated, nu
     assert (job.state, job.alive) == ("RUNNING", False)
     world.gate.touch()
     assert world.resume(job.job_id).state == "SUCCEEDED"
-    assert world.broken(extra=60) == []
+    assert world.broken(extra=400) == []
 
 
 def test_f17_a_job_is_canceled_from_another_process(gated):

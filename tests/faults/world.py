@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ def noting(folder: str, *, name: str = "length") -> Any:
     """Return a function on `trace` that notes `name<TAB>trace id<TAB>nanoseconds<TAB>process` and gives a number.
 
     Args:
-        folder: holds `ledger.txt` and `orders.txt`, which says `<nth> <pause>`: from the nth call on, no call returns
+        folder: holds `ledger.txt` and `orders.txt`, which says `<nth> <pause>`: the nth call does not return
             before the file `gate` is there; each takes `pause` seconds.
         name: of the scorer.
     """
@@ -45,9 +46,16 @@ def noting(folder: str, *, name: str = "length") -> Any:
         handle = os.open(f"{folder}/ledger.txt", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         os.write(handle, f"{name}\t{trace.info.trace_id}\t{time.time_ns()}\t{os.getpid()}\n".encode())
         nth, pause = Path(folder, "orders.txt").read_text().split()
-        gate = Path(folder, "gate")
-        while int(nth) <= os.pread(handle, os.fstat(handle).st_size, 0).count(b"\n") and not gate.exists():
-            time.sleep(0.02)
+        gate, held = Path(folder, "gate"), Path(folder, "held")
+        if int(nth) <= os.pread(handle, os.fstat(handle).st_size, 0).count(b"\n"):
+            try:
+                # One call only: a task slot must stay free for the commits of everybody else.
+                os.close(os.open(held, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                while not gate.exists():
+                    time.sleep(0.02)
         os.close(handle)
         time.sleep(float(pause))
         return len(str(trace.data.response or ""))
@@ -77,7 +85,7 @@ class World:
 
     @property
     def gate(self) -> Path:
-        """The file that lets gated scorers go."""
+        """The file that lets the held call go."""
         return self.desk / "gate"
 
     # What there is
@@ -90,8 +98,8 @@ class World:
         self.ids = ids if mode == "overwrite" else self.ids + ids
 
     def order(self, *, gate_at: int = NO_GATE, pause: float = 0.0) -> None:
-        """Clear the scorer's desk and say what its calls do: wait at the gate from a number on, take time."""
-        for name in ("ledger.txt", "gate"):
+        """Clear the scorer's desk and say what its calls do: the nth waits at the gate, each takes time."""
+        for name in ("ledger.txt", "gate", "held"):
             (self.desk / name).unlink(missing_ok=True)
         (self.desk / "orders.txt").write_text(f"{gate_at} {pause}")
 
@@ -134,12 +142,19 @@ class World:
         return get_backfill(job_id, spark=self.spark, settings=self.settings)
 
     def resume(self, job_id: str, **options: Any) -> BackfillJob:
-        """Take a job up again, as soon as its last runner is seen as dead."""
+        """Take a job up again, with a clock by which its last runner's lease has run out: saves the wait."""
+        from backfill_spark import resume_backfill
+
+        with clock_shifted(self.settings.limits.lease_s + 1):
+            resume_backfill(job_id, spark=self.spark, settings=self.settings, **options)
+        return self.job(job_id)
+
+    def resume_when_dead(self, job_id: str) -> BackfillJob:
+        """Take a job up again as soon as its last runner is seen as dead by the true clock."""
         from backfill_spark import resume_backfill
 
         wait_until(lambda: not self.job(job_id).alive, 3 * self.settings.limits.lease_s + 20, "the lease to run out")
-        resume_backfill(job_id, spark=self.spark, settings=self.settings, **options)
-        return self.job(job_id)
+        return resume_backfill(job_id, spark=self.spark, settings=self.settings)
 
     def cancel(self, job_id: str) -> None:
         """Ask for a job's end."""
@@ -206,6 +221,20 @@ class World:
         """Return every promise that the checker finds broken."""
         wanted = self.pairs() if expected is None else expected
         return check(self.spark, self.settings, self.lines(), expected=wanted, extra=extra, woken=woken)
+
+
+@contextmanager
+def clock_shifted(seconds: float) -> Iterator[None]:
+    """Let job stores that are made inside see another time."""
+    from backfill_spark.job_store import JobStore
+
+    defaults = JobStore.__init__.__kwdefaults__
+    before = defaults["clock"]
+    defaults["clock"] = lambda: time.time() + seconds
+    try:
+        yield
+    finally:
+        defaults["clock"] = before
 
 
 def refusal(work: Callable[[], Any]) -> str | None:

@@ -38,6 +38,7 @@ class Guard(StrEnum):
     STAGING_READ_BACK = "a staging append whose reply was lost is looked for"
     MERGE_KEY = "MERGE inserts only what is not there"
     DEDUPLICATION = "the MERGE source has each pair once"
+    DUE_PER_CHUNK = "before each chunk, what other jobs have staged or merged meanwhile is taken out"
     KEEP_STAGING = "only SUCCEEDED empties staging"
     CANCEL_CLAIMS = "a canceller claims the epoch that it ends CANCELED"
     REFUSAL_SEEN = "a write that was skipped is told from one that landed"
@@ -315,6 +316,9 @@ class JobModel:
             yield "heartbeat: sees the cancel", s, Process(At.END, p.epoch, how=End.CANCELED), False
         if s.rests < self.bounds.rests and s.end < End.SUCCEEDED:
             yield "is interrupted", s._replace(rests=s.rests + 1), Process(At.END, p.epoch, how=End.REST), True
+        if Guard.DUE_PER_CHUNK not in self.without and p.due & (s.foreign | s.merged):
+            due = p.due & ~(s.foreign | s.merged)
+            p = p._replace(due=due, unmerged=p.unmerged | (p.due & s.foreign & ~s.merged))
         if p.due:
             yield self._call(s, p)
         if p.unmerged:
@@ -328,7 +332,7 @@ class JobModel:
         i = chunk.bit_length() - 1
         name = f"epoch {p.epoch} calls chunk {i}"
         # A runner that lost its lease may not know what its follower staged: that is in the bound below.
-        broken = Broken.STAGED_CALLED if p.epoch == s.epoch and chunk & s.staged else None
+        broken = Broken.STAGED_CALLED if p.epoch == s.epoch and chunk & (s.staged | s.foreign | s.merged) else None
         calls = (*s.calls[:i], s.calls[i] + 1, *s.calls[i + 1 :])
         if sum(calls) > CHUNKS + s.crashes + s.expiries + s.late:  # each fault costs the chunk that was in flight
             broken = broken or Broken.TOO_MANY_CALLS

@@ -89,5 +89,5 @@ def test_slow_pairs_are_spread_over_tasks() -> None:
     assert tasks_for(100_000, 0.0001, 2) is None
     assert tasks_for(1_000, 0.1, 2) == 10
     assert tasks_for(10, 0.1, 2) == 2
-    assert tasks_for(40, None, 2) == 1
-    assert tasks_for(400, None, 2) == 4
+    assert tasks_for(40, None, 2) == 2
+    assert tasks_for(400, None, 2) == 20

@@ -6,7 +6,7 @@ from tests.model.job_model import Bounds, Broken, End, Guard
 from tests.model.search import explore
 
 SMALL = Bounds(crashes=1, expiries=1, lost=1)
-LATE = Bounds(crashes=1, expiries=1, lost=0, late=1, rests=1)
+LATE = Bounds(crashes=1, expiries=1, lost=0, late=1)
 OTHER = Bounds(crashes=1, expiries=1, lost=1, other_job=True)
 EACH_GUARD = [
     (Guard.FENCE, SMALL, Broken.COMMIT_AFTER_END),
@@ -17,6 +17,7 @@ EACH_GUARD = [
     (Guard.WALL_STAGING, SMALL, Broken.STAGED_CALLED),
     (Guard.READ_AFTER_WALLS, SMALL, Broken.STAGED_CALLED),
     (Guard.STAGING_ANTI_JOIN, SMALL, Broken.STAGED_CALLED),
+    (Guard.DUE_PER_CHUNK, OTHER, Broken.STAGED_CALLED),
     (Guard.STAGING_READ_BACK, SMALL, Broken.STAGED_CALLED),
     (Guard.READ_BACK, SMALL, Broken.TOO_MANY_CALLS),
     (Guard.LEASE, SMALL, Broken.TOO_MANY_CALLS),
@@ -34,7 +35,8 @@ EACH_GUARD = [
     ("bounds", "worst_calls"),
     [
         pytest.param(Bounds(crashes=2, expiries=2, lost=1), 6, id="two-crashes-two-expiries-one-lost-reply"),
-        pytest.param(LATE, 5, id="a-write-that-lands-late-and-an-interrupt"),
+        pytest.param(LATE, 5, id="a-write-that-lands-late"),
+        pytest.param(Bounds(crashes=1, expiries=1, lost=0, rests=1), 4, id="an-interrupt"),
         pytest.param(OTHER, 4, id="another-job-over-the-same-pairs"),
     ],
 )

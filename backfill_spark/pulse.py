@@ -1,0 +1,106 @@
+"""Pulse: beats of runners and cancel marks as small files beside the tables.
+
+Heartbeats as events are Spark jobs, which wait while slow calls hold every task slot: a runner at work would look
+dead. A file needs no slot. Its time is the storage's clock, like a commit's. Where the tables have no folder
+(`tables.schema`), there is no pulse, and heartbeats are events.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+    from backfill_spark.settings import Settings
+
+
+class Pulse:
+    """The files of all jobs of one set of tables."""
+
+    def __init__(self, settings: Settings) -> None:
+        tables = settings.tables
+        self.folder = None if tables.schema_ else f"{tables.root.rstrip('/')}/{tables.prefix}pulse"
+
+    def beat(self, job_id: str, epoch: int) -> int | None:
+        """Say that the runner of `epoch` is alive.
+
+        Returns:
+            The newest epoch that has a beat, which is another one when this runner was replaced; None when there is
+            no place for files.
+        """
+        try:
+            files, path = self._place(job_id, "beat")
+        except LookupError:
+            return None
+        try:
+            newest = self._epoch(files, path)
+            if newest is not None and newest > epoch:
+                return newest
+            self._write(files, path, str(epoch))
+        except OSError:
+            return None
+        return epoch
+
+    def seen(self, job_id: str, epoch: int) -> float | None:
+        """Return when the runner of `epoch` beat last, in seconds since 1970."""
+        try:
+            files, path = self._place(job_id, "beat")
+            if self._epoch(files, path) != epoch:
+                return None
+            info = files.get_file_info(path)
+        except (LookupError, OSError):
+            return None
+        return None if info.mtime_ns is None else info.mtime_ns / 1e9
+
+    def ask_cancel(self, job_id: str) -> None:
+        """Mark a job whose end was asked for, so that its runner need not read events to know."""
+        try:
+            files, path = self._place(job_id, "cancel")
+            self._write(files, path, "")
+        except (LookupError, OSError):
+            return
+
+    def is_cancel_asked(self, job_id: str) -> bool | None:
+        """True when the mark is there; None when there is no place for it."""
+        try:
+            files, path = self._place(job_id, "cancel")
+            return bool(files.get_file_info(path).is_file)
+        except (LookupError, OSError):
+            return None
+
+    def clear(self, job_id: str) -> None:
+        """Remove the files of an ended job."""
+        for kind in ("beat", "cancel"):
+            try:
+                files, path = self._place(job_id, kind)
+                if files.get_file_info(path).is_file:
+                    files.delete_file(path)
+            except (LookupError, OSError):
+                continue
+
+    def _place(self, job_id: str, kind: str) -> tuple[fs.FileSystem, str]:
+        from backfill_spark.asking.spool import filesystem_of
+
+        if self.folder is None:
+            raise LookupError("the tables have no folder")
+        try:
+            files, root = filesystem_of(self.folder)
+        except Exception as error:  # an address that pyarrow does not know
+            raise LookupError(str(error)) from error
+        return files, posixpath.join(root, f"{job_id}.{kind}")
+
+    @staticmethod
+    def _epoch(files: fs.FileSystem, path: str) -> int | None:
+        if not files.get_file_info(path).is_file:
+            return None
+        with files.open_input_stream(path) as stream:
+            text = stream.read().decode()
+        return int(text) if text.isdecimal() else None
+
+    @staticmethod
+    def _write(files: fs.FileSystem, path: str, text: str) -> None:
+        files.create_dir(posixpath.dirname(path), recursive=True)
+        with files.open_output_stream(path) as stream:
+            stream.write(text.encode())
