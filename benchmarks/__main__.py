@@ -43,13 +43,16 @@ def main() -> int:
         with usage.measured() as took[size]:
             job = world.backfill(size / largest)
         rows.append(line(f"{size:,} traces x 3 scorers", job, took[size]))
+        tell("  ".join(rows[-1]))
     with usage.measured() as again:
         job = world.backfill()
     rows.append(line("the same again", job, again))
+    tell("  ".join(rows[-1]))
     fresh("sample", rate=0.1)
     with usage.measured() as sample:
         job = world.backfill()
     rows.append(line("10 % sample", job, sample))
+    tell("  ".join(rows[-1]))
 
     told = [table(rows), *conclusions(took, sample, again), memory()]
     text = "\n\n".join(told)
