@@ -24,7 +24,7 @@ clean: ## remove what the targets made (not .venv)
 # --- use ---
 
 .PHONY: demo
-demo: venv ## see a backfill happen: 20,000 traces, about a minute
+demo: venv ## see a backfill happen on 20,000 traces
 	@$(BIN)/backfill-spark demo
 
 # --- work on it ---
