@@ -57,7 +57,6 @@ class Event(StrEnum):
     COVERED = "covered"
     CANCEL_REQUESTED = "cancel_requested"
     CONFLICT = "conflict"
-    RETRIED = "retried"
     CHANGED = "changed"
     """The request was changed by `resume`: a new source version, a raised budget."""
     ENDED = "ended"

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 SLICE_CALLS = 2_000
 SLICE_SECONDS = 120.0
-PROMPT = "prompt"
 BUDGET_LEFT = "budget"
 """What the client says of a question that its budget left."""
 RETRY_SHARE = 0.05
