@@ -51,7 +51,15 @@ test-unit: venv ## the tests that start no JVM
 
 .PHONY: test-faults
 test-faults: venv ## the fault matrix: injected faults, kills, changing sources
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest tests/faults --junitxml=build/faults.xml
+
+.PHONY: reliability
+reliability: test-faults ## run the fault matrix, and write docs/reliability.md from what passed
+	$(BIN)/python -m scripts.reliability build/faults.xml
+
+.PHONY: soak
+soak: venv ## 100 kills and stops in one job (NEMESIS_BLOWS and NEMESIS_SEED change them)
+	NEMESIS_BLOWS=$${NEMESIS_BLOWS:-100} $(BIN)/python -m pytest tests/faults/test_kills.py -k f10 --timeout=14400
 
 .PHONY: docs
 docs: venv ## write the pages that follow from the code

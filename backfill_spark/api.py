@@ -14,7 +14,8 @@ from backfill_spark.context import configure, current, experiment, set_experimen
 from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job import BackfillJob, job_of
-from backfill_spark.job_store import JobRecord, JobStore
+from backfill_spark.job_record import JobRecord
+from backfill_spark.job_store import JobStore
 from backfill_spark.launch import Prepared, pinned_source, request_of, run_job
 from backfill_spark.models import BackfillScorerConfig, Counts, JobState, Sampling, new_job_id
 from backfill_spark.plan import BackfillPlan, chosen_pairs, missing_ids, plan, select

@@ -15,8 +15,9 @@ from backfill_spark import chunks, sampling
 from backfill_spark import pairs as P
 from backfill_spark.errors import BackfillError, SourceGoneError
 from backfill_spark.failpoints import Failpoint, failpoint
-from backfill_spark.job_store import End, Event, JobRecord, Lease
-from backfill_spark.models import Chunk, Counts, Request, ScorerKind, ScorerSpec
+from backfill_spark.job_record import End, Event, JobRecord
+from backfill_spark.lease import Lease
+from backfill_spark.models import Chunk, Counts, Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
 from backfill_spark.results import ResultStore, Tally
 from backfill_spark.scoring.udfs import columns_needed, score
@@ -69,6 +70,8 @@ class Epoch:
     choice: DataFrame | None = None
     selection: Selection | None = None
     staging_version: int | None = None
+    looked_at: int | None = None
+    """Version of staging up to which other jobs' writes have been looked at."""
     tallies: dict[str, Tally] = field(default_factory=dict)
     waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
     """Staged chunks that no MERGE has taken yet."""
@@ -85,6 +88,8 @@ class Epoch:
     stopped: str | None = None
     """Why the judges stopped early."""
     merged_at: float = field(default_factory=time.monotonic)
+    is_merge_open: bool = False
+    """True when nobody knows whether the last MERGE landed, or still will."""
 
     def check(self) -> None:
         """Stop when the lease is lost or the job canceled."""
@@ -105,11 +110,13 @@ def run(epoch: Epoch) -> None:
     merge_when_due(epoch)
     for chunk, tasks in pieces(epoch, selection):
         epoch.check()
+        look_again(epoch)
         epoch.lease.note(Event.CHUNK_PLANNED, chunk.to_json())
         stage(epoch, chunk, scored(epoch, chunk, selection, tasks))
         merge_when_due(epoch)
     if epoch.request.judges and epoch.ask_judges is not None:
         epoch.ask_judges(epoch, selection)
+    look_again(epoch)
     epoch.check()
     merge(epoch)
 
@@ -144,21 +151,40 @@ def collect_earlier(epoch: Epoch) -> None:
 
 def adopt(epoch: Epoch, selection: Selection) -> None:
     """Take what other jobs have staged for this job's due pairs; no scorer is called."""
-    if not sum(selection.elsewhere.values()) or epoch.staging_version is None:
+    if sum(selection.elsewhere.values()) and epoch.staging_version is not None:
+        take_over(epoch, everything(epoch, epoch.staging_version), epoch.staging_version)
+
+
+def look_again(epoch: Epoch) -> None:
+    """Adopt what other live jobs have staged for due pairs since the last look, so that it is not paid twice."""
+    if epoch.request.reprocess is Reprocess.ALL:
         return
-    pairs = everything(epoch)
+    store = epoch.results.staging
+    seen = epoch.looked_at if epoch.looked_at is not None else epoch.staging_version or 0
+    epoch.looked_at = store.version()
+    versions = store.versions_of_others(seen, epoch.looked_at, epoch.job_id)
+    for version in versions:
+        take_over(epoch, everything(epoch, version, own_version=store.version()), version)
+    if versions:
+        # What comes in between is not called either, and is adopted by the next look.
+        epoch.staging_version = store.version()
+
+
+def take_over(epoch: Epoch, pairs: DataFrame, version: int) -> None:
+    """Copy to this job what other jobs have staged of `pairs` at a version, in one commit, and count it."""
     mine = P.due_mask().bitwiseAND(F.bitwise_not(F.col("own"))).bitwiseAND(F.col("elsewhere"))
     due = pairs.select("trace_id", "trace_date", mine.alias("adopt")).where("adopt != 0")
+    number, epoch.next_chunk = epoch.next_chunk, epoch.next_chunk + 1
     txn = epoch.lease.next_txn()
-    if not epoch.results.adopt(due, epoch.job_id, epoch.request, epoch.staging_version, txn):
+    if not epoch.results.adopt(due, epoch.job_id, epoch.request, number, version, txn):
         fenced(epoch)
-    staged(epoch, -1, epoch.results.tally(epoch.job_id, epoch.request.scorers, [-1]))
-    rows = epoch.results.staged_by(epoch.job_id, [-1]).select("trace_date").distinct().collect()
-    epoch.waiting[-1] = tuple(r[0] for r in rows)
+    staged(epoch, number, epoch.results.tally(epoch.job_id, epoch.request.scorers, [number]))
+    rows = epoch.results.staged_by(epoch.job_id, [number]).select("trace_date").distinct().collect()
+    epoch.waiting[number] = tuple(r[0] for r in rows)
 
 
-def everything(epoch: Epoch) -> DataFrame:
-    """Return the light rows of the whole window with their masks."""
+def everything(epoch: Epoch, version: int | None, *, own_version: int | None = None) -> DataFrame:
+    """Return the light rows of the whole window with their masks, by a version of staging."""
     from backfill_spark.plan import chosen_pairs
 
     return chosen_pairs(
@@ -167,7 +193,8 @@ def everything(epoch: Epoch) -> DataFrame:
         epoch.results,
         choice=epoch.choice,
         job_id=epoch.job_id,
-        staging_version=epoch.staging_version,
+        staging_version=version,
+        own_version=own_version,
     )
 
 
@@ -222,7 +249,7 @@ def due_traces(epoch: Epoch, selection: Selection, indexes: Sequence[int], chunk
     if chunk is not None and (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
         pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
     if selection.has_duplicates:
-        pairs = P.drop_duplicates(pairs, P.winners(everything(epoch)), ties=selection.has_ties)
+        pairs = P.drop_duplicates(pairs, P.winners(everything(epoch, epoch.staging_version)), ties=selection.has_ties)
     pairs = epoch.results.with_done(
         pairs,
         request,
@@ -237,12 +264,12 @@ def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
     """Append the scored chunk in one commit, and count it."""
     failpoint(Failpoint.BEFORE_STAGE)
     with compiled(epoch.spark, rows=chunk.pairs):
-        is_staged = epoch.results.stage(frame, epoch.job_id, epoch.request, chunk.index, epoch.lease.next_txn())
-    if not is_staged:
-        fenced(epoch)
-    failpoint(Failpoint.AFTER_STAGE)
-    epoch.waiting[chunk.index] = chunk.dates
-    staged(epoch, chunk.index, epoch.results.tally(epoch.job_id, epoch.request.scorers, [chunk.index]))
+        if not epoch.results.stage(frame, epoch.job_id, epoch.request, chunk.index, epoch.lease.next_txn()):
+            fenced(epoch)
+        failpoint(Failpoint.AFTER_STAGE)
+        epoch.waiting[chunk.index] = chunk.dates
+        tallies = epoch.results.tally(epoch.job_id, epoch.request.scorers, [chunk.index])
+    staged(epoch, chunk.index, tallies)
 
 
 def staged(epoch: Epoch, chunk: int, tallies: dict[str, Tally]) -> None:
@@ -283,6 +310,7 @@ def merge(epoch: Epoch) -> None:
                 done = epoch.results.merge(epoch.job_id, epoch.request, numbers, dates, epoch.lease.next_txn())
         except Exception as error:
             if not is_conflict(error) or attempt == MERGE_ATTEMPTS - 1:
+                epoch.is_merge_open = True
                 raise
             epoch.lease.note(Event.CONFLICT, {"chunks": numbers, "attempt": attempt + 1})
             epoch.lease.tell()
@@ -302,6 +330,16 @@ def merge_when_due(epoch: Epoch) -> None:
     """MERGE when enough rows wait, or when the last one was long ago."""
     if epoch.rows_waiting >= MERGE_ROWS or time.monotonic() - epoch.merged_at >= MERGE_SECONDS:
         merge(epoch)
+
+
+def seal(epoch: Epoch) -> None:
+    """Shut out a MERGE that may still land: after this write, one with a lower number fails or is skipped."""
+    if not epoch.is_merge_open:
+        return
+    store = epoch.results.assessments
+    if not store.append(store.frame([]), txn=epoch.lease.next_txn()):
+        fenced(epoch)
+    epoch.is_merge_open = False
 
 
 def fenced(epoch: Epoch) -> None:
@@ -344,13 +382,13 @@ def cover(epoch: Epoch) -> None:
 
 def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
     """End the epoch with the job's counts; return the job, whose end another writer may have decided."""
+    seal(epoch)
     counts = final_counts(epoch)
     costs = [t.cost_usd for t in epoch.tallies.values() if t.cost_usd is not None]
     if how is End.SUCCEEDED and any(c.left for c in counts.values()):
         how, error = End.PARTIAL, epoch.stopped or "Some due pairs have no result; `resume` goes on with them."
     if how is End.SUCCEEDED or (how is End.PARTIAL and epoch.reached is not None):
         cover(epoch)
-    epoch.lease.tell()
     payload: dict[str, Any] = {
         "counts": {n: c.to_json() for n, c in counts.items()},
         "calls": sum(c.calls for c in counts.values()),
@@ -358,7 +396,11 @@ def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
         "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else epoch.reached,
         "error": error,
     }
-    return epoch.lease.store.end(epoch.job_id, epoch.lease.epoch, how, payload)
+    lease = epoch.lease
+    record = lease.store.end(epoch.job_id, lease.epoch, how, payload, lease.take_notes(), claimed=lease.record)
+    if record.epoch != lease.epoch or record.is_released:
+        fenced(epoch)
+    return record
 
 
 def final_counts(epoch: Epoch) -> dict[str, Counts]:

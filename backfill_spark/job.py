@@ -13,7 +13,7 @@ from backfill_spark.models import Counts, JobState, ScorerSpec, TimeWindow
 if TYPE_CHECKING:
     import pandas as pd
 
-    from backfill_spark.job_store import JobRecord
+    from backfill_spark.job_record import JobRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 PROVIDERS = ("openai", "azure", "anthropic", "databricks")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def _variable(value: str | None) -> str | None:
+    if value is not None and _VARIABLE.fullmatch(value) is None:
+        raise ValueError("takes the name of an environment variable, never a key itself")
+    return value
 
 
 class _Section(BaseModel):
@@ -54,6 +61,8 @@ class EndpointSettings(_Section):
             raise ValueError("a base_url has no user, password, query or fragment; keys come from api_key_env")
         return text.rstrip("/").removesuffix("/chat/completions")
 
+    _key_variable = field_validator("api_key_env")(_variable)
+
     @model_validator(mode="after")
     def _has_one_key(self) -> EndpointSettings:
         if self.api_key_env is not None and self.api_key_file is not None:
@@ -77,6 +86,8 @@ class JudgeSettings(_Section):
     marker_key_env: str | None = Field(
         None, description="Environment variable, on the executors, that keys the markers around trace text."
     )
+
+    _marker_variable = field_validator("marker_key_env")(_variable)
 
     @field_validator("cache", mode="before")
     @classmethod

@@ -14,7 +14,8 @@ from backfill_spark.backfill import Canceled, Epoch, finish, how_it_ends, merge,
 from backfill_spark.choices import WorkStore
 from backfill_spark.errors import BackfillRefusedError, LeaseLostError, SourceGoneError
 from backfill_spark.failpoints import Failpoint, failpoint
-from backfill_spark.job_store import End, Event, JobRecord, JobStore
+from backfill_spark.job_record import End, Event, JobRecord
+from backfill_spark.job_store import JobStore
 from backfill_spark.models import Counts, Request
 from backfill_spark.plan import Selection
 from backfill_spark.pulse import Pulse
@@ -73,7 +74,7 @@ def run_job(
     if record.state.is_terminal:
         return record
     results.ensure()
-    lease = jobs.claim(record, [results.staging, results.assessments])
+    lease = jobs.claim(record, [results.staging, results.assessments], is_new=created is not None)
     if lease is None:
         return jobs.record(job_id)
     record = lease.record
@@ -118,7 +119,8 @@ def run_job(
             _merge_what_is_staged(epoch)
     finally:
         lease.stop()
-    return close(spark, settings, finish(epoch, how, error))
+    has_staged = lease.epoch > 1 or any(t.finished for t in epoch.tallies.values())
+    return close(spark, settings, finish(epoch, how, error), has_row=created is not None, has_staged=has_staged)
 
 
 def _merge_what_is_staged(epoch: Epoch) -> None:
@@ -210,10 +212,12 @@ def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll
             time.sleep(poll_s)
 
 
-def close(spark: SparkSession, settings: Settings, record: JobRecord) -> JobRecord:
+def close(
+    spark: SparkSession, settings: Settings, record: JobRecord, *, has_row: bool = False, has_staged: bool = True
+) -> JobRecord:
     """Bring the job's row up to date and drop what an ended job no longer needs."""
     job_id = record.job_id
-    JobStore(spark, settings).show(record)
+    JobStore(spark, settings).show(record, has_row=has_row)
     if record.state.is_terminal:
         Pulse(settings).clear(job_id)
         if (
@@ -222,7 +226,7 @@ def close(spark: SparkSession, settings: Settings, record: JobRecord) -> JobReco
             or record.created.get("has_files")
         ):
             WorkStore(spark, settings).clear(job_id)
-        if record.state == End.SUCCEEDED.value:
+        if has_staged and record.state == End.SUCCEEDED.value:
             ResultStore(spark, settings).clear(job_id)
         if record.created["request"]["models"] and settings.judge.cache != "on":
             forget_answers(spark, settings, job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from backfill_spark import tables
-from backfill_spark.job_store import Event, JobStore
-from backfill_spark.models import JobState
+from backfill_spark.job_record import Event
+from backfill_spark.job_store import JobStore
+from backfill_spark.models import JobState, compact_json
 from backfill_spark.settings import parse_duration
 from backfill_spark.store import Store, is_conflict
 
@@ -65,6 +67,7 @@ def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict
             hashes += [r[0] for r in found]
         if deleted[table.name]:
             _delete(store, F.col("trace_id") == trace_id)
+    deleted["job_events"] = _forget_missing(Store(spark, tables.JOB_EVENTS, settings), trace_id)
     judgements = Store(spark, tables.JUDGEMENTS, settings)
     if hashes and judgements.exists():
         # An answer may quote the trace. Another trace with the same prompt is asked again when it is due.
@@ -72,6 +75,25 @@ def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict
         deleted["judgements"] = judgements.read().where(condition).count()
         _delete(judgements, condition)
     return deleted
+
+
+def _forget_missing(store: Store, trace_id: str) -> int:
+    """Take a listed id that was not found out of what its jobs remember."""
+    if not store.exists():
+        return 0
+    created = F.col("event") == Event.CREATED.value
+    quoted = json.dumps(trace_id, ensure_ascii=False)
+    rows = store.read().where(created & F.col("payload").contains(quoted)).select("job_id", "payload").collect()
+    changed = 0
+    for row in rows:
+        payload = json.loads(row["payload"])
+        if trace_id not in payload.get("trace_ids_missing", ()):
+            continue
+        payload["trace_ids_missing"].remove(trace_id)
+        condition = created & (F.col("job_id") == row["job_id"])
+        _again(lambda c=condition, p=payload: store.delta().update(c, {"payload": F.lit(compact_json(p))}))  # type: ignore[misc]
+        changed += 1
+    return changed
 
 
 def _ended(jobs: JobStore) -> dict[str, tuple[str, float]]:

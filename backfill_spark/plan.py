@@ -100,6 +100,7 @@ def chosen_pairs(
     choice: DataFrame | None,
     job_id: str | None,
     staging_version: int | None,
+    own_version: int | None = None,
 ) -> DataFrame:
     """Return every row of the window with what decides its pairs; reads no texts."""
     light = P.light_columns(request, source.columns)
@@ -107,7 +108,7 @@ def chosen_pairs(
     chosen = P.mark_duplicates(P.choose(traces, request, source.columns, choice))
     keep = ["trace_id", "request_time", "trace_time", "trace_date", "session_id", "draw", "skip", "ties"]
     chosen = chosen.select(*keep, "no_expectations", "matched", "sampled")
-    return results.with_done(chosen, request, job_id=job_id, staging_version=staging_version)
+    return results.with_done(chosen, request, job_id=job_id, staging_version=staging_version, own_version=own_version)
 
 
 def experiment_filter(request: Request) -> str | None:

@@ -10,12 +10,12 @@ import getpass
 import json
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backfill_spark import context
-from backfill_spark.catalog import Catalog, Config
+from backfill_spark.catalog import Catalog, Config, as_read, rows_of
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerNotFoundError
 from backfill_spark.filters import compile_filter
 from backfill_spark.scorers import checks
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from backfill_spark.settings import Settings
+    from backfill_spark.store import Store, Txn
 
 _ATTEMPTS = 40
 _KEPT_WITH_VERSION = ("description", "aggregations", "timeout_s", "version_note")
@@ -32,6 +33,34 @@ AnyScorer = TypeVar("AnyScorer", bound=Scorer)
 
 _clock = threading.Lock()
 _last_moment = 0
+
+
+_last_read: dict[str, tuple[str, list[Mapping[str, Any]]]] = {}
+"""Table → the stamp of its newest commit, and its rows then."""
+
+
+def _rows(store: Store, experiment_id: str, *, name: str | None, definitions: bool) -> list[Mapping[str, Any]]:
+    """Return a table's rows of one experiment (and name); without Spark when nothing was committed meanwhile."""
+    stamp = store.stamp()
+    if stamp is None:
+        return rows_of(store.read(), experiment_id, name=name, definitions=definitions)
+    known = _last_read.get(store.location.shown)
+    if known is None or known[0] != stamp:
+        known = _last_read[store.location.shown] = (stamp, rows_of(store.read(), definitions=True))
+    rows = [r for r in known[1] if r["experiment_id"] == experiment_id and name in (None, r["name"])]
+    return rows if definitions else [{**r, "definition": None} if "definition" in r else r for r in rows]
+
+
+def _append(store: Store, row: Mapping[str, Any], txn: Txn | None) -> bool:
+    """Append one row, and keep it in mind when it was the only commit since the last read."""
+    known = _last_read.pop(store.location.shown, None)
+    if not store.append(store.frame([dict(row)]), txn=txn):
+        return False
+    stamp = store.stamp()
+    if known is not None and stamp is not None and int(stamp[:20]) == int(known[0][:20]) + 1:
+        whole = dict.fromkeys(store.table.schema.fieldNames()) | dict(row)
+        _last_read[store.location.shown] = (stamp, [*known[1], as_read(whole)])
+    return True
 
 
 class Registry:
@@ -52,7 +81,10 @@ class Registry:
         stores = [store for store in (self._scorers, self._configs) if store.exists()]
         for store in stores:
             store.ensure()
-        return Catalog.read(experiment_id, [store.read() for store in stores], name=name, definitions=definitions)
+        rows: list[Mapping[str, Any]] = []
+        for store in stores:
+            rows += _rows(store, experiment_id, name=name, definitions=definitions)
+        return Catalog.of_rows(experiment_id, rows)
 
     def definitions(self, experiment_id: str, pinned: Collection[tuple[str, int]]) -> dict[tuple[str, int], str | None]:
         """Return the pickled functions of `pinned` (name, version) pairs, in one read; deleted ones are absent."""
@@ -215,7 +247,7 @@ class Registry:
 
         row |= {"version": version, "created_at": _moment(_next_moment(catalog.newest_us))}
         txn = Txn(f"scorer/{row['experiment_id']}/{row['name']}", version) if claim else None
-        return self._scorers.append(self._scorers.frame([row]), txn=txn)
+        return _append(self._scorers, row, txn)
 
     def _append_config(self, name: str, experiment_id: str, config: Config, number: int) -> bool:
         from backfill_spark.store import Txn
@@ -228,9 +260,7 @@ class Registry:
             "filter_string": config.filter_string,
             "updated_at": _moment(config.updated_us),
         }
-        return self._configs.append(
-            self._configs.frame([row]), txn=Txn(f"scorer_config/{experiment_id}/{name}", number)
-        )
+        return _append(self._configs, row, Txn(f"scorer_config/{experiment_id}/{name}", number))
 
     def not_found(
         self, name: str, experiment_id: str, version: int | None = None, versions: Collection[int] = ()

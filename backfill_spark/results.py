@@ -77,17 +77,21 @@ class ResultStore:
         *,
         job_id: str | None,
         staging_version: int | None,
+        own_version: int | None = None,
         dates: tuple[date, date] | None = None,
     ) -> DataFrame:
         """Add the masks `done` (has a result), `own` (staged by `job_id`) and `elsewhere` (staged by another job).
 
-        Versions are pinned; `dates` narrows what is read of both tables to a chunk's dates.
+        Versions are pinned. `own_version` adds what `job_id` has staged by then; `dates` narrows what is read of
+        both tables to a chunk's dates.
         """
         parts = []
         if request.results_version is not None and request.reprocess is not Reprocess.ALL:
             parts.append(self._existing(request, dates))
         if staging_version is not None:
             parts.append(self._staged(request, job_id, staging_version, dates))
+        if own_version is not None:
+            parts.append(self._staged(request, job_id, own_version, dates).where("own != 0"))
         if not parts:
             return chosen.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
         masks = (
@@ -159,7 +163,7 @@ class ResultStore:
         )
         return self.staging.append(rows, txn=txn)
 
-    def adopt(self, due: DataFrame, job_id: str, request: Request, staging_version: int, txn: Txn) -> bool:
+    def adopt(self, due: DataFrame, job_id: str, request: Request, chunk: int, staging_version: int, txn: Txn) -> bool:
         """Copy to this job what other jobs staged for its due pairs; no scorer is called.
 
         Args:
@@ -185,7 +189,7 @@ class ResultStore:
         fields = [F.transform("all", _field(n)).alias(n) for n in names]
         rows = rows.select(
             F.lit(job_id).alias("job_id"),
-            F.lit(-1).cast("int").alias("chunk"),
+            F.lit(chunk).cast("int").alias("chunk"),
             *keys,
             F.struct(*fields).cast(tables.RESULTS).alias("results"),
         ).select(*tables.STAGING.schema.fieldNames())
@@ -200,33 +204,30 @@ class ResultStore:
         self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None
     ) -> dict[str, Tally]:
         """Count the staged pairs of one job by scorer and outcome."""
-        names = ("scorer_name", "scorer_version", "ordinal", "value", "error_code", "latency_ms", "extra")
+        names = ("scorer_name", "ordinal", "value", "error_code", "latency_ms", "extra")
+        feedbacks = F.arrays_zip(*[f"results.{n}" for n in ("scorer_name", "value", "error_code")])
+
+        def scorers_with(holds: Callable[[Column], Column]) -> Column:
+            found = F.transform(F.filter(feedbacks, holds), lambda x: x["scorer_name"])
+            return F.when(F.array_max("results.ordinal") > 0, found)
+
+        # A pair with several feedbacks is an error when one of them is, and scored when one has a value. Looked at once
+        # a trace, and only where there are several: per pair it would keep Spark from compiling the rest.
         rows = self.staged_by(job_id, chunks).select(
-            "trace_id",
             "scored_job_id",
-            F.col("results.ordinal").alias("ordinals"),
-            *[F.col(f"results.{n}").alias(n) for n in names],
+            scorers_with(lambda x: x["error_code"].isNotNull()).alias("failing"),
+            scorers_with(lambda x: x["value"].isNotNull()).alias("valuing"),
+            F.inline(F.arrays_zip(*[f"results.{n}" for n in names])),
         )
-        long = rows.select(
-            "trace_id",
-            F.col("scored_job_id"),
-            (F.array_max("ordinals") > 0).alias("several"),
-            F.inline(F.arrays_zip(*names)),
-        )
-        failed, valued = F.col("error_code").isNotNull(), F.col("value").isNotNull()
-        one = long.where("not several").select(
-            "scorer_name", failed.alias("failed"), valued.alias("valued"), *_calls(job_id)
-        )
-        # A pair with several feedbacks is an error when one of them is, and scored when one has a value.
-        many = (
-            long.where("several")
-            .select("trace_id", "scorer_name", failed.alias("failed"), valued.alias("valued"), *_calls(job_id))
-            .groupBy("trace_id", "scorer_name")
-            .agg(*(F.max(c).alias(c) for c in ("failed", "valued", "calls", "cost", "ms")))
-            .drop("trace_id")
-        )
+
+        def is_in(column: str) -> Column:
+            return F.coalesce(F.array_contains(column, F.col("scorer_name")), F.lit(False))
+
+        failed = F.col("error_code").isNotNull() | is_in("failing")
+        valued = F.col("value").isNotNull() | is_in("valuing")
         sums = (
-            one.unionByName(many)
+            rows.where("ordinal = 0")
+            .select("scorer_name", failed.alias("failed"), valued.alias("valued"), *_calls(job_id))
             .groupBy("scorer_name")
             .agg(
                 F.count(F.when(F.col("failed"), 1)).alias("errored"),
@@ -373,10 +374,10 @@ def _field(name: str) -> Callable[[Column], Column]:
 
 
 def _calls(job_id: str) -> list[Column]:
-    """Calls, cost and time of one result row; adopted rows cost nothing here."""
-    extra = F.from_json("extra", "attempts int, cost_usd double")
+    """Calls, cost and time of a pair's first row; adopted rows cost nothing here."""
+    extra = F.when(F.col("extra").isNotNull(), F.from_json("extra", "attempts int, cost_usd double"))
     made = F.coalesce(extra["attempts"], F.when(_without_call(), 0).otherwise(1))
-    mine = (F.col("scored_job_id") == job_id) & (F.col("ordinal") == 0)
+    mine = F.col("scored_job_id") == job_id
     return [
         F.when(mine, made).otherwise(0).alias("calls"),
         F.when(mine, extra["cost_usd"]).alias("cost"),

@@ -109,7 +109,7 @@ def _build(settings: Settings) -> SparkSession:
             "spark.driver.host": "127.0.0.1",
         }
         log4j = Path(__file__).with_name("log4j2.properties")
-        options["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile=file:{log4j} -XX:+UseSerialGC"
+        options["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile=file:{log4j} -XX:+UseParallelGC"
     options |= settings.spark
     builder = SparkSession.builder
     for key, value in options.items():

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -248,11 +248,17 @@ def _explained(root: type[BaseModel], problem: dict[str, Any]) -> str:
     path = [str(part) for part in problem["loc"]]
     where = ".".join(path)
     if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')} (got {problem.get('input')!r})"
+        # An endpoint's values are not shown: one of them may be a key in the wrong place.
+        got = "" if "endpoints" in path or path[-1].endswith("_key_env") else f" (got {problem.get('input')!r})"
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}"
     model: Any = root
     for part in path[:-1]:
-        field = model.model_fields.get(part) or next(f for f in model.model_fields.values() if f.alias == part)
-        model = field.annotation
+        if hasattr(model, "model_fields"):
+            field = model.model_fields.get(part) or next(f for f in model.model_fields.values() if f.alias == part)
+            model = field.annotation
+        else:
+            # A mapping of a name to a section, such as judge.endpoints.
+            model = get_args(model)[1]
     names = {f.alias or name for name, f in model.model_fields.items()} if hasattr(model, "model_fields") else set()
     nearest = nearest_first(path[-1], names)
     hint = f" Did you mean {'.'.join([*path[:-1], nearest[0]])!r}?" if nearest else ""

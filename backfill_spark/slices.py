@@ -23,7 +23,7 @@ from backfill_spark.asking.spool import delete_spool, read_spool
 from backfill_spark.choices import WorkStore
 from backfill_spark.chunks import Cutter
 from backfill_spark.errors import BackfillRefusedError
-from backfill_spark.job_store import Event
+from backfill_spark.job_record import Event
 from backfill_spark.models import Chunk, compact_json
 from backfill_spark.results import ResultStore
 from backfill_spark.scoring.prompts import Asking, Rendering, ask, fan, render

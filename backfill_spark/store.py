@@ -150,6 +150,34 @@ class Store:
             return max(int(f.name[:20]) for f in _commit_files(log))
         return int(self.delta().history(1).select("version").collect()[0][0])
 
+    def stamp(self) -> str | None:
+        """Return the newest version in 20 digits and its time; None where that would cost a Spark job."""
+        log = _local_folder(self.location.path)
+        if log is None:
+            return None
+        newest = max(_commit_files(log), default=None)
+        return None if newest is None else f"{newest.name}:{newest.stat().st_mtime_ns}"
+
+    def versions_of_others(self, after: int, newest: int, app_id: str) -> list[int]:
+        """Return where to look for what others than `app_id` wrote in the versions (after, newest], ascending.
+
+        The newest version when they wrote rows, and each one before they removed some.
+        """
+        commits = self._commits(after, newest)
+        mine = f'\\"app\\":\\"{app_id}\\"'
+        others = [(v, text) for v, text in commits if mine not in text.replace(" ", "")]
+        others = [(v, text) for v, text in others if '"numOutputRows":"0"' not in text]
+        removed = [v - 1 for v, text in others if '"DELETE"' in text and v - 1 > after]
+        return sorted({*removed, newest}) if others else []
+
+    def _commits(self, after: int, newest: int) -> list[tuple[int, str]]:
+        log = _local_folder(self.location.path)
+        if log is not None:
+            return [(v, _commit_text(log / f"{v:020}.json")) for v in range(after + 1, newest + 1)]
+        rows = self.delta().history(max(newest - after, 1)).where(f"version > {after} and version <= {newest}")
+        found = rows.select("version", "operation", "userMetadata").collect()
+        return [(r[0], f'"{r[1]}" {json.dumps(r[2])}') for r in found]
+
     def frame(self, rows: Sequence[dict[str, Any]]) -> DataFrame:
         """Return rows of plain values as a frame of the table's shape; absent columns are NULL."""
         names = self.table.schema.fieldNames()

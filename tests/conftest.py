@@ -92,8 +92,7 @@ def _spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSe
                     [
                         f"-Dlog4j2.configurationFile=file:{REPOSITORY / 'backfill_spark' / 'log4j2.properties'}",
                         f"-Dderby.system.home={folder / 'derby'}",
-                        # One compiler tier and one collector thread: a JVM of minutes is quicker without the rest.
-                        "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+                        "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=256m -Xms2g -Xmn1g",
                     ]
                 ),
             }

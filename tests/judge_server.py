@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gzip
 import hashlib
 import json
 import random
@@ -22,7 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ from typing import Any, cast
 
 _FAULT = re.compile(rb"fault:([a-z0-9-]+?)(?:x(\d+))?(?![a-z0-9-])")
 _VERDICT = re.compile(rb"verdict:([A-Za-z0-9_.]+)")
+_THE_KEY = b"@key@"
+_KEY = re.compile(rb"\r\n(?:authorization: bearer|x-api-key:|api-key:)\s*(\S+)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _REASONS = {200: "OK", 302: "Found", 307: "Temporary Redirect", 400: "Bad Request", 429: "Too Many Requests"}
 
@@ -46,6 +49,8 @@ class Canned:
     drip_s: float | None = None
     """Seconds between single bytes of the body."""
     hangs: bool = False
+    chunked: bool = False
+    """Without a Content-Length."""
 
 
 @dataclass
@@ -89,7 +94,7 @@ class JudgeServer:
         tells_quota: bool = True,
         error_rate: float = 0.0,
         takes_schema: bool = True,
-        redirects: bool = False,
+        redirects: str | None = None,
         key: str | None = None,
         keeps_bodies: bool = True,
         log_file: str | None = None,
@@ -144,6 +149,9 @@ class JudgeServer:
             self.log.bodies = [*self.log.bodies[-199:], body]
             self.log.heads = [*self.log.heads[-199:], head]
         canned = self._canned(path, head, body, prompt, self.log.by_prompt[digest])
+        if _THE_KEY in canned.body:
+            sent = _KEY.search(head)
+            canned = replace(canned, body=canned.body.replace(_THE_KEY, sent[1] if sent else b""))
         self.log.by_status[canned.status] += 1
         if canned.status == 200 and canned.cut_after is None and not canned.hangs and canned.drip_s is None:
             self.log.answered.add(digest)
@@ -152,8 +160,8 @@ class JudgeServer:
         return canned
 
     def _canned(self, path: str, head: bytes, body: bytes, prompt: dict[str, Any], seen: int) -> Canned:
-        if self.redirects:
-            return Canned(307, b"", (("Location", f"{self.url}/elsewhere"),))
+        if self.redirects is not None:
+            return Canned(307, b"", (("Location", self.redirects),))
         if self.key is not None and self.key.encode() not in head:
             return _error(401, "Incorrect API key provided: sk-wrong-key-1234.", "invalid_api_key")
         if self.error_rate and self._random.random() < self.error_rate:
@@ -228,6 +236,7 @@ def _reply(
         data = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
+            "created": 1_700_000_000,
             "model": prompt.get("model"),
             "choices": [{"index": 0, "message": message, "finish_reason": finish}],
             "usage": {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote},
@@ -235,6 +244,11 @@ def _reply(
     if not usage:
         del data["usage"]
     return Canned(body=json.dumps(data).encode(), headers=extra)
+
+
+def _huge(path: str, prompt: dict[str, Any]) -> bytes:
+    """Return a good answer of 10 MB."""
+    return _reply(path, _GOOD, prompt).body[:-1] + b', "more": "' + b"x" * 10_000_000 + b'"}'
 
 
 def _error(status: int, message: str, code: str, headers: tuple[tuple[str, str], ...] = ()) -> Canned:
@@ -267,6 +281,8 @@ FAULTS: dict[str, Fault] = {
     "prose": _text("I think it is fine."),
     "echo": _text('{"rationale": "As [[outputs 0123456789abcdef]] says.", "result": "yes"}'),
     "no-content": _text(None),
+    "empty": _text(""),
+    "no-body": lambda _path, _prompt: Canned(),
     "length": _text('{"rationale": "It', finish="length"),
     "filter": _text("", finish="content_filter"),
     "refusal": _text(None, refusal="I cannot help with that."),
@@ -297,7 +313,17 @@ FAULTS: dict[str, Fault] = {
     "hang": lambda _path, _prompt: Canned(hangs=True),
     "reset": lambda path, prompt: Canned(body=_reply(path, _GOOD, prompt).body, cut_after=20),
     "drop": lambda _path, _prompt: Canned(cut_after=0),
-    "huge": lambda _path, _prompt: Canned(body=b'{"a": "' + b"x" * 10_000_000 + b'"}'),
+    "tells-key": _text('{"rationale": "You are @key@.", "result": "yes"}'),
+    "tells-key-as-result": _text('{"rationale": "Hm.", "result": "@key@"}'),
+    "tells-key-400": _status(400, "Invalid request of @key@." + " " * 240 + "It was @key@.", "invalid_request_error"),
+    "tells-key-500": _status(500, "Failed for @key@.", "server_error"),
+    "tells-key-401": _status(401, "Incorrect API key provided: @key@.", "invalid_api_key"),
+    "huge": lambda path, prompt: Canned(body=_huge(path, prompt)),
+    "huge-stream": lambda path, prompt: Canned(body=_huge(path, prompt), chunked=True),
+    "huge-zipped": lambda path, prompt: Canned(
+        body=gzip.compress(_huge(path, prompt)), headers=(("Content-Encoding", "gzip"),)
+    ),
+    "huge-500": lambda path, prompt: Canned(500, _huge(path, prompt)),
 }
 
 
@@ -346,7 +372,8 @@ class _Connection(asyncio.Protocol):
         if canned.hangs or self._transport.is_closing():
             return
         lines = [f"HTTP/1.1 {canned.status} {_REASONS.get(canned.status, 'Status')}"]
-        lines += ["Content-Type: application/json", f"Content-Length: {len(canned.body)}"]
+        length = "Transfer-Encoding: chunked" if canned.chunked else f"Content-Length: {len(canned.body)}"
+        lines += ["Content-Type: application/json", length]
         lines += [f"{name}: {value}" for name, value in canned.headers]
         head = "\r\n".join(lines).encode() + b"\r\n\r\n"
         if canned.cut_after is not None:
@@ -356,6 +383,8 @@ class _Connection(asyncio.Protocol):
         elif canned.drip_s is not None:
             self._transport.write(head)
             self._drip(canned.body, canned.drip_s)
+        elif canned.chunked:
+            self._transport.write(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(canned.body), canned.body))
         else:
             self._transport.write(head + canned.body)
 
@@ -421,7 +450,7 @@ if __name__ == "__main__":
     parser.add_argument("--silent-quota", action="store_true", help="no x-ratelimit headers")
     parser.add_argument("--error-rate", type=float, default=0.0, help="share of requests answered 500")
     parser.add_argument("--no-schema", action="store_true", help="400 on response_format")
-    parser.add_argument("--redirects", action="store_true", help="307 on everything")
+    parser.add_argument("--redirects", metavar="ADDRESS", help="307 to this address, on everything")
     parser.add_argument("--key", help="the only key that is accepted")
     parser.add_argument("--log", help="file that gets a line for each request")
     loop_factory = None

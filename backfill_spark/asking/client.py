@@ -113,7 +113,7 @@ def probe(service: Service) -> Probe:
     answers: list[Answer] = []
     asked = asyncio.run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))
     found = answers[0]
-    what = found.left or found.error_message
+    what = (found.left or found.error_message or "").rstrip(".")
     is_answered = found.verdict is not None or found.error_code in _ANSWERED
     problem = None if is_answered else f"The endpoint {endpoint.name!r} does not answer for {service.uri!r}: {what}."
     return Probe(replace(service, shape=asked.shape), problem, asked.requests, asked.cost_usd)

@@ -15,7 +15,7 @@ import orjson
 
 from backfill_spark.asking.answers import Answer, Budget, Question
 from backfill_spark.asking.endpoints import Service, Shape, read_key
-from backfill_spark.asking.faults import Action, Fault, fault_of, scrubbed
+from backfill_spark.asking.faults import Action, Fault, fault_of, scrubbed, without_key
 from backfill_spark.asking.limiter import Limiter
 from backfill_spark.asking.permits import Permits
 from backfill_spark.asking.readings import TOO_LONG, described, read_body, verdict_of
@@ -278,6 +278,7 @@ class Desk:
             self._faulted(call, Fault(Action.RETRY, code, described(error)), shape)
             return
         latency = (self._loop.time() - started) * 1e3
+        body = None if body is None else without_key(body, self._key)
         if status == 200 and body is not None:
             self._replied(call, body, headers, latency)
             return

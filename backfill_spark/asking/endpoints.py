@@ -12,19 +12,9 @@ from backfill_spark.errors import BackfillRefusedError, nearest_first
 from backfill_spark.judge_settings import PROVIDERS, EndpointSettings, JudgeSettings
 
 _URI = re.compile(r"(?P<endpoint>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}):/(?P<model>[^\s/][^\s]{0,199})")
+# No environment variable stands beside these: whoever sets one would direct traces and keys to an address of theirs.
 _ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-_ADDRESS_VARIABLES = {
-    "openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
-    "azure": ("AZURE_OPENAI_ENDPOINT", "AZURE_API_BASE"),
-    "anthropic": ("ANTHROPIC_BASE_URL",),
-    "databricks": ("DATABRICKS_HOST",),
-}
-_KEY_VARIABLES = {
-    "openai": "OPENAI_API_KEY",
-    "azure": "AZURE_OPENAI_API_KEY",
-    "anthropic": "ANTHROPIC_API_KEY",
-    "databricks": "DATABRICKS_TOKEN",
-}
+_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 _VERSIONS = {"azure": "2024-10-21", "anthropic": "2023-06-01"}
 
 
@@ -116,7 +106,7 @@ def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, s
     if name in settings.endpoints:
         return _endpoint(name, settings.endpoints[name]), match["model"]
     if name in PROVIDERS:
-        own = EndpointSettings.model_validate({"provider": name, "api_key_env": _KEY_VARIABLES[name]})
+        own = EndpointSettings.model_validate({"provider": name, "api_key_env": _KEY_VARIABLES.get(name)})
         return _endpoint(name, own), match["model"]
     known = nearest_first(name, {*settings.endpoints, *PROVIDERS})
     raise BackfillRefusedError(
@@ -127,22 +117,12 @@ def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, s
 
 def _endpoint(name: str, settings: EndpointSettings) -> Endpoint:
     provider = settings.provider
-    found = (os.environ.get(variable, "").strip() for variable in _ADDRESS_VARIABLES[provider])
-    address = settings.base_url or next(filter(None, found), None) or _ADDRESSES.get(provider)
+    address = settings.base_url or _ADDRESSES.get(provider)
     if address is None:
         raise BackfillRefusedError(
-            f"The endpoint {name!r} ({provider}) has no address. Set judge.endpoints.{name}.base_url, or "
-            f"{_ADDRESS_VARIABLES[provider][0]} in the environment."
+            f"The endpoint {name!r} ({provider}) has no address. Set judge.endpoints.{name}.base_url, and api_key_env "
+            "beside it."
         )
-    if "://" not in address:
-        address = f"https://{address}"
-    try:
-        address = EndpointSettings(base_url=address).base_url or address
-    except ValueError:
-        raise BackfillRefusedError(
-            f"The endpoint {name!r} has an address that cannot be used: it must start with http:// or https:// and "
-            "hold no user, password, query or fragment."
-        ) from None
     return Endpoint(
         name=name,
         provider=provider,

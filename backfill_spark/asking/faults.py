@@ -16,6 +16,8 @@ from backfill_spark.asking.endpoints import Shape
 from backfill_spark.models import ErrorCode
 
 MAX_MESSAGE = 400
+SHORTEST_KEY = 12
+"""Characters; shorter ones are words such as EMPTY, which servers without keys are given."""
 _KEYS = re.compile(
     r"(?i)\b(?:sk|pk|rk)[-_][a-z0-9_*-]{6,}|\b(?:bearer|basic)\s+[^\s\"',;]{6,}|\bdapi[a-z0-9]{8,}|\beyj[a-z0-9_.-]{10,}"
     r"|[a-z0-9+/_-]{40,}={0,2}"
@@ -127,6 +129,11 @@ def scrubbed(text: str, key: str | None) -> str:
     if key:
         text = text.replace(key, "[key]")
     return _KEYS.sub("[key]", " ".join(text[:4_000].split()))[:MAX_MESSAGE]
+
+
+def without_key(body: bytes, key: str | None) -> bytes:
+    """Return an answer that holds no key, should the server or a gateway have repeated it."""
+    return body if key is None or len(key) < SHORTEST_KEY else body.replace(key.encode(), b"[key]")
 
 
 def _reshaped(text: str, shape: Shape) -> Shape | None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.errors import BackfillError, SessionError
+from backfill_spark.errors import BackfillError, BackfillRefusedError, SessionError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from backfill_spark.cli.program import Program
+    from backfill_spark.judge_settings import JudgeSettings
     from backfill_spark.settings import Settings
 
 PACKAGES = ("pyspark", "delta-spark", "pandas", "pyarrow")
@@ -37,7 +39,11 @@ def examine(program: Program) -> Iterator[Finding]:
     """Yield findings one by one; what needs a Spark session is left out when none starts."""
     yield _python()
     yield _packages()
-    yield _looked_at("settings", lambda: _settings(program), "Mend the settings named here.")
+    readable = _looked_at("settings", lambda: _settings(program), "Mend the settings named here.")
+    yield readable
+    asked = _judge_models(program.settings.judge) if readable.ok else {}
+    for what, uri in asked.items():
+        yield _looked_at(what, lambda uri=uri: _key(uri, program.settings.judge), "")  # type: ignore[misc]
     if not os.environ.get("SPARK_REMOTE"):
         yield _looked_at("Java", _java, "")
     session: list[Any] = []
@@ -53,6 +59,8 @@ def examine(program: Program) -> Iterator[Finding]:
         return
     yield _looked_at("Delta", lambda: _delta(session[0]), "Put delta-spark's archives on the session's class path.")
     yield _looked_at("Python on executors", lambda: _executors(session[0], program.settings), "")
+    if asked:
+        yield _looked_at("keys on executors", lambda: _keys(session[0], program.settings.judge, asked), "")
     yield _tables(program)
     yield _traces(program, session[0])
 
@@ -92,6 +100,39 @@ def _packages() -> Finding:
 def _settings(program: Program) -> str:
     tables = program.settings.tables
     return f"tables at {tables.schema_ or tables.root}"
+
+
+def _judge_models(judge: JudgeSettings) -> dict[str, str]:
+    """Return what to look at: each endpoint of the settings, and the model of judges that name none."""
+    asked = {f"judge {name}": f"{name}:/any" for name in sorted(judge.endpoints)}
+    return asked | ({} if judge.model is None else {"judge.model": judge.model})
+
+
+def _key(uri: str, judge: JudgeSettings) -> str:
+    """Say where an endpoint's key lies, never what it is."""
+    from backfill_spark.asking.endpoints import read_key, resolve
+
+    endpoint, _ = resolve(uri, judge)
+    if endpoint.api_key_env is None and endpoint.api_key_file is None:
+        return f"{endpoint.base_url}, without a key: neither api_key_env nor api_key_file is set"
+    read_key(endpoint)
+    variable = f"the environment variable {endpoint.api_key_env}"
+    return f"{endpoint.base_url}, its key is in {variable if endpoint.api_key_env else endpoint.api_key_file}"
+
+
+def _keys(spark: SparkSession, judge: JudgeSettings, asked: Mapping[str, str]) -> str:
+    """Look for the keys where judges ask; those that no address was found for were told before."""
+    from backfill_spark.asking.endpoints import Service, resolve
+    from backfill_spark.slices import keys_missing
+
+    services = {}
+    for what, uri in asked.items():
+        with contextlib.suppress(BackfillRefusedError):
+            services[what] = Service(*resolve(uri, judge))
+    problems = keys_missing(spark, services)
+    if problems:
+        raise BackfillRefusedError("\n".join(problems))
+    return "all that the settings name"
 
 
 def _java() -> str:

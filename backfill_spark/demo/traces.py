@@ -33,6 +33,11 @@ def write_demo_traces(spark: SparkSession, path: str, *, traces: int = 20_000, d
 
     Equal arguments give equal rows.
     """
+    write_table(spark, path, demo_table(traces=traces, days=days, seed=seed))
+
+
+def demo_table(*, traces: int = 20_000, days: int = 60, seed: int = 7) -> pa.Table:
+    """Return the conversations' traces as one Arrow table of the shape TRACES."""
     import pyarrow as pa
 
     from backfill_spark import tables
@@ -41,9 +46,15 @@ def write_demo_traces(spark: SparkSession, path: str, *, traces: int = 20_000, d
     for row in demo_traces(traces=traces, days=days, seed=seed):
         for name, values in columns.items():
             values.append(row[name])
-    table = pa.table(columns, schema=pa.schema([(field.name, _arrow_type(field.dataType)) for field in tables.TRACES]))
+    return pa.table(columns, schema=pa.schema([(field.name, _arrow_type(field.dataType)) for field in tables.TRACES]))
+
+
+def write_table(spark: SparkSession, path: str, table: pa.Table) -> None:
+    """Write rows in order of time to a Delta table at `path`, replacing it."""
+    from backfill_spark import tables
+
     frame = spark.createDataFrame(table, tables.TRACES)
-    # Rows arrive in order of time: files that each hold a stretch of it are skipped by a window.
+    # Files that each hold a stretch of time are skipped by a window.
     frame.coalesce(FILES).write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
 
 

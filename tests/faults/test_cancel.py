@@ -80,7 +80,8 @@ def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(world, held):
 
 def test_f21_a_terminal_state_takes_no_other(world):
     """Of every end, the first one stays; a cancel or a resume of an ended job changes nothing."""
-    from backfill_spark.job_store import End, JobStore
+    from backfill_spark.job_record import End
+    from backfill_spark.job_store import JobStore
 
     job_id = world.run()
     jobs = JobStore(world.spark, world.settings)
@@ -98,7 +99,8 @@ def test_f21_a_terminal_state_takes_no_other(world):
 @pytest.mark.parametrize("first", ["CANCELED", "FAILED", "PARTIAL", "RELEASED", "LOST"])
 def test_f21_the_first_end_of_an_epoch_is_its_end(world, first):
     """Whoever comes later adopts it."""
-    from backfill_spark.job_store import End, JobStore
+    from backfill_spark.job_record import End
+    from backfill_spark.job_store import JobStore
 
     job_id = world.crash("after_claim")
     jobs = JobStore(world.spark, world.settings)

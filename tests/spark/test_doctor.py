@@ -40,3 +40,11 @@ def test_a_folder_that_cannot_be_written_is_bad(spark, settings, tmp_path):
     tables = settings.tables.model_copy(update={"root": str(blocked / "data")})
     findings = {f.what: f for f in examine(Here(settings.model_copy(update={"tables": tables})))}
     assert (False, "Set tables.root to a folder of yours.") == (findings["tables"].ok, findings["tables"].advice)
+
+
+def test_executors_without_a_key_are_told_by_the_name_of_its_variable(spark, settings):
+    """Where judges ask is where a key must be."""
+    judge = {"endpoints": {"house": {"base_url": "http://house:8000/v1", "api_key_env": "NO_SUCH_KEY_HERE"}}}
+    found = {f.what: f for f in examine(Here(type(settings)(tables={"root": settings.tables.root}, judge=judge)))}
+    assert not found["keys on executors"].ok
+    assert "NO_SUCH_KEY_HERE" in found["keys on executors"].said

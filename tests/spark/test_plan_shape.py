@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.classic import dataframe as classic
 
 from backfill_spark import backfill, backfill_scorers, configure, get_backfill, plan_backfill, scorer
 from backfill_spark import plan as planning
@@ -122,3 +123,38 @@ def test_one_scan_and_one_python_node_serve_all_scorers(
         text = frame._jdf.queryExecution().executedPlan().toString()  # type: ignore[operator]
         assert 1 == len(re.findall(r"(?:ArrowEvalPython|BatchEvalPython|ArrowPythonRunner)", text)), text
         assert 1 == len(scans(frame, world.traces_path))
+
+
+def test_the_driver_collects_nothing_per_trace(
+    spark: SparkSession, settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that come to the driver: as many for 1,200 traces of one hour as for 300, in the job and its summary."""
+    taken = 0
+
+    def counting(name: str) -> None:
+        original = getattr(classic.DataFrame, name)
+
+        def count(self: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal taken
+            found = original(self, *args, **kwargs)
+            taken += len(found) if hasattr(found, "__len__") else 1
+            return found
+
+        monkeypatch.setattr(classic.DataFrame, name, count)
+
+    for name in ("collect", "toPandas", "toArrow", "head", "toLocalIterator"):
+        counting(name)
+    configure(settings)
+    ledger_scorer(ledger.path).register().start()
+    seen = []
+    for size, day in ((300, 17), (1_200, 18)):
+        rows = some_traces(
+            size, trace_id=lambda n, d=day: f"{d}-{n}", request_time=datetime(2024, 6, day, 12, tzinfo=UTC)
+        )
+        write_traces(spark, rows, settings.traces_path, mode="append" if seen else "overwrite", files=2)
+        taken = 0
+        job_id = backfill_scorers(scorers=["length"], start_time=f"2024-06-{day}", end_time=f"2024-06-{day + 1}")
+        assert len(get_backfill(job_id).summary()) == 1
+        seen.append(taken)
+    assert len(ledger.lines()) == 1_500
+    assert abs(seen[0] - seen[1]) < 40

@@ -58,6 +58,6 @@ def test_a_version_is_found_by_its_digest():
 
 
 def test_nothing_registered_is_an_empty_catalog():
-    catalog = Catalog.read("0", [])
+    catalog = Catalog.of_rows("0", [])
 
     assert ([], None, {}) == (catalog.names, catalog.latest("s"), catalog.broken)

@@ -10,13 +10,15 @@ from backfill_spark.asking.prices import price_of
 from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.judge_settings import JudgeSettings
 
-NO_VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_API_KEY", "DATABRICKS_HOST", "AZURE_OPENAI_ENDPOINT")
-
-
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch):
-    for name in NO_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+ADDRESS_VARIABLES = (
+    "OPENAI_BASE_URL",
+    "OPENAI_API_BASE",
+    "OPENAI_API_HOST",
+    "AZURE_OPENAI_ENDPOINT",
+    "AZURE_API_BASE",
+    "ANTHROPIC_BASE_URL",
+    "DATABRICKS_HOST",
+)
 
 
 def settings(**endpoints) -> JudgeSettings:
@@ -40,15 +42,14 @@ def test_a_provider_has_its_own_address_and_key(uri, provider, address, key):
     )
 
 
-@pytest.mark.parametrize("variable", ["OPENAI_BASE_URL", "OPENAI_API_BASE"])
-def test_an_address_in_the_environment_counts(monkeypatch, variable):
-    monkeypatch.setenv(variable, "http://localhost:8000/v1/")
-    assert resolve("openai:/m", JudgeSettings())[0].base_url == "http://localhost:8000/v1"
-
-
-def test_a_host_without_a_scheme_is_https(monkeypatch):
-    monkeypatch.setenv("DATABRICKS_HOST", "adb-1.azuredatabricks.net")
-    assert resolve("databricks:/dbrx", JudgeSettings())[0].base_url == "https://adb-1.azuredatabricks.net"
+@pytest.mark.parametrize("variable", ADDRESS_VARIABLES)
+def test_an_address_in_the_environment_directs_no_call(monkeypatch, variable):
+    before = [resolve(uri, JudgeSettings())[0].base_url for uri in ("openai:/m", "anthropic:/m")]
+    monkeypatch.setenv(variable, "http://localhost:8000/v1")
+    assert before == [resolve(uri, JudgeSettings())[0].base_url for uri in ("openai:/m", "anthropic:/m")]
+    for uri in ("azure:/m", "databricks:/m"):
+        with pytest.raises(BackfillRefusedError, match="has no address"):
+            resolve(uri, JudgeSettings())
 
 
 def test_a_named_endpoint_has_what_the_settings_say():
@@ -80,7 +81,7 @@ def test_settings_may_set_limits_for_a_provider():
         ("openai:/", "<endpoint>:/<model>"),
         ("databricks", "<endpoint>:/<model>"),
         ("opneai:/gpt-4", "'openai'"),
-        ("databricks:/m", "DATABRICKS_HOST"),
+        ("databricks:/m", "judge.endpoints.databricks.base_url"),
     ],
 )
 def test_what_leads_nowhere_is_refused_with_the_next_step(uri, words):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.job_store import End, Event, JobRecord, fold
+from backfill_spark.job_record import End, Event, JobRecord, fold
 from backfill_spark.models import JobState
 
 JOB = "bf-20240701-080000-000000-abcdef01"
@@ -18,7 +18,7 @@ CREATED = {"request": {"experiment_id": "0"}, "counts": {}, "created_at": 1.0}
 
 
 def event(kind: Event, epoch: int, n: int, seen: float, **payload: Any) -> dict[str, Any]:
-    return {"event": kind.value, "epoch": epoch, "n": n, "seen": seen, "payload": json.dumps(payload)}
+    return {"event": kind.value, "epoch": epoch, "n": n, "at": seen, "seen": seen, "payload": json.dumps(payload)}
 
 
 def created() -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""A job as its events tell it: the kinds of events, and the fold that turns them into a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from backfill_spark.models import JobState
+
+
+class Event(StrEnum):
+    """What can happen to a job."""
+
+    CREATED = "created"
+    CLAIMED = "claimed"
+    HEARTBEAT = "heartbeat"
+    CHUNK_PLANNED = "chunk_planned"
+    CHUNK_STAGED = "chunk_staged"
+    CHUNK_MERGED = "chunk_merged"
+    ASKED = "asked"
+    """What a slice of judge calls spent."""
+    COVERED = "covered"
+    CANCEL_REQUESTED = "cancel_requested"
+    CONFLICT = "conflict"
+    CHANGED = "changed"
+    """The request was changed by `resume`: a new source version, a raised budget."""
+    ENDED = "ended"
+
+
+class End(StrEnum):
+    """How an epoch ended: with a state of the job, or with the job left to another runner."""
+
+    SUCCEEDED = "SUCCEEDED"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    RELEASED = "RELEASED"
+    """The runner was interrupted and gave the lease back."""
+    LOST = "LOST"
+    """Another runner took over, since the lease had run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What the events of one job fold to."""
+
+    job_id: str
+    state: JobState
+    created: Mapping[str, Any] = field(default_factory=dict)
+    """Payload of `created`: request, counts, versions, created_at."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """What `resume` changed in the request."""
+    epoch: int = 0
+    owner: str | None = None
+    lease_s: float = 0.0
+    last_seen: float | None = None
+    """Commit time of the runner's newest event, in seconds since the epoch."""
+    is_epoch_ended: bool = False
+    """True when how the newest epoch ended is decided."""
+    is_released: bool = False
+    """True when the newest epoch has ended without a state: the job waits for a runner."""
+    cancel_requested: bool = False
+    end: Mapping[str, Any] = field(default_factory=dict)
+    """Payload of the newest `ended`: counts, calls, cost_usd, rate_reached, error."""
+    staged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    asked: tuple[Mapping[str, Any], ...] = ()
+    """What each slice of judge calls spent: requests, cost_usd, draw_to."""
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    def is_alive(self, now: float) -> bool:
+        """True while a runner holds a lease that has not run out."""
+        is_held = self.state in (JobState.RUNNING, JobState.CANCELING) and self.epoch > 0 and not self.is_epoch_ended
+        if not is_held or self.last_seen is None:
+            return False
+        return now - self.last_seen <= self.lease_s
+
+
+def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
+    """Fold a job's events (rows with event, epoch, n, payload, at, seen) into its record; their order is free.
+
+    `seen` is the commit's time, which leases go by; `at` is the writer's, which people are shown.
+    """
+    rows = sorted(events, key=lambda r: (r["epoch"], r["n"], r["seen"]))
+    record = JobRecord(job_id, JobState.PENDING)
+    changes: dict[str, Any] = {}
+    staged: dict[int, Mapping[str, Any]] = {}
+    for row in rows:
+        payload = json.loads(row["payload"] or "{}")
+        match row["event"]:
+            case Event.CREATED:
+                record = replace(record, created=payload)
+            case Event.CANCEL_REQUESTED:
+                record = replace(record, cancel_requested=True)
+            case Event.CHANGED:
+                changes |= payload
+            case Event.CLAIMED:
+                record = replace(
+                    record,
+                    state=JobState.RUNNING,
+                    epoch=row["epoch"],
+                    owner=payload["owner"],
+                    lease_s=payload["lease_s"],
+                    is_epoch_ended=False,
+                    is_released=False,
+                    started_at=record.started_at or row["at"],
+                )
+            case Event.CHUNK_STAGED:
+                staged[payload["chunk"]] = payload
+            case Event.ASKED:
+                record = replace(record, asked=(*record.asked, payload))
+    ends = sorted((r for r in rows if r["event"] == Event.ENDED), key=lambda r: int(r["epoch"]))
+    if ends and ends[-1]["epoch"] == record.epoch:
+        payload = json.loads(ends[-1]["payload"])
+        how = End(payload["end"])
+        record = replace(record, is_epoch_ended=True)
+        if how in (End.RELEASED, End.LOST):
+            record = replace(record, is_released=True)
+        else:
+            record = replace(record, state=JobState(how.value), end=payload, ended_at=ends[-1]["at"])
+    if record.cancel_requested and not record.state.is_terminal:
+        record = replace(record, state=JobState.CANCELING)
+    seen = [r["seen"] for r in rows if r["epoch"] == record.epoch and r["event"] != Event.CANCEL_REQUESTED]
+    return replace(record, changes=changes, staged=staged, last_seen=max(seen, default=None))

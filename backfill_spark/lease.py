@@ -1,0 +1,153 @@
+"""The lease: a runner's right to write for one job in one epoch, renewed in the background."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from backfill_spark.errors import LeaseLostError
+from backfill_spark.failpoints import Failpoint, failpoint
+from backfill_spark.job_record import Event, JobRecord
+from backfill_spark.store import Txn
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.job_store import JobStore
+
+EPOCH_SHIFT = 32
+
+
+class Lease:
+    """A runner's right to write for one job in one epoch."""
+
+    def __init__(self, store: JobStore, record: JobRecord, owner: str) -> None:
+        self.store = store
+        self.record = record
+        """The job as it was when it was claimed."""
+        self.job_id = record.job_id
+        self.epoch = record.epoch
+        self.owner = owner
+        self.is_canceled = record.cancel_requested
+        self._notes: list[tuple[Event, Mapping[str, Any]]] = []
+        self._n = 0
+        self._lock = threading.RLock()
+        self._renewed = self._told = time.monotonic()
+        self._lost: str | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._interrupt: Callable[[], None] = lambda: None
+
+    def next_txn(self) -> Txn:
+        """Return the identity of this runner's next write."""
+        with self._lock:
+            self._n += 1
+            return Txn(self.job_id, (self.epoch << EPOCH_SHIFT) + self._n)
+
+    def note(self, event: Event, payload: Mapping[str, Any]) -> None:
+        """Keep an event for the next `tell`."""
+        with self._lock:
+            self._notes.append((event, payload))
+
+    def take_notes(self) -> list[tuple[Event, Mapping[str, Any]]]:
+        """Return the kept events, for a caller that appends them itself."""
+        with self._lock:
+            notes, self._notes = self._notes, []
+            return notes
+
+    def tell(self) -> None:
+        """Append the kept events of this epoch, or a heartbeat, which renews the lease.
+
+        Raises:
+            LeaseLostError: a newer epoch has fenced this runner off.
+        """
+        with self._lock:
+            events = self._notes or [(Event.HEARTBEAT, {})]
+            txn = self.next_txn()
+            n, self._n = self._n, self._n + len(events) - 1
+            sent = time.monotonic()
+            if not self.store.write(self.job_id, events, epoch=self.epoch, n=n, txn=txn):
+                self.lose("a newer epoch of the job has been claimed")
+                self.check()
+            self._notes = []
+            self._renewed = self._told = sent
+
+    def tell_when_due(self) -> None:
+        """Append the kept events when the last ones are a while ago; heartbeats take them along otherwise."""
+        if time.monotonic() - self._told > self.store.settings.limits.heartbeat_s / 2:
+            self.tell()
+
+    def check(self) -> None:
+        """Refuse to go on without a lease.
+
+        Raises:
+            LeaseLostError: the lease was lost, or not renewed for two thirds of its length.
+        """
+        if self._lost is None and time.monotonic() - self._renewed > self.store.settings.limits.lease_s * 2 / 3:
+            self.lose("its heartbeats did not land for two thirds of the lease")
+        if self._lost is not None:
+            raise LeaseLostError(
+                f"Runner {self.owner} no longer owns job {self.job_id}: {self._lost}. "
+                f"`backfill-spark status {self.job_id}` shows who does; `resume` goes on when nobody does."
+            )
+
+    def lose(self, why: str) -> None:
+        """Stop: no further call, no further write."""
+        self._lost = self._lost or why
+        self._interrupt()
+
+    def start(self, interrupt: Callable[[], None]) -> None:
+        """Renew the lease and look for a cancel request in the background; `interrupt` stops running tasks."""
+        self._interrupt = interrupt
+        self._renew()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{self.job_id}", daemon=True)
+        self._thread.start()
+
+    def _renew(self) -> None:
+        """Beat: by a file, which needs no task slot, else by an event."""
+        sent = time.monotonic()
+        newest = self.store.pulse.beat(self.job_id, self.epoch)
+        if newest is None:
+            self.tell()
+        elif newest > self.epoch:
+            self.lose("a newer epoch of the job has been claimed")
+            self.check()
+        else:
+            self._renewed = sent
+
+    def _cancel_is_asked(self) -> bool:
+        asked = self.store.pulse.is_cancel_asked(self.job_id)
+        return self.store.cancel_is_requested(self.job_id) if asked is None else asked
+
+    def stop(self) -> None:
+        """Stop the heartbeats."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+
+    def _beat(self) -> None:
+        limits = self.store.settings.limits
+        _use_pool(self.store.spark, "heartbeat")
+        while not self._stop.wait(limits.heartbeat_s):
+            try:
+                failpoint(Failpoint.BEFORE_HEARTBEAT)
+                self._renew()
+                if not self.is_canceled and self._cancel_is_asked():
+                    self.is_canceled = True
+                    self._interrupt()
+            except LeaseLostError:
+                return
+            except Exception:  # the store may be away for a while; the lease decides for how long
+                if time.monotonic() - self._renewed > limits.lease_s * 2 / 3:
+                    self.lose("its heartbeats did not land for two thirds of the lease")
+                    return
+
+
+def _use_pool(spark: SparkSession, pool: str) -> None:
+    """Give this thread's jobs the next free slot where the scheduler is FAIR; without effect elsewhere."""
+    try:
+        spark.sparkContext.setLocalProperty("spark.scheduler.pool", pool)
+    except Exception:
+        return

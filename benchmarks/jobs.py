@@ -1,0 +1,147 @@
+"""What the job machinery costs: `python -m benchmarks.jobs [--traces N] [--jobs N] [--events N]`.
+
+Two figures: the share of a fault-free job's wall time that goes to events, leases, heartbeats and the bookkeeping of
+staging; and the seconds that `status` and `list` take when the tables hold many jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pyspark.sql import functions as F
+
+from benchmarks import usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import SparkSession
+
+    from backfill_spark import Settings
+
+
+def main() -> None:
+    """Print both figures."""
+    from backfill_spark import Settings, get_spark
+    from benchmarks import world
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
+    parser.add_argument("--traces", type=int, default=333_334, help="of the job, with three scorers each")
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--events", type=int, default=100_000)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="backfill-bench-"))
+    spark = get_spark(Settings(spark={"spark.driver.memory": "2g", "spark.master": "local[2]"}))
+    try:
+        world.write_traces(spark, str(folder / "traces"), options.traces)
+        world.settle(folder / "traces", folder / "warm-up")
+        world.backfill(0.3)
+        settings = world.settle(folder / "traces", folder / "tables")
+        with usage.measured() as whole, Stopwatch() as machinery:
+            job = world.backfill()
+        pairs = sum(c.due for c in job.counts.values())
+        print(
+            f"A job of {pairs:,} pairs took {whole.wall_s:.0f} s; events, leases, heartbeats and the bookkeeping of "
+            f"staging {machinery.seconds:.1f} s of it: {machinery.seconds / whole.wall_s:.1%}."
+        )
+        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in machinery.by_name.most_common(8)))
+        many(spark, settings, jobs=options.jobs, events=options.events)
+        for name, look in looks(job.job_id).items():
+            look()
+            with usage.measured() as used:
+                look()
+            print(f"{name} with {options.jobs:,} jobs and {options.events:,} events: {used.wall_s:.2f} s.")
+    finally:
+        spark.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def looks(job_id: str) -> dict[str, Any]:
+    """Return what `status` and `list` do."""
+    from backfill_spark import get_backfill, list_backfills
+
+    return {
+        "status": lambda: get_backfill(job_id).counts,
+        "list": lambda: list_backfills(limit=50),
+        "list --state FAILED": lambda: list_backfills(state="FAILED"),
+    }
+
+
+class Stopwatch:
+    """Adds up the wall time of the machinery on the runner's own thread; calls inside others count once."""
+
+    def __init__(self) -> None:
+        self.by_name: Counter[str] = Counter()
+        self._depth = 0
+        self._main = threading.current_thread()
+        self._kept: list[tuple[type, str, Any]] = []
+
+    def __enter__(self) -> Self:
+        """Wrap what belongs to the machinery."""
+        for owner, name in _machinery():
+            self._kept.append((owner, name, owner.__dict__[name]))
+            setattr(owner, name, self._timed(f"{owner.__name__}.{name}", owner.__dict__[name]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the wrappers off."""
+        for owner, name, function in self._kept:
+            setattr(owner, name, function)
+
+    @property
+    def seconds(self) -> float:
+        """All of them."""
+        return sum(self.by_name.values())
+
+    def _timed(self, title: str, function: Any) -> Any:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is not self._main or self._depth:
+                return function(*args, **kwargs)
+            self._depth, began = 1, time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._depth = 0
+                self.by_name[title] += time.perf_counter() - began
+
+        return timed
+
+
+def _machinery() -> Iterator[tuple[type, str]]:
+    from backfill_spark.job_store import JobStore
+    from backfill_spark.lease import Lease
+    from backfill_spark.results import ResultStore
+    from backfill_spark.store import Store
+
+    yield from ((JobStore, name) for name in ("create", "claim", "write", "records", "show", "end"))
+    yield from ((Lease, name) for name in ("tell", "start", "stop"))
+    yield from ((ResultStore, name) for name in ("tally", "clear", "adopt"))
+    yield from ((Store, name) for name in ("version", "versions_of_others"))
+
+
+def many(spark: SparkSession, settings: Settings, *, jobs: int, events: int) -> None:
+    """Multiply the one job that is there: rows and events of `jobs` more."""
+    from backfill_spark.job_store import JobStore
+
+    store = JobStore(spark, settings)
+    fake = F.format_string("bf-20200101-%08d", "id").alias("job_id")
+    row = store.jobs.read().limit(1).drop("job_id")
+    store.jobs.append(spark.range(jobs).select("id", fake).crossJoin(row).drop("id").select(*store.jobs.read().columns))
+    own = store.events.read().where("event in ('created', 'claimed', 'ended')").drop("job_id")
+    beats = own.where("event = 'claimed'").withColumn("event", F.lit("heartbeat"))
+    heads = spark.range(jobs).select("id", fake).crossJoin(own).drop("id")
+    tails = spark.range(events - 3 * jobs).select((F.col("id") % jobs).alias("id")).select(fake).crossJoin(beats)
+    store.events.append(heads.unionByName(tails).select(*store.events.read().columns))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Each guard of the program taken out: the scenario that it is for ends badly, or the checker finds a broken promise.
+
+The guards of the protocol itself (claims, ends, walls) are taken out one by one in tests/unit/test_job_model.py.
+"""
+
+import pytest
+
+from backfill_spark import pairs
+from backfill_spark.job_record import JobRecord
+from backfill_spark.job_store import JobStore
+from backfill_spark.results import ResultStore
+from backfill_spark.store import Store
+from tests.faults.world import refusal
+from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("guard", ["in", "out"])
+def test_the_staging_anti_join(world, monkeypatch, guard):
+    """Without it a resume calls staged pairs again."""
+    job_id = world.crash("after_stage")
+    if guard == "out":
+        staged = ResultStore._staged
+        monkeypatch.setattr(ResultStore, "_staged", lambda *a: staged(*a).where("false"))
+    world.resume(job_id)
+    assert (world.broken() == []) is (guard == "in")
+
+
+@pytest.mark.parametrize("guard", ["in", "out"])
+def test_the_de_duplication(world, monkeypatch, guard):
+    """Without it a trace id that stands twice is called twice."""
+    ids = list(world.ids)
+    world.write_traces(50, mode="append")
+    world.ids = ids
+    if guard == "out":
+        monkeypatch.setattr(pairs, "drop_duplicates", lambda found, winners, ties: found)
+    world.run()
+    assert (world.broken() == []) is (guard == "in")
+
+
+@pytest.mark.parametrize("guard", ["in", "out"])
+def test_the_read_back(world, monkeypatch, guard):
+    """Without it a commit whose reply was lost counts as not made, and its pairs are called again."""
+    if guard == "out":
+        monkeypatch.setattr(Store, "_landed", lambda *_: False)
+    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.LOSE_REPLY))):
+        error = refusal(world.run)
+    assert (error is None and world.newest().state == "SUCCEEDED") is (guard == "in")
+
+
+@pytest.mark.parametrize("guard", ["in", "out"])
+def test_the_lease(make_world, monkeypatch, guard):
+    """Without it a live runner's job is taken, and the runner stops."""
+    world = make_world(gate_at=250)
+    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    with world.meanwhile(world.run) as job:
+        world.wait_for_calls(250)
+        record = jobs.record(world.newest().job_id)
+        if guard == "out":
+            monkeypatch.setattr(JobRecord, "is_alive", lambda *_: False)
+        taken = jobs.claim(record, [results.staging, results.assessments])
+    assert (taken is None) is (guard == "in")
+    assert (job.error is None) is (guard == "in")
+
+
+@pytest.mark.parametrize("guard", ["in", "out"])
+def test_the_fence(make_world, monkeypatch, guard):
+    """Without it a runner that was replaced still stages, behind the end of its job."""
+    world = make_world()
+    if guard == "out":
+        monkeypatch.setattr(Store, "append", _without_txn(Store.append))
+    plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.HOLD, nth=2))
+    with faulty(plan), world.meanwhile(world.run):
+        assert plan.held.wait(120)
+        job_id = world.newest().job_id
+        assert world.resume(job_id).state == "SUCCEEDED"
+        plan.go.set()
+    assert (world.broken(extra=400, woken=400) == []) is (guard == "in")
+
+
+def _without_txn(append):
+    def unfenced(self, rows, *, txn=None):
+        if self.table.name == "staging" and txn is not None:
+            return append(self, rows) or True
+        return append(self, rows, txn=txn)
+
+    return unfenced
