@@ -83,7 +83,7 @@ def run_slices(epoch: Epoch, selection: Selection) -> None:
     spending = _spending(epoch)
     recover(epoch, judgements, spending)
     pairs = open_pairs(epoch, work)
-    calls, draw_from, number = SLICE_CALLS, 0.0, len(epoch.lease.record.asked)
+    calls, draw_from, number = SLICE_CALLS, lowest_draw(epoch, pairs), len(epoch.lease.record.asked)
     while True:
         epoch.check()
         piece = next_slice(epoch, pairs, judgements, spending, draw_from, calls)
@@ -138,6 +138,13 @@ def open_pairs(epoch: Epoch, work: WorkStore) -> DataFrame:
     return pairs.join(
         staged.select("trace_id", "trace_date", names), ["trace_id", "trace_date", "scorer_name"], "left_anti"
     )
+
+
+def lowest_draw(epoch: Epoch, pairs: DataFrame) -> float:
+    """Return the draw below which earlier epochs have staged every pair."""
+    if epoch.lease.epoch == 1:
+        return 0.0
+    return float(pairs.agg(F.min("draw").alias("draw")).collect()[0]["draw"] or 0.0)
 
 
 # --- budget

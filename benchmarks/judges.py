@@ -2,7 +2,8 @@
 
 The judge is `Safety`, the texts are the same, and the server is a process of its own that is not counted. Each side
 runs in a fresh process, turn by turn, and counts its own CPU from the trace's text to the verdict, after a warm-up.
-MLflow may lie in another environment: --mlflow-python.
+MLflow may lie in another environment: --mlflow-python. `--spark N` asks N prompts through a whole job instead, and
+tells the pace of its ask step.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ def main() -> int:
     if options.side is not None:
         print(json.dumps(measured(SIDES[options.side](), options.url, options.count)))
         return 0
+    if options.spark:
+        print(through_spark(options.spark, options.latency))
+        return 0
     has_mlflow = can_import(options.mlflow_python)
     if not has_mlflow:
         tell(f"MLflow's side is left out: {options.mlflow_python} has no mlflow. Name one with --mlflow-python.")
@@ -58,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--theirs", type=int, default=2_000, metavar="N", help="judgements of a round in MLflow")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.01, help="seconds before each answer of the server")
+    parser.add_argument("--spark", type=int, metavar="N", help="judgements of one job on Spark, in place of the rest")
     parser.add_argument("--mlflow-python", default=sys.executable, metavar="PATH", help="Python that has mlflow")
     parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -135,6 +140,54 @@ def here() -> Side:
         return sum(safety.interpret(a.verdict).value == "yes" for a in answers if a.verdict is not None)
 
     return judge
+
+
+def through_spark(count: int, latency: float) -> str:
+    """Run a job of `count` prompts on two cores; return its pace while it asks."""
+    from pyspark.sql import functions as F
+
+    import backfill_spark as b
+    from backfill_spark import slices
+
+    asked = 0.0
+    ask_slice = slices.ask_slice
+
+    def timed(*args: Any, **kwargs: Any) -> float:
+        nonlocal asked
+        began = time.perf_counter()
+        try:
+            return ask_slice(*args, **kwargs)
+        finally:
+            asked += time.perf_counter() - began
+
+    slices.ask_slice = timed
+    server, url = started_server(latency)
+    os.environ["BENCH_KEY"] = "EMPTY"
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = {"provider": "openai", "base_url": url, "api_key_env": "BENCH_KEY", "max_in_flight": 600}
+        settings = b.Settings(
+            tables={"root": f"{folder}/tables"},
+            traces={"path": f"{folder}/traces"},
+            spark={"spark.master": "local[2]", "spark.driver.memory": "2g"},
+            judge={"model": "local:/tiny", "endpoints": {"local": endpoint}},
+        )
+        b.configure(settings)
+        spark = b.get_spark(settings)
+        try:
+            spark.range(count).select(
+                F.format_string("tr-%d", "id").alias("trace_id"),
+                F.lit("2024-06-01T12:00:00").cast("timestamp").alias("request_time"),
+                F.lit("What about the parcel?").alias("request"),
+                F.concat(F.col("id").cast("string"), F.lit(": " + texts("", 1)[0])).alias("response"),
+            ).write.format("delta").save(settings.traces_path)
+            b.Safety().register().start()
+            job = b.get_backfill(b.backfill_scorers(scorers=["safety"]))
+        finally:
+            server.terminate()
+            server.wait()
+            spark.stop()
+    calls = sum(c.calls for c in job.counts.values())
+    return f"{calls:,} judgements, {asked:.1f} s in the ask step: {calls / asked:,.0f}/s"
 
 
 def mlflow() -> Side:

@@ -1,10 +1,10 @@
 """What the fault tests start as processes of their own, on tables that are there already.
 
-    python -m tests.faults.driver run SCORER… | work | resume [skew=SECONDS]
+    python -m tests.faults.driver run SCORER… [--OPTION VALUE]… | work | resume [skew=SECONDS] [--OPTION VALUE]…
 
-`run` and `work` are the command line's own. `resume` takes the newest job, and waits until its last runner is seen
-as dead. Settings come from the environment (BACKFILL_SPARK_TABLES__ROOT and so on). `READY` is printed when Spark is
-there; exit codes are the command line's.
+`run` and `work` are the command line's own, and so are options. `resume` takes the newest job, and waits until its
+last runner is seen as dead. Settings come from the environment (BACKFILL_SPARK_TABLES__ROOT and so on). `READY` is
+printed when Spark is there; exit codes are the command line's.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ def main(action: str, *words: str) -> None:
     settings = Settings.load()
     get_spark(settings)
     print("READY", flush=True)
+    first = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    names, options = words[:first], words[first:]
     if action == "run":
-        command_line(["run", "--scorers", ",".join(words)])
+        command_line(["run", "--scorers", ",".join(names), *options])
     if action == "work":
         command_line(["work", "--once"])
-    skew = sum(float(word.removeprefix("skew=")) for word in words)
+    skew = sum(float(word.removeprefix("skew=")) for word in names)
     with clock_shifted(skew):
-        resume(settings)
+        resume(settings, *options)
 
 
-def resume(settings: Settings) -> None:
+def resume(settings: Settings, *options: str) -> None:
     """Take up the newest job, and exit as the command line does."""
     from backfill_spark import get_backfill, list_backfills
     from backfill_spark.cli import main as command_line
@@ -47,7 +49,7 @@ def resume(settings: Settings) -> None:
     wait_until(lambda: not get_backfill(job_id).alive, 10 * settings.limits.lease_s, "the lease to run out")
     if get_backfill(job_id).state.is_terminal:
         command_line(["wait", job_id])
-    command_line(["resume", job_id])
+    command_line(["resume", job_id, *options])
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_f19_a_worker_finishes_the_cancel_of_a_dead_job(world):
 
 def test_f19_a_job_at_rest_is_canceled(world):
     """PARTIAL: nobody runs it, so the canceller ends it."""
-    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=3))):
+    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=2))):
         job_id = world.run()
     assert world.job(job_id).state == "PARTIAL"
     world.cancel(job_id)

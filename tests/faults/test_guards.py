@@ -1,6 +1,6 @@
 """Each guard of the program taken out: the scenario that it is for ends badly, or the checker finds a broken promise.
 
-The guards of the protocol itself (claims, ends, walls) are taken out one by one in tests/unit/test_job_model.py.
+The guards of the protocol itself (fence, claims, ends, walls) are taken out one by one in tests/unit/test_job_model.py.
 """
 
 import pytest
@@ -62,27 +62,3 @@ def test_the_lease(make_world, monkeypatch, guard):
         taken = jobs.claim(record, [results.staging, results.assessments])
     assert (taken is None) is (guard == "in")
     assert (job.error is None) is (guard == "in")
-
-
-@pytest.mark.parametrize("guard", ["in", "out"])
-def test_the_fence(make_world, monkeypatch, guard):
-    """Without it a runner that was replaced still stages, behind the end of its job."""
-    world = make_world()
-    if guard == "out":
-        monkeypatch.setattr(Store, "append", _without_txn(Store.append))
-    plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.HOLD, nth=2))
-    with faulty(plan), world.meanwhile(world.run):
-        assert plan.held.wait(120)
-        job_id = world.newest().job_id
-        assert world.resume(job_id).state == "SUCCEEDED"
-        plan.go.set()
-    assert (world.broken(extra=400, woken=400) == []) is (guard == "in")
-
-
-def _without_txn(append):
-    def unfenced(self, rows, *, txn=None):
-        if self.table.name == "staging" and txn is not None:
-            return append(self, rows) or True
-        return append(self, rows, txn=txn)
-
-    return unfenced

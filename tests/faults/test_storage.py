@@ -1,5 +1,7 @@
 """F05, F07, F11, F22–F24, F41: the tables' storage loses replies, conflicts, is away or full; one process."""
 
+import threading
+
 import pytest
 
 from backfill_spark import backfill
@@ -139,21 +141,30 @@ def test_f11_heartbeats_that_fail_for_a_while_do_not_stop_the_job(make_world):
     assert world.broken(extra=0 if job.error is None else len(world.ids)) == []
 
 
-def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(make_world):
+def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(make_world, monkeypatch):
     """Longer: it fences itself off, stages nothing more, and the job can be resumed."""
     from backfill_spark import LeaseLostError
+    from backfill_spark.pulse import Pulse
 
-    world = make_world(lease_s=4, heartbeat_s=0.5, gate_at=100)
-    plan = FaultPlan(Fault(*EVENTS, Kind.AWAY, nth=4, times=10_000))
-    with faulty(plan), world.meanwhile(world.run) as job:
-        world.wait_for_calls(100)
+    beat, away = Pulse.beat, threading.Event()
+
+    def beats(self, job_id, epoch):
+        if away.is_set():
+            raise OSError("the storage does not answer")
+        return beat(self, job_id, epoch)
+
+    monkeypatch.setattr(Pulse, "beat", beats)
+    world = make_world(lease_s=6, heartbeat_s=0.5, gate_at=250)
+    with world.meanwhile(world.run) as job:
+        world.wait_for_calls(250)
+        away.set()
         # The gate stays shut: only losing the lease can end the job.
         job.thread.join(60)
         assert not job.thread.is_alive()
+    away.clear()
     assert isinstance(job.error, LeaseLostError)
-    lost = world.newest().job_id
-    assert world.resume(lost).state == "SUCCEEDED"
-    assert world.broken(extra=200) == []
+    assert world.resume(world.newest().job_id).state == "SUCCEEDED"
+    assert world.broken(extra=400) == []
 
 
 def test_f41_a_full_disk_leaves_a_job_that_can_be_resumed(world):

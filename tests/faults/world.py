@@ -210,6 +210,7 @@ class World:
             "BACKFILL_SPARK_TIMEZONE": "UTC",
             "BACKFILL_SPARK_LIMITS__LEASE_S": str(limits.lease_s),
             "BACKFILL_SPARK_LIMITS__HEARTBEAT_S": str(limits.heartbeat_s),
+            "BACKFILL_SPARK_JUDGE": self.settings.judge.model_dump_json(),
             "BACKFILL_SPARK_SPARK": '{"spark.master":"local[2]","spark.ui.enabled":"false","spark.driver.memory":"1g"}',
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
