@@ -110,7 +110,7 @@ def run_job(
         raise
     except (KeyboardInterrupt, SystemExit):
         lease.stop()
-        jobs.end(job_id, lease.epoch, End.RELEASED, {})
+        jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_notes())
         raise
     except Exception as raised:
         lease.check()

@@ -399,10 +399,9 @@ def test_files_that_vanish_or_rot_after_opening_are_named(
 
 def test_times_in_nanoseconds_are_refused_with_the_way_out(spark: SparkSession, settings: Settings, path: str) -> None:
     """pandas writes them by default, and Spark does not read them."""
-    pandas = pytest.importorskip("pandas")
+    import pandas as pd
+
     Path(path).mkdir()
-    pandas.DataFrame({"trace_id": ["a"], "request_time": pandas.to_datetime(["2024-06-15"])}).to_parquet(
-        f"{path}/a.parquet"
-    )
+    pd.DataFrame({"trace_id": ["a"], "request_time": pd.to_datetime(["2024-06-15"])}).to_parquet(f"{path}/a.parquet")
     with pytest.raises(TraceSourceError, match="coerce_timestamps"):
         open_source(spark, settings)

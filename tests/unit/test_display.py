@@ -199,9 +199,10 @@ class TestSummary:
         assert "p90" not in shown
 
     def test_takes_a_pandas_frame(self):
-        pandas = pytest.importorskip("pandas")
+        import pandas as pd
+
         frame = a_frame({"n": 0, "mean": None, "ci_low": None, "ci_high": None, "population": 12})
-        assert "0 of 12 -" in words(summary_sheet(pandas.DataFrame(frame.to_dict("records"))))
+        assert "0 of 12 -" in words(summary_sheet(pd.DataFrame(frame.to_dict("records"))))
 
     def test_stands_in_a_job_in_place_of_the_counts(self):
         frame = a_frame({"n": 2, "mean": 0.5, "ci_low": 0.1, "ci_high": 0.9, "population": 9})

@@ -63,7 +63,7 @@ class OddNumber(float):
 
 def test_field_names_are_those_of_the_table():
     """The order of a row is the order of the staged struct."""
-    tables = pytest.importorskip("backfill_spark.tables")
+    from backfill_spark import tables
 
     assert tuple(name for name, _ in tables.RESULT_FIELDS) == FIELD_NAMES
 
@@ -199,7 +199,7 @@ def test_a_coroutine_is_refused_without_a_warning():
 
 def test_numpy_scalars_are_values_and_arrays_are_not():
     """float16 to longdouble, integers, bool_ and str_ pass; datetimes and arrays do not."""
-    np = pytest.importorskip("numpy")
+    import numpy as np
 
     assert one(np.float64(0.5))["value"] == "0.5"
     assert one(np.float32(0.5))["value"] == "0.5"
@@ -215,8 +215,6 @@ def test_numpy_scalars_are_values_and_arrays_are_not():
 
 def test_the_odd_returns_corpus(shared):
     """Every expression of the corpus becomes one row with a value, nothing, or a code."""
-    pytest.importorskip("numpy")
-    pytest.importorskip("pandas")
     outcomes = Counter()
     for expression in json.loads((shared / "corpora" / "odd_returns.json").read_text())["returns"]:
         row = one(eval(expression))  # the corpus is ours
