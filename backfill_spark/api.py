@@ -16,6 +16,7 @@ from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job import BackfillJob, job_of
 from backfill_spark.job_record import JobRecord
 from backfill_spark.job_store import JobStore
+from backfill_spark.judge_cost import expected_cost, has_questions
 from backfill_spark.launch import Prepared, pinned_source, request_of, run_job
 from backfill_spark.models import BackfillScorerConfig, Counts, JobState, Sampling, new_job_id
 from backfill_spark.plan import BackfillPlan, chosen_pairs, missing_ids, plan, select
@@ -25,7 +26,7 @@ from backfill_spark.registry import Registry, delete_scorer, get_scorer, list_sc
 from backfill_spark.results import ResultStore
 from backfill_spark.results import current as current_rows
 from backfill_spark.session import check_delta, get_spark
-from backfill_spark.slices import expected_cost, has_questions, keys_missing, probed, services_of
+from backfill_spark.slices import keys_missing, probed, services_of
 from backfill_spark.sources import open_source, source_gone
 
 if TYPE_CHECKING:
