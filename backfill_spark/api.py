@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
 
 from backfill_spark import launch as launching
 from backfill_spark import request as requests
-from backfill_spark.choices import WorkStore, listed, spark_samples
-from backfill_spark.context import configure, current, experiment, set_experiment
+from backfill_spark.choices import WorkStore
+from backfill_spark.context import configure, current, set_experiment
 from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError
-from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job import BackfillJob, job_of
 from backfill_spark.job_record import JobRecord
 from backfill_spark.job_store import JobStore
-from backfill_spark.judge_cost import expected_cost, has_questions
-from backfill_spark.launch import Prepared, pinned_source, request_of, run_job
-from backfill_spark.models import BackfillScorerConfig, Counts, JobState, Sampling, new_job_id
-from backfill_spark.plan import BackfillPlan, chosen_pairs, missing_ids, plan, select
-from backfill_spark.probe import executor_problems
+from backfill_spark.launch import pinned_source, request_of
+from backfill_spark.models import BackfillScorerConfig, Counts, JobState
+from backfill_spark.plan import BackfillPlan, chosen_pairs
+from backfill_spark.prepare import accept, create, probe_models, withdraw_unless_alone
 from backfill_spark.progress import Progress
-from backfill_spark.registry import Registry, delete_scorer, get_scorer, list_scorer_versions, list_scorers
+from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.results import ResultStore
 from backfill_spark.results import current as current_rows
-from backfill_spark.session import check_delta, get_spark
-from backfill_spark.slices import keys_missing, probed, services_of
+from backfill_spark.session import get_spark
 from backfill_spark.sources import open_source, source_gone
 
 if TYPE_CHECKING:
@@ -35,8 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
-    from backfill_spark.asking.endpoints import Service
-    from backfill_spark.models import Request
     from backfill_spark.settings import Settings
 
 Moment = datetime | date | str | None
@@ -79,7 +73,8 @@ def plan_backfill(
         max_calls,
         max_cost_usd,
     )
-    return _prepare(arguments, experiment_id, spark, settings).plan
+    settings, spark = _context(settings, spark)
+    return accept(arguments, experiment_id, spark, settings).plan
 
 
 def backfill_scorers(
@@ -141,18 +136,21 @@ def backfill_scorers(
     )
     if launch not in ("here", "queue"):
         raise BackfillRefusedError(f"launch must be 'here' or 'queue', got {launch!r}.")
-    made = _prepare(arguments, experiment_id, spark, settings)
+    settings, spark = _context(settings, spark)
+    made = accept(arguments, experiment_id, spark, settings)
     from backfill_spark import display
 
     display.announce(made.plan)
-    made = _probed(made)
-    created = _create(made)
+    made = probe_models(made)
+    created = create(made)
     job_id = created.job_id
+    if exclusive:
+        withdraw_unless_alone(made, job_id)
     if launch == "queue":
         return job_id
     total = sum(c.due for c in made.prepared.selection.counts.values())
     with Progress(job_id, total=total) as bar:
-        record = run_job(made.spark, made.settings, job_id, created=created, prepared=made.prepared, bar=bar)
+        record = launching.run_job(spark, settings, job_id, created=created, prepared=made.prepared, bar=bar)
     return _ended(record)
 
 
@@ -296,120 +294,7 @@ def read_assessments(
     return rows
 
 
-# --- from arguments to a job
-
-
-class _Made:
-    """A request that was accepted, with what was found on the way."""
-
-    def __init__(self, spark: SparkSession, settings: Settings, prepared: Prepared, made: BackfillPlan) -> None:
-        self.spark = spark
-        self.settings = settings
-        self.prepared = prepared
-        self.plan = made
-
-
-def _prepare(
-    arguments: requests.Arguments, experiment_id: str | None, spark: SparkSession | None, settings: Settings | None
-) -> _Made:
-    settings, spark = _context(settings, spark)
-    check_delta(spark)
-    problems = requests.Problems()
-    where = experiment(experiment_id, settings)
-    catalog = Registry(spark, settings).catalog(where[0], definitions=True)
-    request = requests.resolve(arguments, settings, problems, experiment=where, catalog=catalog, now=datetime.now(UTC))
-    source = None
-    try:
-        source = open_source(spark, settings)
-    except BackfillError as error:
-        problems.note(str(error))
-    for problem in executor_problems(spark, settings):
-        problems.note(problem)
-    services = judge_services(spark, settings, request, problems)
-    if arguments.exclusive:
-        now = JobStore(spark, settings).live(request.experiment_id)
-        for other in requests.overlapping(request, [job_of(r) for r in now]):
-            problems.note(other)
-    problems.raise_any()
-    assert source is not None
-    results = ResultStore(spark, settings)
-    version = results.assessments.ensure().version() if results.assessments.exists() else None
-    staging = results.staging.ensure().version() if results.staging.exists() else None
-    request = requests.pinned(request, source, version)
-    ids = listed(spark, list(arguments.trace_ids)) if request.lists_traces else None
-    choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
-    selection = select(request, source, results, choice=choice, staging_version=staging)
-    missing = missing_ids(source, request, ids) if ids is not None else ()
-    prepared = Prepared(request, source, choice, selection, staging, services)
-    made = plan(request, selection, missing=missing)
-    return _Made(spark, settings, prepared, replace(made, **expected_cost(prepared, spark, settings)))
-
-
-def judge_services(
-    spark: SparkSession, settings: Settings, request: Request, problems: requests.Problems
-) -> dict[str, Service]:
-    """Return the services that the judges ask; what is wrong with them goes to `problems`."""
-    if not request.models or problems.all or problems.missing:
-        return {}
-    services = services_of(settings, request)
-    for problem in keys_missing(spark, services):
-        problems.note(problem)
-    if request.max_cost_usd is not None:
-        for uri, service in services.items():
-            if service.price is None:
-                problems.note(
-                    f"max_cost_usd: the price of {uri!r} is unknown. Set "
-                    f"judge.endpoints.{service.endpoint.name}.prices, or use max_calls."
-                )
-    return services
-
-
-def _probed(made: _Made) -> _Made:
-    """Ask each model one small question before the job exists, when there is a prompt left to ask."""
-    prepared = made.prepared
-    if not prepared.services or not has_questions(prepared, made.spark, made.settings):
-        return made
-    services = {uri: probed(service) for uri, service in prepared.services.items()}
-    return _Made(made.spark, made.settings, replace(prepared, services=services, probed=frozenset(services)), made.plan)
-
-
-def _create(made: _Made) -> JobRecord:
-    """Record the job with everything that it has chosen."""
-    request, source = made.prepared.request, made.prepared.source
-    now = datetime.now(UTC)
-    job_id = new_job_id(now)
-    work = WorkStore(made.spark, made.settings)
-    if made.prepared.choice is not None:
-        work.keep_choice(job_id, made.prepared.choice)
-    if source.files:
-        work.keep_files(job_id, source.files)
-    record = JobStore(made.spark, made.settings).create(
-        job_id,
-        {
-            "request": request.to_json(),
-            "counts": {n: c.to_json() for n, c in made.prepared.selection.counts.items()},
-            "created_at": now.timestamp(),
-            "versions": _versions(made.spark),
-            "trace_ids_missing": list(made.plan.trace_ids_missing),
-            "has_files": bool(source.files),
-            "work_version": None if made.prepared.choice is None else work.store.version(),
-        },
-    )
-    failpoint(Failpoint.AFTER_CREATE)
-    return record
-
-
-def _versions(spark: SparkSession) -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "spark": spark.version}
-    for package in ("backfill-spark", "delta-spark"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # shipped with --py-files, or the platform's own
-            continue
-    return found
+# --- shared
 
 
 def _ended(record: JobRecord) -> str:

@@ -109,7 +109,7 @@ class VersionRow:
             "aggregations": None if spec is None else spec.aggregations or None,
             "timeout": None if spec is None else spec.timeout_s,
         }
-        if spec is not None and spec.kind is not ScorerKind.FUNCTION:
+        if spec is not None and not spec.kind.is_function:
             try:
                 return recreate(spec, **values).registered_as(self.name, registration)
             except ScorerLoadError as error:

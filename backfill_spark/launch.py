@@ -223,6 +223,7 @@ def close(
         if (
             record.created["request"]["lists_traces"]
             or record.created["request"]["sampling"] != "hash"
+            or record.created["request"]["models"]
             or record.created.get("has_files")
         ):
             WorkStore(spark, settings).clear(job_id)

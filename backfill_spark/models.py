@@ -49,8 +49,15 @@ class ScorerKind(StrEnum):
     """What recreates a scorer from its row."""
 
     FUNCTION = "function"
+    ASYNC_FUNCTION = "async_function"
+    """An `async def` function; many of its calls are under way at once."""
     BUILTIN = "builtin"
     JUDGE = "judge"
+
+    @property
+    def is_function(self) -> bool:
+        """True for a user's own function, whose definition is stored."""
+        return self in (ScorerKind.FUNCTION, ScorerKind.ASYNC_FUNCTION)
 
 
 class Outcome(StrEnum):

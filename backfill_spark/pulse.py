@@ -23,6 +23,15 @@ class Pulse:
         tables = settings.tables
         self.folder = None if tables.schema_ else f"{tables.root.rstrip('/')}/{tables.prefix}pulse"
 
+    @property
+    def has_folder(self) -> bool:
+        """True where beats are files."""
+        try:
+            self._place("", "beat")
+        except LookupError:
+            return False
+        return True
+
     def beat(self, job_id: str, epoch: int) -> int | None:
         """Say that the runner of `epoch` is alive.
 

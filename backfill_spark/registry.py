@@ -316,11 +316,6 @@ def here(experiment_id: str | None) -> tuple[Registry, str]:
 
 
 def _definition_row(scorer: Scorer) -> dict[str, Any]:
-    if scorer.is_async:
-        raise ScorerDefinitionError(
-            f"The scorer {scorer.name!r} is an `async def` function, which a backfill cannot call yet. "
-            "Write a plain def."
-        )
     if scorer.function is None:
         if "class" not in scorer.parameters:
             raise ScorerDefinitionError(f"The scorer {scorer.name!r} has neither a function nor parameters to store.")

@@ -260,21 +260,24 @@ def ask_slice(
     inside = pairs.where((F.col("draw") >= draw_from) & (F.col("draw") < piece.draw_to))
     questions = unanswered(epoch, inside, judgements)
     texts = inside.where("prompt_hash is not null").groupBy("prompt_hash").agg(F.first("prompt").alias("prompt"))
-    tasks = max(1, min(scheduling_slots(epoch.spark) - 1, -(-piece.questions // 50)))
+    # Heartbeats that are events need a task slot of their own; those that are files need none.
+    slots = scheduling_slots(epoch.spark) - (0 if epoch.lease.store.pulse.has_folder else 1)
+    tasks = max(1, min(slots, -(-piece.questions // 50)))
     folder = spool_folder(epoch.settings)
     why: list[str] = []
-    for uri in sorted(set(epoch.request.models.values())):
+    uris = sorted(set(epoch.request.models.values()))
+    for i, uri in enumerate(uris):
         names = [n for n, u in epoch.request.models.items() if u == uri]
         mine = questions.where(F.col("scorer_name").isin(names)).join(texts, "prompt_hash")
-        # One slot stays free: heartbeats must not wait for the slice's end.
         mine = mine.repartition(tasks, "prompt_hash").sortWithinPartitions("first")
         asking = Asking(
             service=replace(_service(epoch, uri), tasks=tasks),
             spool_folder=folder,
             job_id=epoch.job_id,
-            slice=number,
+            slice=number * len(uris) + i,
             requests_each=None if piece.requests is None else piece.requests / piece.questions,
             cost_each=None if piece.cost_usd is None else piece.cost_usd / piece.questions,
+            still_s=epoch.settings.limits.lease_s * 2 / 3,
         )
         why += _write_answers(epoch, judgements, ask(mine.select("prompt_hash", "prompt", "tokens"), asking))
     spooled = read_spool(folder, epoch.job_id)

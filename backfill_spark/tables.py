@@ -111,7 +111,7 @@ SCORERS = Table(
         ("experiment_id", STRING, "Experiment the scorer is registered in."),
         ("name", STRING, "Name, unique in the experiment."),
         ("version", INT, "1, 2, …; a number is never used again."),
-        ("kind", STRING, "function, builtin or judge."),
+        ("kind", STRING, "function, async_function, builtin or judge."),
         ("level", STRING, "trace or session."),
         ("parameters", STRING, "JSON object: constructor arguments of a built-in or judge."),
         ("definition", STRING, "Base64 of the pickled function; NULL for built-ins and judges."),

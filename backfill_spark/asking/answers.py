@@ -60,7 +60,7 @@ class Budget:
     never passes the limit. One that may have been paid although no answer came stays at what was held.
     """
 
-    __slots__ = ("_held", "cost_usd", "max_cost_usd", "max_requests", "requests")
+    __slots__ = ("_cost_before", "_held", "_requests_before", "cost_usd", "max_cost_usd", "max_requests", "requests")
 
     def __init__(self, max_requests: int | None = None, max_cost_usd: float | None = None) -> None:
         self.max_requests = max_requests
@@ -70,6 +70,12 @@ class Budget:
         self.cost_usd = 0.0
         """Cost of what is settled."""
         self._held = 0.0
+        self._requests_before = 0
+        self._cost_before = 0.0
+
+    def spent_before(self, requests: int, cost_usd: float) -> None:
+        """Take off what an earlier attempt at the same task has spent; it is not told again in `requests` and cost."""
+        self._requests_before, self._cost_before = requests, cost_usd
 
     @property
     def committed_usd(self) -> float:
@@ -79,13 +85,22 @@ class Budget:
     @property
     def requests_left(self) -> float:
         """Requests that may still be sent."""
-        return float("inf") if self.max_requests is None else self.max_requests - self.requests
+        if self.max_requests is None:
+            return float("inf")
+        return self.max_requests - self._requests_before - self.requests
+
+    @property
+    def cost_left(self) -> float:
+        """What further requests may cost."""
+        if self.max_cost_usd is None:
+            return float("inf")
+        return self.max_cost_usd - self._cost_before - self.committed_usd
 
     def fits(self, cost: float, *, kept: int = 0) -> bool:
         """Tell whether one more request fits, with `kept` others held back for calls that must be repeated."""
         if self.requests_left < 1 + kept:
             return False
-        return self.max_cost_usd is None or self.committed_usd + cost <= self.max_cost_usd + 1e-12
+        return cost <= self.cost_left + 1e-12
 
     def hold(self, cost: float) -> None:
         """Count one request."""

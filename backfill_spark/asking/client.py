@@ -22,21 +22,30 @@ def ask(
     budget: Budget | None = None,
     limiter: Limiter | None = None,
     spool: Spool | None = None,
+    still_s: float | None = None,
 ) -> Iterator[list[Answer]]:
     """Ask all questions of `batches`, and yield answers as they come, in any order.
 
     For a Python worker: one loop and one session for the whole iterator, so that no batch's end drains the
     window. Each question comes back exactly once; those that were not asked, or stay due, say so in `left`.
+    What an earlier attempt at the same task left in the spool is not asked again, and its spending counts.
 
     Raises:
         BackfillRefusedError: the key is not on this machine.
+        StoodStillError: this process was stopped for longer than `still_s`.
     """
+    budget, found = budget or Budget(), {}
+    if spool is not None:
+        earlier = spool.earlier()
+        budget.spent_before(earlier.requests, earlier.cost_usd)
+        found = {answer.prompt_hash: answer for answer in earlier.answers}
     with asyncio.Runner() as runner:
-        desk = Desk(service, budget=budget, limiter=limiter, spool=spool)
+        desk = Desk(service, budget=budget, limiter=limiter, spool=spool, still_s=still_s)
         runner.run(desk.open())
         try:
             for batch in batches:
-                answers = runner.run(desk.feed(batch))
+                answers = [found[q.prompt_hash] for q in batch if q.prompt_hash in found]
+                answers += runner.run(desk.feed([q for q in batch if q.prompt_hash not in found]))
                 if answers:
                     yield answers
             while desk.is_busy:

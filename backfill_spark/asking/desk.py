@@ -73,6 +73,7 @@ class Desk:
         budget: Budget | None = None,
         limiter: Limiter | None = None,
         spool: Spool | None = None,
+        still_s: float | None = None,
         first_backoff_s: float = FIRST_BACKOFF_S,
     ) -> None:
         endpoint = service.endpoint
@@ -85,7 +86,8 @@ class Desk:
         self._permits: Permits | None = None
         if spool is not None:
             has_price = service.price is not None
-            self._permits = Permits(spool, self._budget, window=endpoint.max_in_flight, has_price=has_price)
+            window = endpoint.max_in_flight
+            self._permits = Permits(spool, self._budget, window=window, has_price=has_price, still_s=still_s)
         self._first_backoff_s = first_backoff_s
         self._waiting: deque[Question] = deque()
         self._head: _Call | None = None

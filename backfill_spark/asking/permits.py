@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
+from time import monotonic
 
 from backfill_spark.asking.answers import Answer, Budget
 from backfill_spark.asking.spool import Permit, Spool
+from backfill_spark.errors import BackfillError
+
+
+class StoodStillError(BackfillError):
+    """This process was stopped for so long that another runner may be at the job."""
 
 
 class Permits:
@@ -17,13 +23,18 @@ class Permits:
         budget: What was spent.
         window: Requests that a desk has open at a time.
         has_price: Whether costs are known.
+        still_s: Longest time that this process may have been stopped; after it nothing more is sent.
     """
 
-    def __init__(self, spool: Spool, budget: Budget, *, window: int, has_price: bool) -> None:
+    def __init__(
+        self, spool: Spool, budget: Budget, *, window: int, has_price: bool, still_s: float | None = None
+    ) -> None:
         self._spool = spool
         self._budget = budget
         self._window = window
         self._has_price = has_price
+        self._still_s = inf if still_s is None else max(still_s, 2 * spool.every_s)
+        self._moved = monotonic()
         self._writing = asyncio.Lock()
         self._highest = 0.0
         """Highest cost held for one request so far."""
@@ -36,7 +47,12 @@ class Permits:
         self._spool.add(answer)
 
     async def cover(self, held: float) -> None:
-        """Return once one more request, which may cost `held`, is covered by what is on disk."""
+        """Return once one more request, which may cost `held`, is covered by what is on disk.
+
+        Raises:
+            StoodStillError: this process was stopped for longer than `still_s`.
+        """
+        self._look()
         self._highest = max(self._highest, held)
         while not self._covers(held):
             await self._write()
@@ -45,6 +61,7 @@ class Permits:
         """Write what waits every few seconds, for ever."""
         while True:
             await asyncio.sleep(self._spool.every_s)
+            self._look()
             if self._spool.has_answers:
                 await self._write()
 
@@ -53,6 +70,13 @@ class Permits:
         budget = self._budget
         permit = Permit(budget.requests, budget.committed_usd, budget.requests, budget.committed_usd, is_closed=True)
         self._spool.put(self._spool.draft(permit))
+
+    def _look(self) -> None:
+        """Tell a stop from a wait: `write_all` looks every few seconds, unless the whole process stands still."""
+        still, self._moved = monotonic() - self._moved, monotonic()
+        if still > self._still_s:
+            self._still_s = 0.0
+            raise StoodStillError(f"This process stood still for {still:.0f} s: another runner may be at the job.")
 
     def _covers(self, held: float) -> bool:
         requests, cost = self._allowed
@@ -75,6 +99,5 @@ class Permits:
         self._requests_before = budget.requests
         cost = None
         if self._has_price:
-            most = inf if budget.max_cost_usd is None else budget.max_cost_usd
-            cost = min(most, budget.committed_usd + self._highest * (more + 1))
+            cost = budget.committed_usd + min(budget.cost_left, self._highest * (more + 1))
         return Permit(budget.requests, budget.committed_usd, budget.requests + int(more), cost)

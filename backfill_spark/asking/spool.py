@@ -62,15 +62,16 @@ class Spool:
     Args:
         folder: Path or URI; files lie in `{folder}/{job_id}`.
         job_id: Job that pays.
-        task: Number of the task in its slice.
+        task: Number that only attempts at this task share.
         every_s: Seconds between files.
     """
 
     def __init__(self, folder: str, job_id: str, task: int, *, every_s: float = EVERY_S) -> None:
         self._files, root = filesystem_of(folder)
         self._folder = posixpath.join(root, job_id)
+        self._folder_given, self._task = folder, task
         # A repeated task must not write over the first one's files.
-        self._stem = f"{task:06d}-{secrets.token_hex(6)}"
+        self._stem = f"{_stem(task)}{secrets.token_hex(6)}"
         self._job_id = job_id
         self._count = 0
         self._waiting: list[Answer] = []
@@ -81,6 +82,10 @@ class Spool:
     def has_answers(self) -> bool:
         """True when answers wait for the next file."""
         return bool(self._waiting)
+
+    def earlier(self) -> Spooled:
+        """Return what other attempts at this task have written."""
+        return read_spool(self._folder_given, self._job_id, task=self._task, but=self._stem)
 
     def add(self, answer: Answer) -> None:
         """Keep an answer for the next file."""
@@ -115,13 +120,27 @@ class Spool:
         self._files.move(draft, final)
 
 
-def read_spool(folder: str, job_id: str) -> Spooled:
-    """Read what the tasks of a job wrote; a line that is not whole is not there."""
+def read_spool(folder: str, job_id: str, *, task: int | None = None, but: str | None = None) -> Spooled:
+    """Read what the tasks of a job wrote, or one of them; a line that is not whole is not there.
+
+    Args:
+        folder: Path or URI, as the writers were given it.
+        job_id: Job that pays.
+        task: Read the files of this task only.
+        but: Leave the files of this writer out.
+    """
     from pyarrow import fs
 
     files, root = filesystem_of(folder)
     selector = fs.FileSelector(posixpath.join(root, job_id), allow_not_found=True)
-    found = [f.path for f in files.get_file_info(selector) if f.base_name.endswith(".jsonl")]
+    start = "" if task is None else _stem(task)
+    found = [
+        f.path
+        for f in files.get_file_info(selector)
+        if f.base_name.endswith(".jsonl")
+        and f.base_name.startswith(start)
+        and not (but is not None and f.base_name.startswith(but))
+    ]
     answers: dict[str, Answer] = {}
     permits: dict[str, dict[str, Any]] = {}
     for path in sorted(found):
@@ -161,6 +180,10 @@ def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:
             folder = "file://" + folder.removeprefix("file:")
         return fs.FileSystem.from_uri(folder.rstrip("/"))  # type: ignore[no-any-return]
     return fs.LocalFileSystem(), folder.rstrip("/") or "/"
+
+
+def _stem(task: int) -> str:
+    return f"{task:012d}-"
 
 
 def _permit_json(permit: Permit) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from backfill_spark.scorers.scorer import Scorer
 class BuiltInScorer(Scorer):
     """A scorer that a stored row recreates from its class name and constructor arguments."""
 
-    kind: ClassVar[ScorerKind] = ScorerKind.BUILTIN
+    kind = ScorerKind.BUILTIN
     revision: ClassVar[int] = 1
     """Part of the digest; rises when the answers to the same parameters change."""
 

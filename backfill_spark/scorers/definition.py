@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from backfill_spark.errors import ScorerDefinitionError, ScorerLoadError, nearest_first
-from backfill_spark.models import ScorerKind, ScorerSpec
+from backfill_spark.models import ScorerSpec
 from backfill_spark.scorers import capture, digest, source
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def load(spec: ScorerSpec) -> Callable[..., Any]:
         if key in _loaded:
             _loaded.move_to_end(key)
             return _loaded[key]
-    made = _unpacked(spec) if spec.kind is ScorerKind.FUNCTION else recreate(spec)
+    made = _unpacked(spec) if spec.kind.is_function else recreate(spec)
     with _lock:
         _loaded[key] = made
         while len(_loaded) > _LOADED_MAX:

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, ClassVar, Self, cast, overload
+from typing import Any, Self, cast, overload
 
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSamplingConfig, ScorerSpec, ScorerStatus
@@ -34,11 +34,11 @@ class Registration:
 class Scorer:
     """A function that judges one trace. Immutable: each checks call returns a new instance.
 
-    Callable as the plain function it is. `description`, `aggregations`, `timeout` and `version_note` are kept with
-    the registered version.
+    Callable as the plain function it is: of an `async def` function a call returns the coroutine. `description`,
+    `aggregations`, `timeout` and `version_note` are kept with the registered version.
     """
 
-    kind: ClassVar[ScorerKind] = ScorerKind.FUNCTION
+    kind: ScorerKind = ScorerKind.FUNCTION
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class Scorer:
         self._signature = signature
         if function is not None:
             self._signature = checks.parameters_of(function, self._name)
+            if inspect.iscoroutinefunction(inspect.unwrap(function)):
+                self.kind = ScorerKind.ASYNC_FUNCTION
             for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
                 setattr(self, attribute, getattr(function, attribute, None))
             self.__wrapped__ = function
@@ -107,7 +109,7 @@ class Scorer:
     @property
     def is_async(self) -> bool:
         """True for an `async def` function."""
-        return inspect.iscoroutinefunction(inspect.unwrap(self._function)) if self._function is not None else False
+        return self.kind is ScorerKind.ASYNC_FUNCTION
 
     @property
     def is_session_level_scorer(self) -> bool:
@@ -278,6 +280,8 @@ class Scorer:
         made.__dict__ |= {"_name": name, "_registration": registration}
         if spec is not None or problem is not None:
             made.__dict__ |= {"_spec": spec, "_problem": problem}
+        if spec is not None:
+            made.kind = spec.kind
         return made
 
     def with_config(self, sample_rate: float, filter_string: str | None) -> Self:
@@ -289,7 +293,7 @@ class Scorer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Take the stored definition along: where this travels to, there may be no registry."""
-        if self._spec is not None and self._spec.kind is ScorerKind.FUNCTION:
+        if self._spec is not None and self._spec.kind.is_function:
             self._fetch_definition()
         return dict(self.__dict__)
 
@@ -378,6 +382,10 @@ def scorer(
 
     Bare, or with a name (default: the function's), a description, aggregations, a timeout in seconds (0 for none)
     and a note about this version. It returns int, float, bool, str, None, a Feedback or a list of Feedback.
+
+    Of an `async def` function many calls are under way at once in each task, 64 at most: for scorers that wait for
+    other services. Its limit ends waits, and code that blocks the event loop; but not blocking code in tasks that it
+    starts itself (`asyncio.gather`, `create_task`).
 
     Raises:
         ScorerDefinitionError: another parameter without a default, an unknown aggregation, or a bad timeout.

@@ -309,7 +309,7 @@ def _refusal(scorer: str, value: Any) -> str:
     kind = type(value)
     if inspect.iscoroutine(value):
         value.close()
-        return f"{scorer} returned a coroutine: an async function cannot be a scorer; write it with def, not async def."
+        return f"{scorer} returned a coroutine, which nothing awaits; write the scorer with async def."
     if issubclass(kind, list):
         items = list.__getitem__(value, slice(None))
         inner = next((_type_name(item) for item in items if not _is_feedback(item)), "nothing")

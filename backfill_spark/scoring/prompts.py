@@ -92,9 +92,12 @@ class Asking:
     spool_folder: str
     job_id: str
     slice: int
+    """Number that no other asking of the job has."""
     requests_each: float | None
     """Requests that each question brings to its task's budget; None is no limit."""
     cost_each: float | None
+    still_s: float
+    """Longest time that a worker may have been stopped; another runner may then be at the job."""
 
 
 def ask(questions: DataFrame, asking: Asking) -> DataFrame:
@@ -109,9 +112,8 @@ def ask(questions: DataFrame, asking: Asking) -> DataFrame:
 
         context = TaskContext.get()
         task = context.partitionId() if context is not None else 0
-        attempt = context.attemptNumber() if context is not None else 0
         budget = Budget(None if asking.requests_each is None else 0, None if asking.cost_each is None else 0.0)
-        spool = Spool(asking.spool_folder, asking.job_id, asking.slice * 1_000_000 + task * 100 + attempt)
+        spool = Spool(asking.spool_folder, asking.job_id, asking.slice * 100_000 + task)
         seen = 0
 
         def questions_of(batch: pa.RecordBatch) -> list[Question]:
@@ -124,7 +126,9 @@ def ask(questions: DataFrame, asking: Asking) -> DataFrame:
             columns = (batch.column(name).to_pylist() for name in ("prompt_hash", "prompt", "tokens"))
             return [Question(h, p, t) for h, p, t in zip(*columns, strict=True)]
 
-        asked = ask_all((questions_of(b) for b in batches), asking.service, budget=budget, spool=spool)
+        asked = ask_all(
+            (questions_of(b) for b in batches), asking.service, budget=budget, spool=spool, still_s=asking.still_s
+        )
         for answers in asked:
             rows = [asdict(a) for a in answers]
             made = {n: [r.get("verdict" if n == "answer" else n) for r in rows] for n in ANSWERS.fieldNames()}

@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import gc
 import marshal
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from math import inf
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backfill_spark.models import ErrorCode, ScorerSpec
+from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
 from backfill_spark.recorded import ATOMS, decode_payload
 from backfill_spark.scoring.feedback import FIELD_NAMES, ResultRow, describe, failure, failure_of, normalise
 from backfill_spark.scoring.time_limit import CallTimeoutError, Watch, watching
 from backfill_spark.trace import Trace
+
+if TYPE_CHECKING:
+    from backfill_spark.scoring.in_flight import Call
 
 TRACE_COLUMNS = frozenset(
     {
@@ -41,6 +44,9 @@ TRACE_COLUMNS = frozenset(
 """Columns that a scorer on `trace` is given, as far as the source has them."""
 TOO_LARGE = "too_large"
 """Column of bit masks like `due` (or True for all): for these scorers the trace is above the size limit."""
+MAX_IN_FLIGHT = 64
+"""Calls of async scorers that are under way at once: what judges have. Spelled here because their settings need
+pydantic; a test holds them equal."""
 # An int within it is a double, and its text is below Python's limit of digits.
 _SAFE_INT = 10**300
 _is_frozen = False
@@ -101,6 +107,7 @@ def score_batch(
     *,
     payload: str,
     timeout_s: float | None = None,
+    in_flight: int = MAX_IN_FLIGHT,
 ) -> Results:
     """Call each scorer once on each row that is due for it, and on no other.
 
@@ -111,6 +118,7 @@ def score_batch(
         scorers: At most 64.
         payload: How recorded texts are decoded, see `trace.decode_payload`.
         timeout_s: Longest that one call may take where its scorer does not say; None or 0 is no limit.
+        in_flight: How many calls of `async def` scorers are under way at once. These are made before all others.
 
     Nothing that a scorer does in Python ends the batch: what it raises becomes its row. A scorer that changes
     what it was given changes nothing that another one sees.
@@ -120,10 +128,17 @@ def score_batch(
     watch = Watch()
     limits = [_limit(scorer.spec.timeout_s, timeout_s) for scorer in scorers]
     calls = [
-        _Call(bit, scorer, batch, limit, watch) for bit, (scorer, limit) in enumerate(zip(scorers, limits, strict=True))
+        _kind_of_call(scorer)(bit, scorer, batch, limit, watch)
+        for bit, (scorer, limit) in enumerate(zip(scorers, limits, strict=True))
     ]
+    awaited = [call for call in calls if isinstance(call, _AwaitedCall)]
     rows: list[ResultRow] = []
     with watching(watch, min(limits, default=inf)):
+        if awaited:
+            # Only these need asyncio, which takes 50 ms to import.
+            from backfill_spark.scoring.in_flight import fly_all
+
+            fly_all(_calls_ahead(due, columns.get(TOO_LARGE), awaited), in_flight=in_flight, watch=watch)
         lengths = _score_rows(due, columns.get(TOO_LARGE), calls, rows)
     values = [list(field) for field in zip(*rows, strict=True)] if rows else [[] for _ in FIELD_NAMES]
     return Results(lengths, dict(zip(FIELD_NAMES, values, strict=True)))
@@ -143,7 +158,7 @@ def _score_rows(
         large = too_large[row] if too_large is not None else 0
         if large:
             for call in plan:
-                if large is True or large >> call.bit & 1:
+                if _is_for(large, call):
                     rows.append(call.too_large())
                 else:
                     call(row, rows)
@@ -152,6 +167,19 @@ def _score_rows(
                 call(row, rows)
         lengths.append(len(rows) - before)
     return lengths
+
+
+def _calls_ahead(due: Sequence[int], too_large: Sequence[int] | None, calls: Sequence[_AwaitedCall]) -> Iterator[Call]:
+    """Yield the calls of async scorers that `_score_rows` will ask for."""
+    for row, mask in enumerate(due):
+        large = too_large[row] if too_large is not None else 0
+        for call in calls:
+            if mask >> call.bit & 1 and not _is_for(large, call):
+                yield call.ahead(row)
+
+
+def _is_for(mask: int, call: _Call) -> bool:
+    return mask is True or bool(mask >> call.bit & 1)
 
 
 def _limit(own_s: float | None, general_s: float | None) -> float:
@@ -210,7 +238,7 @@ class _Call:
             latency = (perf_counter() - started) * 1000.0
         except CallTimeoutError:
             watch.deadline = inf
-            rows.append(self._failure(ErrorCode.TIMEOUT, f"The call took longer than {self.limit:g} s.", digest))
+            rows.append(self.timed_out(digest))
             return
         except BaseException as error:  # SystemExit and its kin are what a scorer raised, too
             spent = None if started is None else (perf_counter() - started) * 1000.0
@@ -230,6 +258,9 @@ class _Call:
             return
         rows.append((name, version, 0, name, value, double, None, None, None, None, latency, digest, None))  # type: ignore[arg-type]  # as above
 
+    def timed_out(self, digest: str | None) -> ResultRow:
+        return self._failure(ErrorCode.TIMEOUT, f"The call took longer than {self.limit:g} s.", digest)
+
     def too_large(self) -> ResultRow:
         return self._failure(
             ErrorCode.TRACE_TOO_LARGE,
@@ -239,6 +270,48 @@ class _Call:
 
     def _failure(self, code: ErrorCode, message: str, digest: str | None, latency_ms: float | None = None) -> ResultRow:
         return failure(code, message, scorer=self.name, version=self.version, tail=(latency_ms, digest))
+
+
+class _AwaitedCall(_Call):
+    """An async scorer bound to the columns of one batch: its calls are made ahead, and here their results taken."""
+
+    __slots__ = ("landed",)
+
+    def __init__(self, bit: int, scorer: LoadedScorer, batch: _Batch, limit: float, watch: Watch) -> None:
+        super().__init__(bit, scorer, batch, limit, watch)
+        self.landed: dict[int, Call] = {}
+
+    def ahead(self, row: int) -> Call:
+        """Return the call of one row, to be made."""
+        from backfill_spark.scoring.in_flight import Call
+
+        assert self.function is not None
+        made = self.landed[row] = Call(self.function, partial(self._given, row), self.limit)
+        return made
+
+    def __call__(self, row: int, rows: list[ResultRow]) -> None:
+        """Add the results of one row to `rows`."""
+        call, digest = self.landed.pop(row), self.digests(row)
+        if call.is_late:
+            rows.append(self.timed_out(digest))
+        elif call.failure is not None:
+            rows.append(self._failure(*call.failure, digest, call.latency_ms))
+        else:
+            rows += normalise(
+                call.result,
+                scorer=self.name,
+                version=self.version,
+                latency_ms=call.latency_ms,
+                input_digest=digest,
+            )
+
+    def _given(self, row: int) -> dict[str, Any]:
+        return {parameter: give(row) for parameter, give in self.arguments}
+
+
+def _kind_of_call(scorer: LoadedScorer) -> type[_Call]:
+    is_awaited = scorer.spec.kind is ScorerKind.ASYNC_FUNCTION and scorer.function is not None
+    return _AwaitedCall if is_awaited else _Call
 
 
 class _Batch:

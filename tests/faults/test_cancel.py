@@ -148,6 +148,28 @@ def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world):
     assert world.broken(extra=len(world.ids)) == []
 
 
+def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_other_covers(world, monkeypatch):
+    """Each was planned before the other one was there: whoever comes second is canceled before any call."""
+    from backfill_spark import BackfillRefusedError
+    from backfill_spark.job_store import JobStore
+
+    create, others = JobStore.create, []
+
+    def late(self, job_id, created):
+        monkeypatch.undo()
+        others.append(world.run(launch="queue", exclusive=True))
+        return create(self, job_id, created)
+
+    monkeypatch.setattr(JobStore, "create", late)
+    with pytest.raises(BackfillRefusedError, match="the same moment") as refused:
+        world.run(exclusive=True)
+    assert others[0] in str(refused.value)
+    assert world.newest().state == "CANCELED"
+    assert world.lines() == []
+    assert world.resume(others[0]).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
 def test_a_canceled_job_is_never_claimed(world):
     """Neither `resume` nor a worker takes it."""
     from backfill_spark.job_store import JobStore

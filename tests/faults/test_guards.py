@@ -3,6 +3,8 @@
 The guards of the protocol itself (fence, claims, ends, walls) are taken out one by one in tests/unit/test_job_model.py.
 """
 
+import time
+
 import pytest
 
 from backfill_spark import pairs
@@ -47,6 +49,40 @@ def test_the_read_back(world, monkeypatch, guard):
     with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.LOSE_REPLY))):
         error = refusal(world.run)
     assert (error is None and world.newest().state == "SUCCEEDED") is (guard == "in")
+
+
+def claims(world):
+    """Queue a job and claim it twice from one look at it, as two runners would; return both leases."""
+    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    waiting = jobs.record(world.run(launch="queue"))
+    return [jobs.claim(waiting, [results.staging, results.assessments]) for _ in range(2)]
+
+
+@pytest.mark.parametrize("guard", ["in", "out"])
+def test_the_compare_and_set(world, monkeypatch, guard):
+    """Without it two runners that claim a job at once both get it."""
+    if guard == "out":
+        append = Store.append
+        monkeypatch.setattr(Store, "append", lambda store, rows, txn=None: append(store, rows) or True)
+    first, second = claims(world)
+    assert first is not None
+    assert (second is None) is (guard == "in")
+
+
+@pytest.mark.parametrize("guard", ["in", "out"])
+def test_the_fence(world, monkeypatch, guard):
+    """Without it a runner that another one has replaced, and that does not know, still writes."""
+    first, _ = claims(world)
+    later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
+    results = ResultStore(world.spark, world.settings)
+    second = later.claim(later.record(first.job_id), [results.staging, results.assessments])
+    assert (first.epoch, second.epoch) == (1, 2)
+    txn = first.next_txn() if guard == "in" else None
+    written = [
+        store.append(store.frame([{"trace_id": "tr-0"}]), txn=txn) for store in (results.staging, results.assessments)
+    ]
+    assert (written == [False, False]) is (guard == "in")
+    assert (results.staging.read().count() == 0) is (guard == "in")
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])

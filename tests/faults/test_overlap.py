@@ -1,8 +1,13 @@
 """F20, F24: two live jobs over the same pairs, in one process."""
 
+import random
+from collections import Counter
+from datetime import timedelta
+
 import pytest
 
-from backfill_spark import chunks
+from backfill_spark import chunks, read_assessments
+from tests.factories import NOON, some_traces
 
 pytestmark = pytest.mark.faults
 CHUNK = 100
@@ -26,3 +31,24 @@ def test_f20_a_job_adopts_what_another_has_staged_meanwhile(make_world, monkeypa
     counts = world.job(first.result).counts["length"]
     assert (counts.scored, counts.due) == (600, 600)
     assert counts.calls <= 400
+
+
+@pytest.mark.parametrize("phase", range(10))
+@pytest.mark.parametrize("overlap", ["full", "partial"])
+def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(make_world, monkeypatch, overlap, phase):
+    """Rows and values are those of one job; a pair is called twice at most."""
+    monkeypatch.setattr(chunks, "next_target", lambda pace, slots: CHUNK)
+    chance = random.Random(f"{overlap} {phase}")
+    world = make_world(lease_s=120, pause=0.002)
+    # Traces are a quarter of an hour apart: the second job's window begins with the 301st.
+    window = {"start_time": NOON + timedelta(minutes=15 * 300)} if overlap == "partial" else {}
+    with world.meanwhile(world.run) as first:
+        world.wait_for_calls(chance.randrange(1, 600))
+        second = world.run(**window)
+    assert first.error is None
+    assert [world.job(j).state for j in (first.result, second)] == ["SUCCEEDED", "SUCCEEDED"]
+    assert world.broken(extra=len(world.ids), woken=len(world.ids)) == []
+    assert max(Counter(line.split("\t")[1] for line in world.lines()).values()) <= 2
+    rows = read_assessments(spark=world.spark, settings=world.settings).select("trace_id", "value_double").collect()
+    assert {r["trace_id"]: len(r["response"]) for r in some_traces(600)} == {r[0]: r[1] for r in rows}
+    assert len(rows) == 600

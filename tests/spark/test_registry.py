@@ -23,7 +23,6 @@ from backfill_spark import (
 )
 from backfill_spark.errors import (
     FilterError,
-    ScorerDefinitionError,
     ScorerLifecycleError,
     ScorerLoadError,
     ScorerNotFoundError,
@@ -313,14 +312,7 @@ def test_a_scorer_from_the_registry_can_be_registered_again_without_loading_it(m
     assert (original.digest, "copy", 1) == (copied.digest, copied.name, copied.scorer_version)
 
 
-def test_what_a_backfill_cannot_call_is_refused_by_name():
-    @scorer
-    async def asks(outputs):
-        return 1
-
-    with pytest.raises(ScorerDefinitionError, match="'asks' is an `async def`"):
-        asks.register()
-
+def test_a_session_scorer_can_be_registered():
     @scorer
     def whole_session(session):
         return len(session)

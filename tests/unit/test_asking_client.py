@@ -8,12 +8,13 @@ from itertools import pairwise
 import orjson
 import pytest
 
+from backfill_spark.asking import permits
 from backfill_spark.asking.answers import Answer, Budget, Question
 from backfill_spark.asking.client import ask, ask_many, probe
 from backfill_spark.asking.desk import Desk
 from backfill_spark.asking.endpoints import Endpoint, Price, Service, Shape
 from backfill_spark.asking.limiter import Limiter
-from backfill_spark.asking.spool import Spool, read_spool
+from backfill_spark.asking.spool import Permit, Spool, read_spool
 from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.models import ErrorCode
 from tests.judge_server import JudgeServer, serving
@@ -306,6 +307,44 @@ def test_no_request_is_sent_that_the_spool_did_not_permit(server, tmp_path):
     for (permit, _), (_, requests_later) in pairwise(seen):
         assert requests_later <= permit.max_requests
     assert (300, 300) == (read_spool(str(tmp_path), "bf-1").requests, server.log.requests)
+
+
+def test_a_repeated_task_takes_what_the_first_attempt_left_and_only_the_rest_of_its_budget(server, tmp_path):
+    first = Spool(str(tmp_path), "bf-1", 3)
+    for n in range(10):
+        first.add(Answer(f"hash of q{n}", "local:/tiny", verdict='{"result":"no"}', attempts=1))
+    # A killed writer: what its last permit allowed counts as sent.
+    first.put(first.draft(Permit(10, 0.0, 14, None)))
+    another = Spool(str(tmp_path), "bf-1", 4)
+    another.put(another.draft(Permit(0, 0.0, 64, None)))
+
+    asked = ask(
+        [[question(f"q{n}") for n in range(30)]],
+        service(server, max_in_flight=4),
+        budget=Budget(20),
+        spool=Spool(str(tmp_path), "bf-1", 3),
+    )
+    answers = {a.prompt_hash: a for batch in asked for a in batch}
+
+    assert {f"hash of q{n}" for n in range(30)} == set(answers)
+    assert 20 - 14 == server.log.requests
+    assert 10 == sum(a.verdict == '{"result":"no"}' for a in answers.values())
+    assert 14 == sum(a.left is not None for a in answers.values())
+
+
+def test_a_process_that_stood_still_for_too_long_sends_nothing_more(server, tmp_path, monkeypatch):
+    asking = ask(
+        [[question(f"q{n}")] for n in range(50)],
+        service(server, max_in_flight=4),
+        spool=Spool(str(tmp_path), "bf-1", 0),
+        still_s=40,
+    )
+    next(asking)
+    sent = server.log.requests
+    monkeypatch.setattr(permits, "monotonic", lambda: time.monotonic() + 41)
+    with pytest.raises(permits.StoodStillError, match="stood still for 4"):
+        list(asking)
+    assert server.log.requests <= sent + 4
 
 
 def test_whoever_stops_reading_leaves_an_exact_account(server, tmp_path):

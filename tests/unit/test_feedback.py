@@ -185,7 +185,7 @@ def test_a_refusal_names_the_type_and_what_would_do():
 
 
 def test_a_coroutine_is_refused_without_a_warning():
-    """The message tells to write `def`; the coroutine is closed."""
+    """The message tells to write `async def`; the coroutine is closed."""
 
     async def score():
         return 1

@@ -115,6 +115,7 @@ def test_an_async_function_is_marked():
         return 1
 
     assert (True, False) == (asks.is_async, bare.is_async)
+    assert ("async_function", "function") == (asks.kind, bare.kind)
 
 
 def test_a_session_scorer_is_marked():

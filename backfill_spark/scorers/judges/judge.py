@@ -35,7 +35,7 @@ class Judge(Scorer):
     Its answer is "yes" or "no", where "yes" is good, unless it says otherwise.
     """
 
-    kind: ClassVar[ScorerKind] = ScorerKind.JUDGE
+    kind = ScorerKind.JUDGE
     revision: ClassVar[int] = 1
     """Version of the prompt, part of the digest: rises when the words of the prompt change."""
     takes: ClassVar[tuple[str, ...]] = ("inputs", "outputs")

@@ -1,0 +1,172 @@
+"""From arguments to a job: everything that is checked, pinned and chosen before a scorer is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from backfill_spark import launch as launching
+from backfill_spark import request as requests
+from backfill_spark.choices import WorkStore, listed, spark_samples
+from backfill_spark.context import experiment
+from backfill_spark.errors import BackfillError
+from backfill_spark.failpoints import Failpoint, failpoint
+from backfill_spark.job import job_of
+from backfill_spark.job_record import JobRecord
+from backfill_spark.job_store import JobStore
+from backfill_spark.judge_cost import expected_cost, has_questions
+from backfill_spark.launch import Prepared
+from backfill_spark.models import Sampling, new_job_id
+from backfill_spark.plan import BackfillPlan, missing_ids, plan, select
+from backfill_spark.probe import executor_problems
+from backfill_spark.registry import Registry
+from backfill_spark.results import ResultStore
+from backfill_spark.session import check_delta
+from backfill_spark.slices import keys_missing, probed, services_of
+from backfill_spark.sources import open_source
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.asking.endpoints import Service
+    from backfill_spark.models import Request
+    from backfill_spark.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that was accepted, with what was found on the way."""
+
+    spark: SparkSession
+    settings: Settings
+    prepared: Prepared
+    plan: BackfillPlan
+
+
+def accept(
+    arguments: requests.Arguments, experiment_id: str | None, spark: SparkSession, settings: Settings
+) -> Accepted:
+    """Check everything, pin the source, the results and the scorers, choose the pairs, and say what it would cost.
+
+    Raises:
+        BackfillRefusedError: with every problem at once; no job is left behind.
+    """
+    check_delta(spark)
+    problems = requests.Problems()
+    where = experiment(experiment_id, settings)
+    catalog = Registry(spark, settings).catalog(where[0], definitions=True)
+    request = requests.resolve(arguments, settings, problems, experiment=where, catalog=catalog, now=datetime.now(UTC))
+    source = None
+    try:
+        source = open_source(spark, settings)
+    except BackfillError as error:
+        problems.note(str(error))
+    for problem in executor_problems(spark, settings):
+        problems.note(problem)
+    services = judge_services(spark, settings, request, problems)
+    if arguments.exclusive:
+        for other in live_overlaps(spark, settings, request):
+            problems.note(other)
+    problems.raise_any()
+    assert source is not None
+    results = ResultStore(spark, settings)
+    version = results.assessments.ensure().version() if results.assessments.exists() else None
+    staging = results.staging.ensure().version() if results.staging.exists() else None
+    request = requests.pinned(request, source, version)
+    ids = listed(spark, list(arguments.trace_ids)) if request.lists_traces else None
+    choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
+    selection = select(request, source, results, choice=choice, staging_version=staging)
+    missing = missing_ids(source, request, ids) if ids is not None else ()
+    prepared = Prepared(request, source, choice, selection, staging, services)
+    made = plan(request, selection, missing=missing)
+    return Accepted(spark, settings, prepared, replace(made, **expected_cost(prepared, spark, settings)))
+
+
+def judge_services(
+    spark: SparkSession, settings: Settings, request: Request, problems: requests.Problems
+) -> dict[str, Service]:
+    """Return the services that the judges ask; what is wrong with them goes to `problems`."""
+    if not request.models or problems.all or problems.missing:
+        return {}
+    services = services_of(settings, request)
+    for problem in keys_missing(spark, services):
+        problems.note(problem)
+    if request.max_cost_usd is not None:
+        for uri, service in services.items():
+            if service.price is None:
+                problems.note(
+                    f"max_cost_usd: the price of {uri!r} is unknown. Set "
+                    f"judge.endpoints.{service.endpoint.name}.prices, or use max_calls."
+                )
+    return services
+
+
+def probe_models(made: Accepted) -> Accepted:
+    """Ask each model one small question before the job exists, when there is a prompt left to ask."""
+    prepared = made.prepared
+    if not prepared.services or not has_questions(prepared, made.spark, made.settings):
+        return made
+    services = {uri: probed(service) for uri, service in prepared.services.items()}
+    return Accepted(
+        made.spark, made.settings, replace(prepared, services=services, probed=frozenset(services)), made.plan
+    )
+
+
+def create(made: Accepted) -> JobRecord:
+    """Record the job with everything that it has chosen."""
+    request, source = made.prepared.request, made.prepared.source
+    now = datetime.now(UTC)
+    job_id = new_job_id(now)
+    work = WorkStore(made.spark, made.settings)
+    if made.prepared.choice is not None:
+        work.keep_choice(job_id, made.prepared.choice)
+    if source.files:
+        work.keep_files(job_id, source.files)
+    record = JobStore(made.spark, made.settings).create(
+        job_id,
+        {
+            "request": request.to_json(),
+            "counts": {n: c.to_json() for n, c in made.prepared.selection.counts.items()},
+            "created_at": now.timestamp(),
+            "versions": _versions(made.spark),
+            "trace_ids_missing": list(made.plan.trace_ids_missing),
+            "has_files": bool(source.files),
+            "work_version": None if made.prepared.choice is None else work.store.version(),
+        },
+    )
+    failpoint(Failpoint.AFTER_CREATE)
+    return record
+
+
+def live_overlaps(spark: SparkSession, settings: Settings, request: Request, *, but: str = "") -> list[str]:
+    """Return a sentence for each live job that covers one of the request's scorers in its window."""
+    live = JobStore(spark, settings).live(request.experiment_id)
+    return requests.overlapping(request, [job_of(r) for r in live if r.job_id != but])
+
+
+def withdraw_unless_alone(made: Accepted, job_id: str) -> None:
+    """Look again once the job is there for others to see: of two created at the same moment not both may start.
+
+    Raises:
+        BackfillRefusedError: another live job covers its pairs; this one was canceled before any call.
+    """
+    problems = requests.Problems()
+    for other in live_overlaps(made.spark, made.settings, made.prepared.request, but=job_id):
+        problems.note(f"{other} It was created at the same moment; {job_id} was canceled before any call.")
+    if problems.all:
+        launching.cancel(made.spark, made.settings, job_id)
+    problems.raise_any()
+
+
+def _versions(spark: SparkSession) -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "spark": spark.version}
+    for package in ("backfill-spark", "delta-spark"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # shipped with --py-files, or the platform's own
+            continue
+    return found
