@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import date
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from backfill_spark import chunks, sampling
 from backfill_spark import pairs as P
-from backfill_spark.errors import BackfillError, SourceGoneError
+from backfill_spark.adoption import adopt, everything, look_again
+from backfill_spark.epoch import Canceled, Epoch, TooManyErrors
+from backfill_spark.errors import SourceGoneError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
-from backfill_spark.lease import Lease
-from backfill_spark.models import Chunk, Counts, Reprocess, Request, ScorerKind, ScorerSpec
+from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
-from backfill_spark.results import ResultStore, Tally
+from backfill_spark.results import Tally
 from backfill_spark.scoring.udfs import columns_needed, score
 from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
@@ -27,75 +26,10 @@ from backfill_spark.store import error_text, is_conflict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyspark.sql import SparkSession
-
-    from backfill_spark.asking.endpoints import Service
-    from backfill_spark.settings import Settings
-    from backfill_spark.sources import TraceSource
 
 MERGE_ROWS = 200_000
 MERGE_SECONDS = 600.0
 MERGE_ATTEMPTS = 50
-
-
-class Canceled(BackfillError):  # noqa: N818 - what a person asked for is no error
-    """Somebody asked for the job's end."""
-
-
-class TooManyErrors(BackfillError):  # noqa: N818 - its name says error already
-    """A scorer's share of errors passed the limit."""
-
-
-class Bar(Protocol):
-    """What a progress bar must do."""
-
-    def advance(self, pairs: int, *, errors: int = 0) -> None:
-        """Count pairs that are staged."""
-
-
-@dataclass(slots=True)
-class Epoch:
-    """One runner at one job."""
-
-    spark: SparkSession
-    settings: Settings
-    job_id: str
-    request: Request
-    source: TraceSource
-    results: ResultStore
-    lease: Lease
-    bar: Bar
-    planned: Mapping[str, Counts]
-    """The counts that the job was created with."""
-    choice: DataFrame | None = None
-    selection: Selection | None = None
-    staging_version: int | None = None
-    looked_at: int | None = None
-    """Version of staging up to which other jobs' writes have been looked at."""
-    tallies: dict[str, Tally] = field(default_factory=dict)
-    waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
-    """Staged chunks that no MERGE has taken yet."""
-    rows_waiting: int = 0
-    next_chunk: int = 0
-    services: Mapping[str, Service] = field(default_factory=dict)
-    """Model URI → the service that is asked."""
-    probed: frozenset[str] = frozenset()
-    """Model URIs whose service has answered a probe."""
-    ask_judges: Callable[[Epoch, Selection], None] | None = None
-    """Gives the judges' pairs their answers, slice of the draw by slice."""
-    reached: float | None = None
-    """Draw that the judges came to, when they stopped early."""
-    stopped: str | None = None
-    """Why the judges stopped early."""
-    merged_at: float = field(default_factory=time.monotonic)
-    is_merge_open: bool = False
-    """True when nobody knows whether the last MERGE landed, or still will."""
-
-    def check(self) -> None:
-        """Stop when the lease is lost or the job canceled."""
-        self.lease.check()
-        if self.lease.is_canceled:
-            raise Canceled(f"Job {self.job_id} was canceled.")
 
 
 def run(epoch: Epoch) -> None:
@@ -146,56 +80,7 @@ def collect_earlier(epoch: Epoch) -> None:
     for row in rows:
         epoch.waiting[row["chunk"]] = (*epoch.waiting.get(row["chunk"], ()), row["trace_date"])
     if rows:
-        count(epoch, epoch.results.tally(epoch.job_id, epoch.request.scorers))
-
-
-def adopt(epoch: Epoch, selection: Selection) -> None:
-    """Take what other jobs have staged for this job's due pairs; no scorer is called."""
-    if sum(selection.elsewhere.values()) and epoch.staging_version is not None:
-        take_over(epoch, everything(epoch, epoch.staging_version), epoch.staging_version)
-
-
-def look_again(epoch: Epoch) -> None:
-    """Adopt what other live jobs have staged for due pairs since the last look, so that it is not paid twice."""
-    if epoch.request.reprocess is Reprocess.ALL:
-        return
-    store = epoch.results.staging
-    seen = epoch.looked_at if epoch.looked_at is not None else epoch.staging_version or 0
-    epoch.looked_at = store.version()
-    versions = store.versions_of_others(seen, epoch.looked_at, epoch.job_id)
-    for version in versions:
-        take_over(epoch, everything(epoch, version, own_version=store.version()), version)
-    if versions:
-        # What comes in between is not called either, and is adopted by the next look.
-        epoch.staging_version = store.version()
-
-
-def take_over(epoch: Epoch, pairs: DataFrame, version: int) -> None:
-    """Copy to this job what other jobs have staged of `pairs` at a version, in one commit, and count it."""
-    mine = P.due_mask().bitwiseAND(F.bitwise_not(F.col("own"))).bitwiseAND(F.col("elsewhere"))
-    due = pairs.select("trace_id", "trace_date", mine.alias("adopt")).where("adopt != 0")
-    number, epoch.next_chunk = epoch.next_chunk, epoch.next_chunk + 1
-    txn = epoch.lease.next_txn()
-    if not epoch.results.adopt(due, epoch.job_id, epoch.request, number, version, txn):
-        fenced(epoch)
-    staged(epoch, number, epoch.results.tally(epoch.job_id, epoch.request.scorers, [number]))
-    rows = epoch.results.staged_by(epoch.job_id, [number]).select("trace_date").distinct().collect()
-    epoch.waiting[number] = tuple(r[0] for r in rows)
-
-
-def everything(epoch: Epoch, version: int | None, *, own_version: int | None = None) -> DataFrame:
-    """Return the light rows of the whole window with their masks, by a version of staging."""
-    from backfill_spark.plan import chosen_pairs
-
-    return chosen_pairs(
-        epoch.request,
-        epoch.source,
-        epoch.results,
-        choice=epoch.choice,
-        job_id=epoch.job_id,
-        staging_version=version,
-        own_version=own_version,
-    )
+        epoch.count(epoch.results.tally(epoch.job_id, epoch.request.scorers))
 
 
 def pieces(epoch: Epoch, selection: Selection) -> Iterator[tuple[Chunk, int | None]]:
@@ -265,33 +150,11 @@ def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
     failpoint(Failpoint.BEFORE_STAGE)
     with compiled(epoch.spark, rows=chunk.pairs):
         if not epoch.results.stage(frame, epoch.job_id, epoch.request, chunk.index, epoch.lease.next_txn()):
-            fenced(epoch)
+            epoch.fenced()
         failpoint(Failpoint.AFTER_STAGE)
         epoch.waiting[chunk.index] = chunk.dates
         tallies = epoch.results.tally(epoch.job_id, epoch.request.scorers, [chunk.index])
-    staged(epoch, chunk.index, tallies)
-
-
-def staged(epoch: Epoch, chunk: int, tallies: dict[str, Tally]) -> None:
-    """Tell what a staged chunk holds."""
-    counts = {name: [t.scored, t.empty, t.errored, t.calls] for name, t in tallies.items()}
-    epoch.lease.note(Event.CHUNK_STAGED, {"chunk": chunk, "counts": counts})
-    epoch.lease.tell_when_due()
-    count(epoch, tallies)
-
-
-def count(epoch: Epoch, tallies: dict[str, Tally]) -> None:
-    """Add to the job's counts, and stop the job when a scorer fails too often."""
-    epoch.tallies = {name: epoch.tallies[name] + t for name, t in tallies.items()}
-    finished = sum(t.finished for t in tallies.values())
-    epoch.rows_waiting += finished
-    epoch.bar.advance(finished, errors=sum(t.errored for t in tallies.values()))
-    for name, tally in epoch.tallies.items():
-        if tally.finished and tally.errored / tally.finished > epoch.request.max_error_rate:
-            raise TooManyErrors(
-                f"Scorer {name!r} failed on {tally.errored:,} of {tally.finished:,} pairs, more than the limit of "
-                f"{epoch.request.max_error_rate:.0%}. Its error rows say why: outcome = 'error' in assessments."
-            )
+    epoch.staged(chunk.index, tallies)
 
 
 def merge(epoch: Epoch) -> None:
@@ -318,7 +181,7 @@ def merge(epoch: Epoch) -> None:
         else:
             break
     if done is None:
-        fenced(epoch)
+        epoch.fenced()
     failpoint(Failpoint.AFTER_MERGE)
     epoch.lease.note(Event.CHUNK_MERGED, {"chunks": numbers})
     epoch.waiting.clear()
@@ -338,14 +201,8 @@ def seal(epoch: Epoch) -> None:
         return
     store = epoch.results.assessments
     if not store.append(store.frame([]), txn=epoch.lease.next_txn()):
-        fenced(epoch)
+        epoch.fenced()
     epoch.is_merge_open = False
-
-
-def fenced(epoch: Epoch) -> None:
-    """Stop: a write of this epoch was skipped, so another runner owns the job."""
-    epoch.lease.lose("a newer epoch of the job has been claimed")
-    epoch.lease.check()
 
 
 def cover(epoch: Epoch) -> None:
@@ -399,7 +256,7 @@ def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
     lease = epoch.lease
     record = lease.store.end(epoch.job_id, lease.epoch, how, payload, lease.take_notes(), claimed=lease.record)
     if record.epoch != lease.epoch or record.is_released:
-        fenced(epoch)
+        epoch.fenced()
     return record
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from backfill_spark import backfill as loop
 from backfill_spark import tables
+from backfill_spark.epoch import Epoch
 from backfill_spark.results import ResultStore
 from backfill_spark.slices import judge_specs, known, rendered
 from backfill_spark.store import Store
@@ -15,7 +15,6 @@ from backfill_spark.store import Store
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.backfill import Epoch
     from backfill_spark.launch import Prepared
     from backfill_spark.models import Request
     from backfill_spark.settings import Settings
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 def draft(prepared: Prepared, spark: SparkSession, settings: Settings) -> Epoch:
     """Return an epoch of no job, good for rendering prompts and for nothing else."""
-    return loop.Epoch(
+    return Epoch(
         spark=spark,
         settings=settings,
         job_id="",

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.backfill import Canceled, Epoch, finish, how_it_ends, merge, run
+from backfill_spark.backfill import finish, how_it_ends, merge, run
 from backfill_spark.choices import WorkStore
+from backfill_spark.epoch import Canceled, Epoch
 from backfill_spark.errors import BackfillRefusedError, LeaseLostError, SourceGoneError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from backfill_spark.asking.endpoints import Service
-    from backfill_spark.backfill import Bar
+    from backfill_spark.epoch import Bar
     from backfill_spark.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from backfill_spark.store import Store
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.backfill import Epoch
+    from backfill_spark.epoch import Epoch
     from backfill_spark.models import Request, ScorerSpec
     from backfill_spark.plan import Selection
     from backfill_spark.settings import Settings
