@@ -16,11 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 TESTS = ROOT / "tests" / "faults"
-WANTED = [*range(1, 36), *range(36, 42), 44, 45, 46]
+WANTED = range(1, 47)
 """Numbers of the faults that a backfill must survive."""
 ELSEWHERE = {
-    34: "a budget that is reached: tests/spark/test_judges.py",
-    38: "an executor that stands still for longer than the network's limit: not tested",
+    42: "executors with another Python, another version, without a module or a key: tests/unit/test_probe.py and "
+    "tests/spark/test_bad_input.py, before any call",
+    43: "what an endpoint of judges may answer: tests/unit/test_asking_client.py and test_asking_faults.py",
 }
 
 HEAD = """# Reliability

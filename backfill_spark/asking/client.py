@@ -10,6 +10,7 @@ from backfill_spark.asking.answers import Answer, Budget, Question
 from backfill_spark.asking.desk import Asked, Desk
 from backfill_spark.asking.endpoints import Service
 from backfill_spark.asking.limiter import Limiter
+from backfill_spark.asking.readings import NO_ANSWER
 from backfill_spark.asking.spool import Spool
 from backfill_spark.asking.wires import first_shape
 from backfill_spark.models import ErrorCode, compact_json
@@ -123,6 +124,8 @@ def probe(service: Service) -> Probe:
     asked = asyncio.run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))
     found = answers[0]
     what = (found.left or found.error_message or "").rstrip(".")
-    is_answered = found.verdict is not None or found.error_code in _ANSWERED
+    # A page that is no model's answers with status 200 too, and counts no tokens.
+    is_page = found.error_message == NO_ANSWER and found.input_tokens is None
+    is_answered = found.verdict is not None or (found.error_code in _ANSWERED and not is_page)
     problem = None if is_answered else f"The endpoint {endpoint.name!r} does not answer for {service.uri!r}: {what}."
     return Probe(replace(service, shape=asked.shape), problem, asked.requests, asked.cost_usd)

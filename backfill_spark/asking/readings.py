@@ -11,6 +11,7 @@ from backfill_spark.models import ErrorCode, compact_json
 
 MAX_BODY = 1 << 20
 """Bytes of an answer that are read; a larger one is no verdict."""
+NO_ANSWER = "the reply holds no answer"
 TOO_LONG = Fault(Action.ROW, ErrorCode.JUDGE_BAD_OUTPUT, f"the answer is longer than {MAX_BODY:,} bytes")
 
 
@@ -36,10 +37,10 @@ def verdict_of(reply: Reply) -> tuple[ErrorCode | None, str | None, str | None]:
         return ErrorCode.JUDGE_REFUSED, "the model refused to answer", None
     if reply.finish == "content_filter":
         return ErrorCode.JUDGE_REFUSED, "the provider's content filter withheld the answer", None
-    if reply.is_empty:
-        return ErrorCode.JUDGE_BAD_OUTPUT, "the reply holds no answer", None
     if reply.finish == "length":
         return ErrorCode.JUDGE_BAD_OUTPUT, "the answer was cut off (judge.max_output_tokens)", None
+    if reply.is_empty:
+        return ErrorCode.JUDGE_BAD_OUTPUT, NO_ANSWER, None
     if reply.data is not None:
         return None, None, compact_json(reply.data)
     try:

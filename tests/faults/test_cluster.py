@@ -1,4 +1,4 @@
-"""F36, F37, F39, F40: a standalone cluster of two workers loses an executor, a worker, the driver's JVM."""
+"""F36 to F40: a standalone cluster of two workers loses an executor, a worker, the driver's JVM."""
 
 from __future__ import annotations
 
@@ -128,6 +128,24 @@ def test_f36_an_executor_is_killed_after_it_has_scored(cluster, make_world):
         runner.wake()
         assert runner.wait(START_S) == 0, runner.said()[-3000:]
     assert world.broken() == []
+
+
+def test_f38_an_executor_stands_still_for_longer_than_the_networks_limit(cluster, make_world):
+    """It is given up, its tasks are made again; woken up, it changes nothing."""
+    world = make_world(gate_at=350, lease_s=60, heartbeat_s=2)
+    limits = {"spark.network.timeout": "20s", "spark.network.timeoutInterval": "5s"}
+    with runner_on(cluster, world, **limits, **{"spark.executor.heartbeatInterval": "4s"}) as runner:
+        world.wait_for_calls(350)
+        wait_until((world.desk / "held").exists, 30, "a call at the gate")
+        stopped = busy(cluster, world.ledger)
+        stopped.suspend()
+        world.gate.touch()
+        code = runner.wait(START_S)
+        if stopped.is_running():
+            stopped.resume()
+        assert code == 0, runner.said()[-3000:]
+    assert world.newest().state == "SUCCEEDED"
+    assert world.broken(extra=2 * TASK, woken=2 * TASK) == []
 
 
 def test_f39_the_drivers_jvm_is_killed(cluster, make_world):

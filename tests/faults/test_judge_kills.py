@@ -202,7 +202,7 @@ def holds_below(here: Judged) -> float:
     return job.rate_reached
 
 
-def test_a_budget_is_kept_through_kills_and_a_larger_one_goes_on(judged: Callable[..., Judged]) -> None:
+def test_f34_a_budget_is_kept_through_kills_and_a_larger_one_goes_on(judged: Callable[..., Judged]) -> None:
     """1,000 calls on 10,000 pairs, killed twice, then 3,000: each time one draw, below which all is scored.
 
     One answer in twenty fails at first: failed attempts and calls lost in a kill count as spent.

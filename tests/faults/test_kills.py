@@ -115,8 +115,9 @@ def test_f11_slow_calls_on_every_task_slot_do_not_starve_the_heartbeats(make_wor
     world = make_world(traces=6, lease_s=LEASE_S, heartbeat_s=1.5, pause=2.5 * LEASE_S)
     with world.runner("run", "length") as runner:
         world.wait_for_calls(1)
-        wait_until(lambda: runner.process.poll() is not None or not world.newest().alive, 400, "the job to end")
-        assert runner.process.poll() == 0
+        wait_until(lambda: world.newest().state == "SUCCEEDED" or not world.newest().alive, 400, "the job to end")
+        assert world.newest().state == "SUCCEEDED"
+        assert runner.wait(60) == 0
     assert world.broken() == []
 
 

@@ -22,24 +22,20 @@ from backfill_spark import (
     list_scorer_versions,
     read_assessments,
 )
+from backfill_spark.settings import Settings
 from tests.factories import some_traces, write_traces
+from tests.judge_server import serving
 from tests.spark.test_gsm8k import selected_ids
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from collections.abc import Iterator
 
-    from backfill_spark.settings import Settings
+    from pyspark.sql import SparkSession
 
 PREAMBLE = """
 from backfill_spark import *
 from backfill_spark import BackfillScorerConfig, ScorerSamplingConfig, backfill_scorers, scorer
 YOUR_EXPERIMENT_ID = "0"
-
-def Safety():
-    @scorer
-    def safety(outputs):
-        return "password" not in outputs
-    return safety
 """
 
 RECENT = """
@@ -212,6 +208,24 @@ def test_the_snippets_are_the_pages_own(shared: Path, page: str, snippets: tuple
         assert text.count(call) <= sum(code_lines(s).count(call) for s in snippets), call
 
 
+@pytest.fixture
+def asked(settings: Settings) -> Iterator[Settings]:
+    """Settings whose judges ask a local OpenAI-compatible server."""
+    key = Path(settings.tables.root).with_name("key")
+    key.write_text("no secret", encoding="utf-8")
+    with serving(latency_s=0.01) as server:
+        made = Settings(
+            tables={"root": settings.tables.root},
+            traces={"path": settings.traces_path},
+            judge={
+                "model": "local:/model",
+                "endpoints": {"local": {"base_url": server.url, "api_key_file": str(key)}},
+            },
+        )
+        configure(made)
+        yield made
+
+
 def traces() -> list[dict[str, Any]]:
     """Return a trace every 12 hours of January and June 2024, and of the last ten days."""
     half = timedelta(hours=12)
@@ -233,11 +247,10 @@ def scored(job_id: str) -> dict[str, set[str]]:
     return {name: {r["trace_id"] for r in rows if r["scorer_name"] == name} for name in {r[0] for r in rows}}
 
 
-def test_the_guide_runs_as_written(spark: SparkSession, settings: Settings) -> None:
+def test_the_guide_runs_as_written(spark: SparkSession, asked: Settings) -> None:
     """Custom rates over June, last week's data, current rates over everything."""
     rows = traces()
-    write_traces(spark, rows, settings.traces_path, files=2)
-    configure(settings)
+    write_traces(spark, rows, asked.traces_path, files=2)
     names: dict[str, Any] = {"__name__": "__main__"}
     run(names, PREAMBLE, CUSTOM)
 
@@ -258,6 +271,9 @@ def test_the_guide_runs_as_written(spark: SparkSession, settings: Settings) -> N
     week_ago = datetime.now(UTC) - timedelta(days=7)
     run(names, RECENT)
     recent = within(week_ago)
+    assert {("LLM_JUDGE", '"yes"')} == {
+        (r["source_type"], r["value"]) for r in read_assessments(scorers=["safety_check"]).collect()
+    }
     assert {"safety_check": selected_ids(recent, 0.8), "response_length": selected_ids(recent, 0.9)} == scored(
         names["job_id"]
     )
@@ -274,12 +290,11 @@ def test_the_guide_runs_as_written(spark: SparkSession, settings: Settings) -> N
 
 
 def test_the_lifecycle_reference_runs_as_written(
-    spark: SparkSession, settings: Settings, capsys: pytest.CaptureFixture[str]
+    spark: SparkSession, asked: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Register, start, update, stop, get, list, delete, properties, and the backfill of January."""
     rows = traces()
-    write_traces(spark, rows, settings.traces_path, files=2)
-    configure(settings)
+    write_traces(spark, rows, asked.traces_path, files=2)
     names: dict[str, Any] = {"__name__": "__main__"}
     run(names, PREAMBLE, "from datetime import datetime", REGISTER)
     my_scorer = names["my_scorer"]
@@ -330,7 +345,7 @@ def test_the_lifecycle_reference_runs_as_written(
     # The table's traces belong to experiment 0: those of the one that is named are none, as the plan says.
     run(names, BACKFILL)
     assert {0} == {c.in_window for c in get_backfill(names["job_id"]).counts.values()}
-    write_traces(spark, [r | {"experiment_id": None} for r in rows], settings.traces_path, files=2)
+    write_traces(spark, [r | {"experiment_id": None} for r in rows], asked.traces_path, files=2)
     run(names, BACKFILL)
     january = [r["trace_id"] for r in rows if r["request_time"] < datetime(2024, 1, 31, tzinfo=UTC)]
     assert len(january) == 60

@@ -8,7 +8,7 @@ from itertools import pairwise
 import orjson
 import pytest
 
-from backfill_spark.asking import permits
+from backfill_spark.asking import client, permits
 from backfill_spark.asking.answers import Answer, Budget, Question
 from backfill_spark.asking.client import ask, ask_many, probe
 from backfill_spark.asking.desk import Desk
@@ -174,6 +174,18 @@ def test_a_probe_says_that_the_key_is_not_accepted():
     with serving(key="another") as server:
         found = probe(service(server))
         assert (1, True) == (found.requests, "key is not accepted" in found.problem)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_model"),
+    [("no-json", False), ("list", False), ("no-body", False), ("prose", True), ("length", True), ("empty", True)],
+)
+def test_a_probe_tells_a_web_page_from_a_model(server, monkeypatch, fault, is_model):
+    """Both answer with status 200; only a model counts tokens."""
+    monkeypatch.setattr(client, "_PROBE", question(f"fault:{fault}"))
+    problem = probe(service(server)).problem
+    assert (problem is None) is is_model
+    assert is_model or "does not answer" in problem
 
 
 def test_an_address_that_redirects_is_refused_by_the_probe_and_nothing_is_sent_on():
