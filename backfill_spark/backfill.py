@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame
 
 from backfill_spark import chunks, sampling
@@ -173,7 +174,8 @@ def merge(epoch: Epoch) -> None:
                 done = epoch.results.merge(epoch.job_id, epoch.request, numbers, dates, epoch.lease.next_txn())
         except Exception as error:
             if not is_conflict(error) or attempt == MERGE_ATTEMPTS - 1:
-                epoch.is_merge_open = True
+                # What Spark refuses to plan was never sent.
+                epoch.is_merge_open = not isinstance(error, AnalysisException)
                 raise
             epoch.lease.note(Event.CONFLICT, {"chunks": numbers, "attempt": attempt + 1})
             epoch.lease.tell()
@@ -275,7 +277,7 @@ def final_counts(epoch: Epoch) -> dict[str, Counts]:
 def how_it_ends(error: BaseException) -> tuple[End, str]:
     """Map what stopped an epoch to its end: what a resume can mend is PARTIAL."""
     from py4j.protocol import Py4JError
-    from pyspark.errors import AnalysisException, PySparkException
+    from pyspark.errors import PySparkException
 
     if isinstance(error, Canceled):
         return End.CANCELED, str(error)

@@ -76,7 +76,7 @@ class Lease:
 
     def tell_when_due(self) -> None:
         """Append the kept events when the last ones are a while ago; heartbeats take them along otherwise."""
-        if time.monotonic() - self._told > self.store.settings.limits.heartbeat_s / 2:
+        if time.monotonic() - self._told > self.store.settings.limits.heartbeat_s:
             self.tell()
 
     def check(self) -> None:

@@ -25,6 +25,7 @@ from backfill_spark.results import ResultStore
 from backfill_spark.session import check_delta
 from backfill_spark.slices import keys_missing, probed, services_of
 from backfill_spark.sources import open_source
+from backfill_spark.store import Store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -71,8 +72,7 @@ def accept(
     problems.raise_any()
     assert source is not None
     results = ResultStore(spark, settings)
-    version = results.assessments.ensure().version() if results.assessments.exists() else None
-    staging = results.staging.ensure().version() if results.staging.exists() else None
+    version, staging = (_usable_version(store) for store in (results.assessments, results.staging))
     request = requests.pinned(request, source, version)
     ids = listed(spark, list(arguments.trace_ids)) if request.lists_traces else None
     choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
@@ -81,6 +81,13 @@ def accept(
     prepared = Prepared(request, source, choice, selection, staging, services)
     made = plan(request, selection, missing=missing)
     return Accepted(spark, settings, prepared, replace(made, **expected_cost(prepared, spark, settings)))
+
+
+def _usable_version(store: Store) -> int | None:
+    if not store.exists():
+        return None
+    store.ensure().check_columns()
+    return store.version()
 
 
 def judge_services(

@@ -35,8 +35,9 @@ class Tally:
     errored: int = 0
     calls: int = 0
     cost_usd: float | None = None
+    """Of judges, whose staged rows hold one pair."""
     seconds: float = 0.0
-    """Time in the scorer's calls, added up over tasks."""
+    """Time in calls, added up over tasks; that of a trace's other scorers stands with its first one."""
 
     def __add__(self, other: Tally) -> Tally:
         costs = [c for c in (self.cost_usd, other.cost_usd) if c is not None]
@@ -204,44 +205,62 @@ class ResultStore:
         self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None
     ) -> dict[str, Tally]:
         """Count the staged pairs of one job by scorer and outcome."""
-        names = ("scorer_name", "ordinal", "value", "error_code", "latency_ms", "extra")
-        feedbacks = F.arrays_zip(*[f"results.{n}" for n in ("scorer_name", "value", "error_code")])
-
-        def scorers_with(holds: Callable[[Column], Column]) -> Column:
-            found = F.transform(F.filter(feedbacks, holds), lambda x: x["scorer_name"])
-            return F.when(F.array_max("results.ordinal") > 0, found)
-
-        # A pair with several feedbacks is an error when one of them is, and scored when one has a value. Looked at once
-        # a trace, and only where there are several: per pair it would keep Spark from compiling the rest.
-        rows = self.staged_by(job_id, chunks).select(
-            "scored_job_id",
-            scorers_with(lambda x: x["error_code"].isNotNull()).alias("failing"),
-            scorers_with(lambda x: x["value"].isNotNull()).alias("valuing"),
-            F.inline(F.arrays_zip(*[f"results.{n}" for n in names])),
+        mine = F.col("scored_job_id") == job_id
+        # Most traces look alike here: a count of each kind, and the rest is done on some rows instead of a million.
+        kind = {
+            "mine": mine,
+            "names": F.col("results.scorer_name"),
+            "ordinals": F.col("results.ordinal"),
+            "codes": F.col("results.error_code"),
+            "valued": F.transform("results.value", lambda v: v.isNotNull()),
+            "attempts": F.transform("results.extra", lambda e: F.get_json_object(e, "$.attempts").cast("int")),
+        }
+        of_trace = {"cost": _total("extra", _cost), "ms": _total("latency_ms", lambda ms: ms)}
+        kinds = (
+            self.staged_by(job_id, chunks)
+            .select(*[c.alias(n) for n, c in (kind | of_trace).items()])
+            .groupBy(*kind)
+            .agg(F.count(F.lit(1)).alias("n"), F.sum("cost").alias("cost"), F.sum("ms").alias("ms"))
         )
+        each = F.arrays_zip("names", "ordinals", "codes", "valued", "attempts")
 
-        def is_in(column: str) -> Column:
-            return F.coalesce(F.array_contains(column, F.col("scorer_name")), F.lit(False))
+        def names_where(holds: Callable[[Column], Column]) -> Column:
+            return F.transform(F.filter(each, holds), lambda x: x["names"])
 
-        failed = F.col("error_code").isNotNull() | is_in("failing")
-        valued = F.col("value").isNotNull() | is_in("valuing")
+        # A pair with several feedbacks is an error when one of them is, and scored when one has a value.
+        pairs = kinds.select(
+            *("mine", "n", "cost", "ms"),
+            names_where(lambda x: x["codes"].isNotNull()).alias("failing"),
+            names_where(lambda x: x["valued"]).alias("valuing"),
+            F.posexplode(each).alias("at", "pair"),
+        ).where("pair.ordinals = 0")
+        failed, valued = (
+            F.array_contains("failing", F.col("pair.names")),
+            F.array_contains("valuing", F.col("pair.names")),
+        )
+        made = F.coalesce("pair.attempts", F.when(_without_call("pair.codes"), 0).otherwise(1))
+        # What a trace cost and took stands with its first scorer.
+        is_first = F.col("mine") & (F.col("at") == 0)
         sums = (
-            rows.where("ordinal = 0")
-            .select("scorer_name", failed.alias("failed"), valued.alias("valued"), *_calls(job_id))
-            .groupBy("scorer_name")
+            pairs.groupBy(F.col("pair.names").alias("scorer_name"))
             .agg(
-                F.count(F.when(F.col("failed"), 1)).alias("errored"),
-                F.count(F.when(~F.col("failed") & F.col("valued"), 1)).alias("scored"),
-                F.count(F.when(~F.col("failed") & ~F.col("valued"), 1)).alias("empty"),
-                F.sum("calls").alias("calls"),
-                F.sum("cost").alias("cost"),
-                F.sum("ms").alias("ms"),
+                F.sum(F.when(failed, F.col("n"))).alias("errored"),
+                F.sum(F.when(~failed & valued, F.col("n"))).alias("scored"),
+                F.sum(F.when(~failed & ~valued, F.col("n"))).alias("empty"),
+                F.sum(F.when(F.col("mine"), made * F.col("n"))).alias("calls"),
+                F.sum(F.when(is_first, F.col("cost"))).alias("cost"),
+                F.sum(F.when(is_first, F.col("ms"))).alias("ms"),
             )
             .collect()
         )
         found = {
             r["scorer_name"]: Tally(
-                r["scored"], r["empty"], r["errored"], r["calls"] or 0, r["cost"], (r["ms"] or 0.0) / 1000
+                r["scored"] or 0,
+                r["empty"] or 0,
+                r["errored"] or 0,
+                r["calls"] or 0,
+                r["cost"],
+                (r["ms"] or 0.0) / 1000,
             )
             for r in sums
         }
@@ -336,7 +355,7 @@ def assessments(staged: DataFrame, request: Request) -> DataFrame:
         "source_id": F.coalesce(F.col("extra.source_id"), F.col("extra.model"), F.col("scorer_name")),
         "sample_rate": of_scorer(lambda s: s.sample_rate),
         "seed": F.lit(request.seed).cast("bigint"),
-        "attempts": F.coalesce(F.col("extra.attempts"), F.when(_without_call(), 0).otherwise(1)),
+        "attempts": F.coalesce(F.col("extra.attempts"), F.when(_without_call("error_code"), 0).otherwise(1)),
         "created_at": now,
         "updated_at": now,
     }
@@ -373,20 +392,21 @@ def _field(name: str) -> Callable[[Column], Column]:
     return lambda x: x["r"][name]
 
 
-def _calls(job_id: str) -> list[Column]:
-    """Calls, cost and time of a pair's first row; adopted rows cost nothing here."""
-    extra = F.when(F.col("extra").isNotNull(), F.from_json("extra", "attempts int, cost_usd double"))
-    made = F.coalesce(extra["attempts"], F.when(_without_call(), 0).otherwise(1))
-    mine = F.col("scored_job_id") == job_id
-    return [
-        F.when(mine, made).otherwise(0).alias("calls"),
-        F.when(mine, extra["cost_usd"]).alias("cost"),
-        F.when(mine, F.col("latency_ms")).alias("ms"),
-    ]
+def _total(name: str, number: Callable[[Column], Column]) -> Column:
+    """Sum over a trace's results; NULL where none has a number."""
+
+    def added(total: Column, x: Column) -> Column:
+        return F.coalesce(total + number(x), total, number(x))
+
+    return F.aggregate(f"results.{name}", F.lit(None).cast("double"), added)
 
 
-def _without_call() -> Column:
-    return F.coalesce(F.col("error_code").isin([c.value for c in _NO_CALL]), F.lit(False))
+def _cost(extra: Column) -> Column:
+    return F.get_json_object(extra, "$.cost_usd").cast("double")
+
+
+def _without_call(code: str) -> Column:
+    return F.coalesce(F.col(code).isin([c.value for c in _NO_CALL]), F.lit(False))
 
 
 def _is(spec: ScorerSpec, name: Column, version: Column) -> Column:

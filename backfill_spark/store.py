@@ -121,6 +121,14 @@ class Store:
                 f"The table {self.location.shown!r} has schema version {version}; this backfill_spark knows "
                 f"{SCHEMA_VERSION}. Install the version that wrote it, or a newer one."
             )
+        self.check_columns()
+
+    def check_columns(self) -> None:
+        """Refuse a table whose columns somebody changed.
+
+        Raises:
+            SchemaVersionError: it lacks columns, or has them with other types.
+        """
         have = {f.name: f.dataType for f in self.read().schema.fields}
         wrong = [f.name for f in self.table.schema.fields if have.get(f.name) != f.dataType]
         if wrong:

@@ -19,8 +19,8 @@ TESTS = ROOT / "tests" / "faults"
 WANTED = range(1, 47)
 """Numbers of the faults that a backfill must survive."""
 ELSEWHERE = {
-    42: "executors with another Python, another version, without a module or a key: tests/unit/test_probe.py and "
-    "tests/spark/test_bad_input.py, before any call",
+    42: "executors with another Python, another version, without a module or a key: tests/unit/test_probe.py, "
+    "for keys tests/spark/test_judges.py; all before any call",
     43: "what an endpoint of judges may answer: tests/unit/test_asking_client.py and test_asking_faults.py",
 }
 
@@ -53,10 +53,10 @@ class Shown:
     cases: int
 
 
-def main(report: str) -> None:
-    """Write the page from a JUnit report."""
+def main(*reports: str) -> None:
+    """Write the page from the JUnit reports of a run."""
     passed: dict[tuple[str, str], int] = {}
-    for case in ET.parse(report).getroot().iter("testcase"):
+    for case in (case for report in reports for case in ET.parse(report).getroot().iter("testcase")):
         key = case.get("classname", "").rsplit(".", 1)[-1], case.get("name", "").split("[")[0]
         is_bad = any(case.find(tag) is not None for tag in ("failure", "error", "skipped"))
         passed[key] = -1_000 if is_bad else passed.get(key, 0) + 1

@@ -8,6 +8,8 @@ from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
 
 pytestmark = pytest.mark.faults
+QUICK_S = 10.0
+"""Lease of jobs whose end is waited for by the true clock."""
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,9 @@ def test_f09_a_job_that_died_after_its_end_is_what_it_ended_as(world):
     assert world.broken() == []
 
 
-def test_f12_a_runner_that_never_sent_a_heartbeat_is_seen_as_dead(world):
+def test_f12_a_runner_that_never_sent_a_heartbeat_is_seen_as_dead(make_world):
     """The claim itself starts the lease: RUNNING, then not alive within lease and heartbeat."""
+    world = make_world(lease_s=QUICK_S)
     job_id = world.crash("after_claim")
     limits = world.settings.limits
     wait_until(lambda: not world.job(job_id).alive, limits.lease_s + limits.heartbeat_s + 5, "the job to look dead")
@@ -57,8 +60,9 @@ def test_f12_the_same_command_again_adopts_what_a_dead_job_staged(world):
     assert world.broken() == []
 
 
-def test_f14_of_two_that_resume_at_once_one_runs(world):
+def test_f14_of_two_that_resume_at_once_one_runs(make_world):
     """Both return; each pair is called once."""
+    world = make_world(lease_s=QUICK_S)
     job_id = world.crash("after_stage")
     with world.meanwhile(lambda: world.resume_when_dead(job_id)) as other:
         # Refused by name when the other one has it.
@@ -84,8 +88,9 @@ def test_f14_a_live_runners_job_is_not_taken(make_world):
 
 
 @pytest.mark.parametrize("place", ["before_claim", "after_claim", "after_stage", "after_merge"])
-def test_f19_a_cancel_works_when_the_runner_is_dead(world, place):
+def test_f19_a_cancel_works_when_the_runner_is_dead(make_world, place):
     """CANCELING while the lease runs; then the canceller claims the next epoch itself and ends it CANCELED."""
+    world = make_world(lease_s=QUICK_S)
     job_id = world.crash(place)
     world.cancel(job_id)
     wait_until(lambda: not world.job(job_id).alive, 60, "the lease to run out")
@@ -98,10 +103,11 @@ def test_f19_a_cancel_works_when_the_runner_is_dead(world, place):
     assert world.broken() == []
 
 
-def test_f19_a_worker_finishes_the_cancel_of_a_dead_job(world):
+def test_f19_a_worker_finishes_the_cancel_of_a_dead_job(make_world):
     """Nobody else need come back: whoever claims it next sees the request."""
     from backfill_spark.api import work
 
+    world = make_world(lease_s=QUICK_S)
     job_id = world.crash("after_stage")
     called = len(world.lines())
     world.cancel(job_id)
