@@ -19,10 +19,10 @@ from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
-from backfill_spark.results import Tally
 from backfill_spark.scoring.udfs import columns_needed, score
 from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
+from backfill_spark.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

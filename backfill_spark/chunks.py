@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 
 from backfill_spark.models import Chunk, TimeWindow
 
-TARGET_PAIRS = 250_000
-"""Pairs of a chunk of cheap scorers; below 200,000 the fixed cost of a chunk shows."""
+TARGET_PAIRS = 500_000
+"""Pairs of a chunk of cheap scorers, some 15 seconds of them; below 200,000 the fixed cost of a chunk shows."""
 PILOT_PAIRS = 200
 """Pairs of the first chunk, which measures the pace: what a crash can lose before anything is known."""
 PILOT_TASK_PAIRS = 20

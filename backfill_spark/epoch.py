@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from backfill_spark.errors import BackfillError
 from backfill_spark.job_record import Event
 from backfill_spark.models import Counts, Request
-from backfill_spark.results import ResultStore, Tally
+from backfill_spark.results import ResultStore
+from backfill_spark.tally import Tally
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

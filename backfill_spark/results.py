@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -14,46 +13,15 @@ from pyspark.sql import types as T
 
 from backfill_spark import pairs as P
 from backfill_spark import tables
-from backfill_spark.models import ErrorCode, Outcome, Reprocess, Request, ScorerKind, ScorerSpec
+from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.store import Store, Txn
+from backfill_spark.tally import Tally, tally, without_call
 
 if TYPE_CHECKING:
     from delta.tables import DeltaMergeBuilder
     from pyspark.sql import Row
 
     from backfill_spark.settings import Settings
-
-_NO_CALL = (ErrorCode.TRACE_TOO_LARGE, ErrorCode.LOAD_FAILED)
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What has been staged for one scorer."""
-
-    scored: int = 0
-    empty: int = 0
-    errored: int = 0
-    calls: int = 0
-    cost_usd: float | None = None
-    """Of judges, whose staged rows hold one pair."""
-    seconds: float = 0.0
-    """Time in calls, added up over tasks; that of a trace's other scorers stands with its first one."""
-
-    def __add__(self, other: Tally) -> Tally:
-        costs = [c for c in (self.cost_usd, other.cost_usd) if c is not None]
-        return Tally(
-            self.scored + other.scored,
-            self.empty + other.empty,
-            self.errored + other.errored,
-            self.calls + other.calls,
-            sum(costs) if costs else None,
-            self.seconds + other.seconds,
-        )
-
-    @property
-    def finished(self) -> int:
-        """Pairs that have a result."""
-        return self.scored + self.empty + self.errored
 
 
 class ResultStore:
@@ -205,66 +173,7 @@ class ResultStore:
         self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None
     ) -> dict[str, Tally]:
         """Count the staged pairs of one job by scorer and outcome."""
-        mine = F.col("scored_job_id") == job_id
-        # Most traces look alike here: a count of each kind, and the rest is done on some rows instead of a million.
-        kind = {
-            "mine": mine,
-            "names": F.col("results.scorer_name"),
-            "ordinals": F.col("results.ordinal"),
-            "codes": F.col("results.error_code"),
-            "valued": F.transform("results.value", lambda v: v.isNotNull()),
-            "attempts": F.transform("results.extra", lambda e: F.get_json_object(e, "$.attempts").cast("int")),
-        }
-        of_trace = {"cost": _total("extra", _cost), "ms": _total("latency_ms", lambda ms: ms)}
-        kinds = (
-            self.staged_by(job_id, chunks)
-            .select(*[c.alias(n) for n, c in (kind | of_trace).items()])
-            .groupBy(*kind)
-            .agg(F.count(F.lit(1)).alias("n"), F.sum("cost").alias("cost"), F.sum("ms").alias("ms"))
-        )
-        each = F.arrays_zip("names", "ordinals", "codes", "valued", "attempts")
-
-        def names_where(holds: Callable[[Column], Column]) -> Column:
-            return F.transform(F.filter(each, holds), lambda x: x["names"])
-
-        # A pair with several feedbacks is an error when one of them is, and scored when one has a value.
-        pairs = kinds.select(
-            *("mine", "n", "cost", "ms"),
-            names_where(lambda x: x["codes"].isNotNull()).alias("failing"),
-            names_where(lambda x: x["valued"]).alias("valuing"),
-            F.posexplode(each).alias("at", "pair"),
-        ).where("pair.ordinals = 0")
-        failed, valued = (
-            F.array_contains("failing", F.col("pair.names")),
-            F.array_contains("valuing", F.col("pair.names")),
-        )
-        made = F.coalesce("pair.attempts", F.when(_without_call("pair.codes"), 0).otherwise(1))
-        # What a trace cost and took stands with its first scorer.
-        is_first = F.col("mine") & (F.col("at") == 0)
-        sums = (
-            pairs.groupBy(F.col("pair.names").alias("scorer_name"))
-            .agg(
-                F.sum(F.when(failed, F.col("n"))).alias("errored"),
-                F.sum(F.when(~failed & valued, F.col("n"))).alias("scored"),
-                F.sum(F.when(~failed & ~valued, F.col("n"))).alias("empty"),
-                F.sum(F.when(F.col("mine"), made * F.col("n"))).alias("calls"),
-                F.sum(F.when(is_first, F.col("cost"))).alias("cost"),
-                F.sum(F.when(is_first, F.col("ms"))).alias("ms"),
-            )
-            .collect()
-        )
-        found = {
-            r["scorer_name"]: Tally(
-                r["scored"] or 0,
-                r["empty"] or 0,
-                r["errored"] or 0,
-                r["calls"] or 0,
-                r["cost"],
-                (r["ms"] or 0.0) / 1000,
-            )
-            for r in sums
-        }
-        return {s.name: found.get(s.name, Tally()) for s in scorers}
+        return tally(self.staged_by(job_id, chunks), job_id, scorers)
 
     def clear(self, job_id: str) -> None:
         """Drop the staged rows of one job."""
@@ -355,7 +264,7 @@ def assessments(staged: DataFrame, request: Request) -> DataFrame:
         "source_id": F.coalesce(F.col("extra.source_id"), F.col("extra.model"), F.col("scorer_name")),
         "sample_rate": of_scorer(lambda s: s.sample_rate),
         "seed": F.lit(request.seed).cast("bigint"),
-        "attempts": F.coalesce(F.col("extra.attempts"), F.when(_without_call("error_code"), 0).otherwise(1)),
+        "attempts": F.coalesce(F.col("extra.attempts"), F.when(without_call(), 0).otherwise(1)),
         "created_at": now,
         "updated_at": now,
     }
@@ -390,23 +299,6 @@ def _json_text(name: str) -> Column:
 
 def _field(name: str) -> Callable[[Column], Column]:
     return lambda x: x["r"][name]
-
-
-def _total(name: str, number: Callable[[Column], Column]) -> Column:
-    """Sum over a trace's results; NULL where none has a number."""
-
-    def added(total: Column, x: Column) -> Column:
-        return F.coalesce(total + number(x), total, number(x))
-
-    return F.aggregate(f"results.{name}", F.lit(None).cast("double"), added)
-
-
-def _cost(extra: Column) -> Column:
-    return F.get_json_object(extra, "$.cost_usd").cast("double")
-
-
-def _without_call(code: str) -> Column:
-    return F.coalesce(F.col(code).isin([c.value for c in _NO_CALL]), F.lit(False))
 
 
 def _is(spec: ScorerSpec, name: Column, version: Column) -> Column:

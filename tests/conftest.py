@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.factories import Ledger
@@ -24,6 +25,9 @@ _SHARED = os.environ.pop("BACKFILL_SPARK_TEST_SHARED", None)
 # Collected timestamps come back in the local zone of the process; `TZ=... make test-unit` tries another one.
 os.environ.setdefault("TZ", "UTC")
 time.tzset()
+# No test is timed: an example that takes longer on a busy machine is not wrong.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

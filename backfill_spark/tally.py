@@ -1,0 +1,139 @@
+"""Tallies: what has been staged, counted by scorer and outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from backfill_spark.models import ErrorCode, ScorerSpec
+
+_NO_CALL = (ErrorCode.TRACE_TOO_LARGE, ErrorCode.LOAD_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What has been staged for one scorer."""
+
+    scored: int = 0
+    empty: int = 0
+    errored: int = 0
+    calls: int = 0
+    cost_usd: float | None = None
+    seconds: float = 0.0
+    """Time in calls, added up over tasks; that of a trace's other scorers stands with its first one."""
+
+    def __add__(self, other: Tally) -> Tally:
+        costs = [c for c in (self.cost_usd, other.cost_usd) if c is not None]
+        return Tally(
+            self.scored + other.scored,
+            self.empty + other.empty,
+            self.errored + other.errored,
+            self.calls + other.calls,
+            sum(costs) if costs else None,
+            self.seconds + other.seconds,
+        )
+
+    @property
+    def finished(self) -> int:
+        """Pairs that have a result."""
+        return self.scored + self.empty + self.errored
+
+
+def tally(staged: DataFrame, job_id: str, scorers: Sequence[ScorerSpec]) -> dict[str, Tally]:
+    """Count staged pairs by scorer and outcome; calls and costs are those that `job_id` made itself."""
+    # Nearly all traces have a value from each scorer and nothing else. Told by functions that Spark compiles, and
+    # counted without looking into the arrays: 0.3 s instead of 0.9 for 250,000 pairs, measured.
+    nothing = F.array(F.lit(None).cast("string"))
+    is_plain = (
+        (F.array_max("results.ordinal") == 0)
+        & (F.size(F.array_except("results.error_code", nothing)) == 0)
+        & (F.size(F.array_except("results.extra", nothing)) == 0)
+        # NULL, which says that a value is NULL, since no value is this text.
+        & F.array_contains("results.value", "\0").isNotNull()
+    )
+    ms = reduce(add, (F.coalesce(F.get("results.latency_ms", F.lit(i)), F.lit(0.0)) for i in range(len(scorers))))
+    kinds = (
+        staged.select(
+            F.col("results.scorer_name").alias("names"),
+            F.coalesce(is_plain, F.lit(False)).alias("is_plain"),
+            (F.col("scored_job_id") == job_id).alias("mine"),
+            ms.alias("ms"),
+        )
+        .groupBy("names", "is_plain", "mine")
+        .agg(F.count(F.lit(1)).alias("n"), F.sum("ms").alias("ms"))
+        .collect()
+    )
+    is_odd = ~F.coalesce(is_plain, F.lit(False))
+    found = {} if all(r["is_plain"] for r in kinds) else _pair_by_pair(staged.where(is_odd), job_id)
+    for row in kinds:
+        for i, name in enumerate(row["names"] if row["is_plain"] else ()):
+            calls, seconds = (row["n"], row["ms"] / 1000 if i == 0 else 0.0) if row["mine"] else (0, 0.0)
+            found[name] = found.get(name, Tally()) + Tally(row["n"], calls=calls, seconds=seconds)
+    return {s.name: found.get(s.name, Tally()) for s in scorers}
+
+
+def _pair_by_pair(staged: DataFrame, job_id: str) -> dict[str, Tally]:
+    """Count pair by pair, whatever the traces' results look like."""
+    names = ("scorer_name", "ordinal", "value", "error_code", "latency_ms", "extra")
+    feedbacks = F.arrays_zip(*[f"results.{n}" for n in ("scorer_name", "value", "error_code")])
+
+    def scorers_with(holds: Callable[[Column], Column]) -> Column:
+        found = F.transform(F.filter(feedbacks, holds), lambda x: x["scorer_name"])
+        return F.when(F.array_max("results.ordinal") > 0, found)
+
+    # A pair with several feedbacks is an error when one of them is, and scored when one has a value. Looked at once
+    # a trace, and only where there are several: per pair it would keep Spark from compiling the rest.
+    rows = staged.select(
+        "scored_job_id",
+        scorers_with(lambda x: x["error_code"].isNotNull()).alias("failing"),
+        scorers_with(lambda x: x["value"].isNotNull()).alias("valuing"),
+        F.inline(F.arrays_zip(*[f"results.{n}" for n in names])),
+    )
+
+    def is_in(column: str) -> Column:
+        return F.coalesce(F.array_contains(column, F.col("scorer_name")), F.lit(False))
+
+    failed = F.col("error_code").isNotNull() | is_in("failing")
+    valued = F.col("value").isNotNull() | is_in("valuing")
+    sums = (
+        rows.where("ordinal = 0")
+        .select("scorer_name", failed.alias("failed"), valued.alias("valued"), *_calls(job_id))
+        .groupBy("scorer_name")
+        .agg(
+            F.count(F.when(F.col("failed"), 1)).alias("errored"),
+            F.count(F.when(~F.col("failed") & F.col("valued"), 1)).alias("scored"),
+            F.count(F.when(~F.col("failed") & ~F.col("valued"), 1)).alias("empty"),
+            F.sum("calls").alias("calls"),
+            F.sum("cost").alias("cost"),
+            F.sum("ms").alias("ms"),
+        )
+        .collect()
+    )
+    return {
+        r["scorer_name"]: Tally(
+            r["scored"], r["empty"], r["errored"], r["calls"] or 0, r["cost"], (r["ms"] or 0.0) / 1000
+        )
+        for r in sums
+    }
+
+
+def _calls(job_id: str) -> list[Column]:
+    """Calls, cost and time of a pair's first row; adopted rows cost nothing here."""
+    extra = F.when(F.col("extra").isNotNull(), F.from_json("extra", "attempts int, cost_usd double"))
+    made = F.coalesce(extra["attempts"], F.when(without_call(), 0).otherwise(1))
+    mine = F.col("scored_job_id") == job_id
+    return [
+        F.when(mine, made).otherwise(0).alias("calls"),
+        F.when(mine, extra["cost_usd"]).alias("cost"),
+        F.when(mine, F.col("latency_ms")).alias("ms"),
+    ]
+
+
+def without_call() -> Column:
+    """True for an error row that no call was made for."""
+    return F.coalesce(F.col("error_code").isin([c.value for c in _NO_CALL]), F.lit(False))
