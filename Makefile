@@ -50,8 +50,8 @@ test-unit: venv ## the tests that start no JVM
 	$(BIN)/python -m pytest tests/unit
 
 .PHONY: test-faults
-test-faults: venv ## the fault matrix: injected faults, kills, changing sources
-	$(BIN)/python -m pytest tests/faults --junitxml=build/faults.xml
+test-faults: venv ## the fault matrix: injected faults, kills, changing sources (FAULTS names files)
+	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults) --junitxml=build/faults.xml
 
 .PHONY: reliability
 reliability: test-faults ## run the fault matrix, and write docs/reliability.md from what passed

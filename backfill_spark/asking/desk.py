@@ -23,7 +23,7 @@ from backfill_spark.asking.spool import Spool
 from backfill_spark.asking.wires import Reply, Wire
 from backfill_spark.models import ErrorCode
 
-RETRY_SHARE = 0.1
+RETRY_SHARE = 0.2
 RETRIES_AT_LEAST = 20
 """Retries that any task may make, however few its questions are."""
 FAILURES_IN_A_ROW = 50
