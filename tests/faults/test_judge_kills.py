@@ -23,6 +23,8 @@ from tests.nemesis import Runner, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.kills, pytest.mark.timeout(1500)]
 IN_FLIGHT = 64
+TASKS = 2
+"""Tasks that ask, one a slot: `max_in_flight` is what each has open."""
 SPOOLED_S = 5.0
 """Answers older than this are in the spool."""
 WRITING_S = 1.0
@@ -101,7 +103,12 @@ def judged(
             log = tmp_path / "requests.jsonl"
             server = stack.enter_context(serving(latency_s=latency_s, key=KEY, keeps_bodies=False, log_file=str(log)))
             world = make_world(lease_s=LEASE_S, heartbeat_s=1)
-            endpoint = {"base_url": server.url, "api_key_env": KEY_ENV, "max_in_flight": IN_FLIGHT, "prices": PRICES}
+            endpoint = {
+                "base_url": server.url,
+                "api_key_env": KEY_ENV,
+                "max_in_flight": IN_FLIGHT // TASKS,
+                "prices": PRICES,
+            }
             judge = JudgeSettings.model_validate({"model": "local:/model", "endpoints": {"local": endpoint}})
             world.settings = world.settings.model_copy(update={"judge": judge})
             backfill_spark.configure(world.settings)
