@@ -27,7 +27,7 @@ ELSEWHERE = {
 HEAD = """# Reliability
 
 What happens to a job when something breaks, as shown by the tests under `tests/faults`. Each line is a test that
-passed in the last full run; this page is written from their results by `make reliability`, so a line without a
+passed when it was last run for this page, which `make reliability` writes from their results: a line without a
 passing test cannot stand here.
 
 After each of them a checker reads the scorer's own list of calls, the tables and the events, and finds no broken
@@ -54,12 +54,10 @@ class Shown:
 
 
 def main(*reports: str) -> None:
-    """Write the page from the JUnit reports of a run."""
+    """Write the page from JUnit reports; what a later one says of a test counts."""
     passed: dict[tuple[str, str], int] = {}
-    for case in (case for report in reports for case in ET.parse(report).getroot().iter("testcase")):
-        key = case.get("classname", "").rsplit(".", 1)[-1], case.get("name", "").split("[")[0]
-        is_bad = any(case.find(tag) is not None for tag in ("failure", "error", "skipped"))
-        passed[key] = -1_000 if is_bad else passed.get(key, 0) + 1
+    for report in reports:
+        passed |= _cases(report)
     lines, found = [HEAD], set()
     for file in sorted(TESTS.glob("test_*.py")):
         title, rows = _read(file, passed)
@@ -73,6 +71,16 @@ def main(*reports: str) -> None:
     lines += [f"- F{n:02}: {ELSEWHERE.get(n, 'no test passed in the last run')}." for n in missing]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)}: {len(found)} faults shown, {len(missing)} not")
+
+
+def _cases(report: str) -> dict[tuple[str, str], int]:
+    """Return how many cases of each test passed; below zero when one did not."""
+    found: dict[tuple[str, str], int] = {}
+    for case in ET.parse(report).getroot().iter("testcase"):
+        key = case.get("classname", "").rsplit(".", 1)[-1], case.get("name", "").split("[")[0]
+        is_bad = any(case.find(tag) is not None for tag in ("failure", "error", "skipped"))
+        found[key] = -1_000 if is_bad else found.get(key, 0) + 1
+    return found
 
 
 def _read(file: Path, passed: dict[tuple[str, str], int]) -> tuple[str, list[Shown]]:

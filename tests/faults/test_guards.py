@@ -1,5 +1,6 @@
-"""Each guard of the program taken out: the scenario that it is for ends badly, or the checker finds a broken promise.
+"""Guards: each one taken out, what it is for goes wrong.
 
+The scenario ends badly, or the checker finds a broken promise.
 The guards of the protocol itself (fence, claims, ends, walls) are taken out one by one in tests/unit/test_job_model.py.
 """
 
