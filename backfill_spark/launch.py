@@ -22,7 +22,8 @@ from backfill_spark.plan import Selection
 from backfill_spark.pulse import Pulse
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
-from backfill_spark.slices import forget_answers, run_slices, services_of
+from backfill_spark.services import services_of
+from backfill_spark.slices import forget_answers, run_slices
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
 from backfill_spark.store import error_text
 

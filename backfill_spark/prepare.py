@@ -22,8 +22,8 @@ from backfill_spark.plan import BackfillPlan, missing_ids, plan, select
 from backfill_spark.probe import executor_problems
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
+from backfill_spark.services import keys_missing, probed, services_of
 from backfill_spark.session import check_delta
-from backfill_spark.slices import keys_missing, probed, services_of
 from backfill_spark.sources import open_source
 from backfill_spark.store import Store
 

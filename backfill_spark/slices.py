@@ -7,7 +7,6 @@ staged at any moment is a finished uniform sample: all pairs whose draw lies bel
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +15,14 @@ from pyspark.sql import functions as F
 
 from backfill_spark import backfill as loop
 from backfill_spark import tables
-from backfill_spark.asking.client import probe
-from backfill_spark.asking.endpoints import Service, resolve
-from backfill_spark.asking.prices import price_of
+from backfill_spark.asking.endpoints import Service
 from backfill_spark.asking.spool import delete_spool, read_spool
 from backfill_spark.choices import WorkStore
 from backfill_spark.chunks import Cutter
-from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.job_record import Event
-from backfill_spark.models import Chunk, compact_json
+from backfill_spark.models import Chunk
 from backfill_spark.scoring.prompts import Asking, Rendering, ask, fan, render
+from backfill_spark.services import probed, services_of
 from backfill_spark.session import scheduling_slots
 from backfill_spark.store import Store
 
@@ -355,22 +352,7 @@ def _plain(name: str) -> Any:
     return F.when(F.col(name).isNotNull(), F.col(name).dropFields("answered_at"))
 
 
-# --- services
-
-
-def services_of(settings: Settings, request: Request) -> dict[str, Service]:
-    """Return the service of each model that the request's judges ask.
-
-    Raises:
-        BackfillRefusedError: a model URI or its endpoint cannot be used.
-    """
-    out = {}
-    for uri in sorted(set(request.models.values())):
-        endpoint, model = resolve(uri, settings.judge)
-        out[uri] = Service(
-            endpoint, model, price=price_of(endpoint, model), max_output_tokens=settings.judge.max_output_tokens
-        )
-    return out
+# --- where
 
 
 def _service(epoch: Epoch, uri: str) -> Service:
@@ -381,18 +363,6 @@ def _service(epoch: Epoch, uri: str) -> Service:
         epoch.services = {**epoch.services, uri: found}
         epoch.probed = epoch.probed | {uri}
     return found
-
-
-def probed(service: Service) -> Service:
-    """Ask one small question, counted and paid apart from `calls`.
-
-    Raises:
-        BackfillRefusedError: the key is not there, or the model does not answer.
-    """
-    found = probe(service)
-    if found.problem is not None:
-        raise BackfillRefusedError(found.problem)
-    return found.service
 
 
 def spool_folder(settings: Settings) -> str:
@@ -410,31 +380,6 @@ def forget_answers(spark: SparkSession, settings: Settings, job_id: str) -> None
 
 def _judgements(epoch: Epoch) -> Store:
     return Store(epoch.spark, tables.JUDGEMENTS, epoch.settings).ensure()
-
-
-def keys_missing(spark: SparkSession, services: Mapping[str, Service]) -> list[str]:
-    """Return which keys the executors lack; the keys themselves stay there."""
-    endpoints = [s.endpoint for s in services.values()]
-    slots = min(scheduling_slots(spark), 64)
-
-    def look(batches: Any) -> Any:
-        import pyarrow as pa
-
-        from backfill_spark.asking.endpoints import read_key
-
-        for batch in batches:
-            problems = []
-            for endpoint in endpoints:
-                try:
-                    read_key(endpoint)
-                except BackfillRefusedError as error:
-                    problems.append(str(error))
-            yield pa.RecordBatch.from_pydict({"problem": [compact_json(problems)] * batch.num_rows})
-
-    import json
-
-    rows = spark.range(0, slots, 1, slots).mapInArrow(look, "problem string").collect()
-    return sorted({problem for row in rows for problem in json.loads(row[0])})
 
 
 def judge_specs(request: Request) -> list[ScorerSpec]:

@@ -123,7 +123,7 @@ def _key(uri: str, judge: JudgeSettings) -> str:
 def _keys(spark: SparkSession, judge: JudgeSettings, asked: Mapping[str, str]) -> str:
     """Look for the keys where judges ask; those that no address was found for were told before."""
     from backfill_spark.asking.endpoints import Service, resolve
-    from backfill_spark.slices import keys_missing
+    from backfill_spark.services import keys_missing
 
     services = {}
     for what, uri in asked.items():

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -184,9 +183,3 @@ def _typed(columns: Mapping[str, Any], schema: T.StructType) -> pa.RecordBatch:
         column = columns[field.name]
         arrays.append(column if column.type == field.type else column.cast(field.type))
     return pa.RecordBatch.from_arrays(arrays, names=arrow.names)
-
-
-def size_of(questions: DataFrame) -> tuple[int, int]:
-    """Return how many questions there are, and their estimated tokens."""
-    row = questions.agg(F.count(F.lit(1)).alias("n"), F.sum("tokens").alias("t")).collect()[0]
-    return row["n"], row["t"] or 0
