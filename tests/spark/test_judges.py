@@ -107,6 +107,9 @@ def test_the_seed_snippet_runs_and_every_answer_is_paid_once(asked: Settings, se
     assert 160 == sum(r["attempts"] for r in rows)
     paid = next(r for r in rows if not r["cached"])
     assert str(paid["input_tokens"]) == paid["metadata"]["mlflow.assessment.judgeInputTokens"]
+    # Rendered prompts hold trace text: none is kept once the job has ended.
+    kept = read_assessments().sparkSession.read.format("delta").load(f"{asked.tables.root}/work")
+    assert 0 == kept.where(f"job_id = '{job_id}'").count()
     before = requests(server)
 
     Safety().register(name="again").start()
