@@ -17,7 +17,7 @@ from backfill_spark.job_store import JobStore
 from backfill_spark.launch import pinned_source, request_of
 from backfill_spark.models import BackfillScorerConfig, Counts, JobState
 from backfill_spark.plan import BackfillPlan, chosen_pairs
-from backfill_spark.prepare import accept, create, probe_models, withdraw_unless_alone
+from backfill_spark.prepare import accept, create, create_claimed, probe_models, withdraw_unless_alone
 from backfill_spark.progress import Progress
 from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.results import ResultStore
@@ -142,15 +142,18 @@ def backfill_scorers(
 
     display.announce(made.plan)
     made = probe_models(made)
-    created = create(made)
-    job_id = created.job_id
-    if exclusive:
-        withdraw_unless_alone(made, job_id)
-    if launch == "queue":
-        return job_id
+    if launch == "queue" or exclusive:
+        lease, job_id = None, create(made)
+        if exclusive:
+            withdraw_unless_alone(made, job_id)
+        if launch == "queue":
+            return job_id
+    else:
+        lease = create_claimed(made)
+        job_id = lease.job_id
     total = sum(c.due for c in made.prepared.selection.counts.values())
     with Progress(job_id, total=total) as bar:
-        record = launching.run_job(spark, settings, job_id, created=created, prepared=made.prepared, bar=bar)
+        record = launching.run_job(spark, settings, job_id, lease=lease, prepared=made.prepared, bar=bar)
     return _ended(record)
 
 

@@ -22,7 +22,7 @@ from backfill_spark.plan import Selection, experiment_filter, highest_rate, sele
 from backfill_spark.scoring.udfs import columns_needed, score
 from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
-from backfill_spark.tally import Tally
+from backfill_spark.tally import Tally, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,12 +149,14 @@ def due_traces(epoch: Epoch, selection: Selection, indexes: Sequence[int], chunk
 def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
     """Append the scored chunk in one commit, and count it."""
     failpoint(Failpoint.BEFORE_STAGE)
+    results, job_id, request, watch = epoch.results, epoch.job_id, epoch.request, Watch(epoch.request.scorers)
     with compiled(epoch.spark, rows=chunk.pairs):
-        if not epoch.results.stage(frame, epoch.job_id, epoch.request, chunk.index, epoch.lease.next_txn()):
+        rows = results.stage(frame, job_id, request, chunk.index, epoch.lease.next_txn(), watch)
+        if rows is None:
             epoch.fenced()
         failpoint(Failpoint.AFTER_STAGE)
         epoch.waiting[chunk.index] = chunk.dates
-        tallies = epoch.results.tally(epoch.job_id, epoch.request.scorers, [chunk.index])
+        tallies = watch.tallies(rows) or results.tally(job_id, request.scorers, [chunk.index])
     epoch.staged(chunk.index, tallies)
 
 

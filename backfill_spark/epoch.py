@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from backfill_spark.errors import BackfillError
 from backfill_spark.job_record import Event
@@ -107,7 +107,7 @@ class Epoch:
                     f"{self.request.max_error_rate:.0%}. Its error rows say why: outcome = 'error' in assessments."
                 )
 
-    def fenced(self) -> None:
+    def fenced(self) -> NoReturn:
         """Stop: a write of this epoch was skipped, so another runner owns the job.
 
         Raises:
@@ -115,3 +115,4 @@ class Epoch:
         """
         self.lease.lose("a newer epoch of the job has been claimed")
         self.lease.check()
+        raise AssertionError("a lost lease passed its check")

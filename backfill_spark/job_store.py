@@ -31,6 +31,7 @@ from backfill_spark.job_record import End, Event, JobRecord, fold
 from backfill_spark.lease import EPOCH_SHIFT, Lease
 from backfill_spark.models import JobState, compact_json
 from backfill_spark.pulse import Pulse
+from backfill_spark.session import aside
 from backfill_spark.store import Store, Txn, is_conflict
 
 if TYPE_CHECKING:
@@ -61,10 +62,26 @@ class JobStore:
 
     def create(self, job_id: str, created: Mapping[str, Any]) -> JobRecord:
         """Record a new job; PENDING until it is claimed."""
+        return self._create(job_id, [_row_of(job_id, Event.CREATED, created, 0, 0, self.clock())])
+
+    def create_claimed(self, job_id: str, created: Mapping[str, Any]) -> Lease:
+        """Record a new job that this process runs at once: nobody else can know it, so one commit is both."""
+        owner, claimed = self._claim_of()
+        now = self.clock()
+        rows = [
+            _row_of(job_id, Event.CREATED, created, 0, 0, now),
+            _row_of(job_id, Event.CLAIMED, claimed, 1, 0, now),
+        ]
+        record = self._create(job_id, rows)
+        failpoint(Failpoint.AFTER_CLAIM)
+        return Lease(self, record, owner)
+
+    def _create(self, job_id: str, rows: Sequence[dict[str, Any]]) -> JobRecord:
         self.ensure()
-        self.write(job_id, [(Event.CREATED, created)])
-        record = fold(job_id, [_fresh(Event.CREATED, created, self.clock())])
-        self.jobs.append(self.jobs.frame([self._row(record)]))
+        now = self.clock()
+        record = fold(job_id, [{**r, "at": now, "seen": now} for r in rows])
+        with aside(lambda: self.jobs.append(self.jobs.frame([self._row(record)]))):
+            self.events.append(self.events.frame(rows))
         return record
 
     def write(
@@ -77,17 +94,8 @@ class JobStore:
         txn: Txn | None = None,
     ) -> bool:
         """Append events in one commit; with `txn`, say whether it landed."""
-        rows = [
-            {
-                "job_id": job_id,
-                "event": event.value,
-                "epoch": epoch,
-                "n": n + i,
-                "at": _moment(self.clock()),
-                "payload": compact_json(payload),
-            }
-            for i, (event, payload) in enumerate(events)
-        ]
+        now = self.clock()
+        rows = [_row_of(job_id, event, payload, epoch, n + i, now) for i, (event, payload) in enumerate(events)]
         return self.events.append(self.events.frame(rows), txn=txn)
 
     def record(self, job_id: str) -> JobRecord:
@@ -248,11 +256,10 @@ class JobStore:
 
     # --- leases
 
-    def claim(self, record: JobRecord, walls: Sequence[Store], *, is_new: bool = False) -> Lease | None:
+    def claim(self, record: JobRecord, walls: Sequence[Store]) -> Lease | None:
         """Take the next epoch of a job; None when another runner was first, or the job has ended.
 
-        The first epoch has no older runner, so it raises no `walls`. `is_new`: this process has just created the
-        job, so its events need not be read; the first heartbeat sees a cancel request.
+        The first epoch has no older runner, so it raises no `walls`.
 
         Raises:
             LeaseLostError: a newer epoch fenced this claim off before it was complete.
@@ -265,13 +272,11 @@ class JobStore:
                 return None
             failpoint(Failpoint.AFTER_DECIDE)
         epoch = record.epoch + 1
-        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        owner, payload = self._claim_of()
         txn = Txn(record.job_id, epoch << EPOCH_SHIFT)
-        limits = self.settings.limits
-        payload = {"owner": owner, "lease_s": limits.lease_s, "spark_app_id": _app_id(self.spark)}
         if not self.write(record.job_id, [(Event.CLAIMED, payload)], epoch=epoch, txn=txn):
             return None
-        now = _claimed(record, epoch, payload, self.clock()) if is_new else self.record(record.job_id)
+        now = self.record(record.job_id)
         if now.epoch != epoch or now.owner != owner or now.state.is_at_rest:
             return None
         failpoint(Failpoint.AFTER_CLAIM)
@@ -288,6 +293,12 @@ class JobStore:
                 )
         failpoint(Failpoint.AFTER_WALL)
         return Lease(self, now, owner)
+
+    def _claim_of(self) -> tuple[str, dict[str, Any]]:
+        """Name this runner, and say what its claim holds."""
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        lease_s = self.settings.limits.lease_s
+        return owner, {"owner": owner, "lease_s": lease_s, "spark_app_id": _app_id(self.spark)}
 
     def end(
         self,
@@ -314,18 +325,6 @@ class JobStore:
         return record
 
 
-def _claimed(record: JobRecord, epoch: int, payload: Mapping[str, Any], now: float) -> JobRecord:
-    return replace(
-        record,
-        state=JobState.RUNNING,
-        epoch=epoch,
-        owner=payload["owner"],
-        lease_s=payload["lease_s"],
-        started_at=now,
-        last_seen=now,
-    )
-
-
 def _app_id(spark: SparkSession) -> str | None:
     try:
         return str(spark.sparkContext.applicationId)
@@ -337,8 +336,9 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _fresh(event: Event, payload: Mapping[str, Any], seen: float) -> dict[str, Any]:
-    return {"event": event.value, "epoch": 0, "n": 0, "payload": compact_json(payload), "at": seen, "seen": seen}
+def _row_of(job_id: str, event: Event, payload: Mapping[str, Any], epoch: int, n: int, now: float) -> dict[str, Any]:
+    text = compact_json(payload)
+    return {"job_id": job_id, "event": event.value, "epoch": epoch, "n": n, "at": _moment(now), "payload": text}
 
 
 def _from_row(row: Any) -> JobRecord:

@@ -23,6 +23,7 @@ from backfill_spark.pulse import Pulse
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
 from backfill_spark.services import services_of
+from backfill_spark.session import aside
 from backfill_spark.slices import forget_answers, run_slices
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
 from backfill_spark.store import error_text
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.asking.endpoints import Service
     from backfill_spark.epoch import Bar
+    from backfill_spark.lease import Lease
     from backfill_spark.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -61,24 +63,26 @@ def run_job(
     settings: Settings,
     job_id: str,
     *,
-    created: JobRecord | None = None,
+    lease: Lease | None = None,
     prepared: Prepared | None = None,
     bar: Bar | None = None,
 ) -> JobRecord:
-    """Claim a job and work on it until it ends; return it as it then is.
+    """Claim a job, unless its creator has (`lease`), and work on it until it ends; return it as it then is.
 
     Raises:
         LeaseLostError: another runner took the job.
         KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
     """
     jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
-    record = created or jobs.record(job_id)
-    if record.state.is_terminal:
-        return record
     results.ensure()
-    lease = jobs.claim(record, [results.staging, results.assessments], is_new=created is not None)
+    is_new = lease is not None
     if lease is None:
-        return jobs.record(job_id)
+        record = jobs.record(job_id)
+        if record.state.is_terminal:
+            return record
+        lease = jobs.claim(record, [results.staging, results.assessments])
+        if lease is None:
+            return jobs.record(job_id)
     record = lease.record
     request = prepared.request if prepared is not None else request_of(spark, settings, record)
     epoch = Epoch(
@@ -122,7 +126,7 @@ def run_job(
     finally:
         lease.stop()
     has_staged = lease.epoch > 1 or any(t.finished for t in epoch.tallies.values())
-    return close(spark, settings, finish(epoch, how, error), has_row=created is not None, has_staged=has_staged)
+    return close(spark, settings, finish(epoch, how, error), has_row=is_new, has_staged=has_staged)
 
 
 def _merge_what_is_staged(epoch: Epoch) -> None:
@@ -218,23 +222,24 @@ def close(
     spark: SparkSession, settings: Settings, record: JobRecord, *, has_row: bool = False, has_staged: bool = True
 ) -> JobRecord:
     """Bring the job's row up to date and drop what an ended job no longer needs."""
-    job_id = record.job_id
-    JobStore(spark, settings).show(record, has_row=has_row)
+    with aside(lambda: JobStore(spark, settings).show(record, has_row=has_row)):
+        if record.state.is_terminal:
+            _clean_up(spark, settings, record, has_staged=has_staged)
     if record.state.is_terminal:
-        Pulse(settings).clear(job_id)
-        if (
-            record.created["request"]["lists_traces"]
-            or record.created["request"]["sampling"] != "hash"
-            or record.created["request"]["models"]
-            or record.created.get("has_files")
-        ):
-            WorkStore(spark, settings).clear(job_id)
-        if has_staged and record.state == End.SUCCEEDED.value:
-            ResultStore(spark, settings).clear(job_id)
-        if record.created["request"]["models"] and settings.judge.cache != "on":
-            forget_answers(spark, settings, job_id)
         failpoint(Failpoint.AFTER_CLEANUP)
     return record
+
+
+def _clean_up(spark: SparkSession, settings: Settings, record: JobRecord, *, has_staged: bool) -> None:
+    job_id, request = record.job_id, record.created["request"]
+    Pulse(settings).clear(job_id)
+    has_work = request["lists_traces"] or request["sampling"] != "hash" or request["models"]
+    if has_work or record.created.get("has_files"):
+        WorkStore(spark, settings).clear(job_id)
+    if has_staged and record.state == End.SUCCEEDED.value:
+        ResultStore(spark, settings).clear(job_id)
+    if request["models"] and settings.judge.cache != "on":
+        forget_answers(spark, settings, job_id)
 
 
 def request_of(spark: SparkSession, settings: Settings, record: JobRecord) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from backfill_spark.job_store import JobStore
 
 EPOCH_SHIFT = 32
+logger = logging.getLogger(__name__)
 
 
 class Lease:
@@ -34,10 +36,12 @@ class Lease:
         self._notes: list[tuple[Event, Mapping[str, Any]]] = []
         self._n = 0
         self._lock = threading.RLock()
+        self._telling = threading.Lock()
         self._renewed = self._told = time.monotonic()
         self._lost: str | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._teller: threading.Thread | None = None
         self._interrupt: Callable[[], None] = lambda: None
 
     def next_txn(self) -> Txn:
@@ -63,21 +67,34 @@ class Lease:
         Raises:
             LeaseLostError: a newer epoch has fenced this runner off.
         """
-        with self._lock:
-            events = self._notes or [(Event.HEARTBEAT, {})]
-            txn = self.next_txn()
-            n, self._n = self._n, self._n + len(events) - 1
-            sent = time.monotonic()
+        with self._telling:
+            with self._lock:
+                count, events = len(self._notes), list(self._notes) or [(Event.HEARTBEAT, {})]
+                txn = self.next_txn()
+                n, self._n = self._n, self._n + len(events) - 1
+                self._told = sent = time.monotonic()
             if not self.store.write(self.job_id, events, epoch=self.epoch, n=n, txn=txn):
                 self.lose("a newer epoch of the job has been claimed")
                 self.check()
-            self._notes = []
-            self._renewed = self._told = sent
+            with self._lock:
+                self._notes = self._notes[count:]
+                self._renewed = max(self._renewed, sent)
 
     def tell_when_due(self) -> None:
-        """Append the kept events when the last ones are a while ago; heartbeats take them along otherwise."""
-        if time.monotonic() - self._told > self.store.settings.limits.heartbeat_s:
+        """Append the kept events when the last ones are a while ago, in the background: nothing waits for them."""
+        is_telling = self._teller is not None and self._teller.is_alive()
+        if not is_telling and time.monotonic() - self._told > self.store.settings.limits.heartbeat_s:
+            self._teller = threading.Thread(target=self._tell_aside, name=f"events-{self.job_id}", daemon=True)
+            self._teller.start()
+
+    def _tell_aside(self) -> None:
+        _use_pool(self.store.spark, "heartbeat")
+        try:
             self.tell()
+        except LeaseLostError:
+            return  # `check` says it
+        except Exception:  # the store may be away for a while; the events are kept for the next time
+            logger.warning("job %s: its events could not be written yet", self.job_id, exc_info=True)
 
     def check(self) -> None:
         """Refuse to go on without a lease.
@@ -122,10 +139,11 @@ class Lease:
         return self.store.cancel_is_requested(self.job_id) if asked is None else asked
 
     def stop(self) -> None:
-        """Stop the heartbeats."""
+        """Stop the heartbeats, and wait for events under way."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=30)
+        for thread in (self._thread, self._teller):
+            if thread is not None:
+                thread.join(timeout=30)
 
     def _beat(self) -> None:
         limits = self.store.settings.limits

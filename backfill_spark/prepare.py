@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backfill_spark import launch as launching
 from backfill_spark import request as requests
@@ -13,7 +13,6 @@ from backfill_spark.context import experiment
 from backfill_spark.errors import BackfillError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job import job_of
-from backfill_spark.job_record import JobRecord
 from backfill_spark.job_store import JobStore
 from backfill_spark.judge_cost import expected_cost, has_questions
 from backfill_spark.launch import Prepared
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from backfill_spark.asking.endpoints import Service
+    from backfill_spark.lease import Lease
     from backfill_spark.models import Request
     from backfill_spark.settings import Settings
 
@@ -120,8 +120,21 @@ def probe_models(made: Accepted) -> Accepted:
     )
 
 
-def create(made: Accepted) -> JobRecord:
-    """Record the job with everything that it has chosen."""
+def create(made: Accepted) -> str:
+    """Record the job with everything that it has chosen, for whoever claims it; return its id."""
+    job_id, created = _job_of(made)
+    JobStore(made.spark, made.settings).create(job_id, created)
+    failpoint(Failpoint.AFTER_CREATE)
+    return job_id
+
+
+def create_claimed(made: Accepted) -> Lease:
+    """Record the job with everything that it has chosen, and claim it."""
+    return JobStore(made.spark, made.settings).create_claimed(*_job_of(made))
+
+
+def _job_of(made: Accepted) -> tuple[str, dict[str, Any]]:
+    """Name a new job, keep its choice and its files, and say what its first event holds."""
     request, source = made.prepared.request, made.prepared.source
     now = datetime.now(UTC)
     job_id = new_job_id(now)
@@ -130,20 +143,15 @@ def create(made: Accepted) -> JobRecord:
         work.keep_choice(job_id, made.prepared.choice)
     if source.files:
         work.keep_files(job_id, source.files)
-    record = JobStore(made.spark, made.settings).create(
-        job_id,
-        {
-            "request": request.to_json(),
-            "counts": {n: c.to_json() for n, c in made.prepared.selection.counts.items()},
-            "created_at": now.timestamp(),
-            "versions": _versions(made.spark),
-            "trace_ids_missing": list(made.plan.trace_ids_missing),
-            "has_files": bool(source.files),
-            "work_version": None if made.prepared.choice is None else work.store.version(),
-        },
-    )
-    failpoint(Failpoint.AFTER_CREATE)
-    return record
+    return job_id, {
+        "request": request.to_json(),
+        "counts": {n: c.to_json() for n, c in made.prepared.selection.counts.items()},
+        "created_at": now.timestamp(),
+        "versions": _versions(made.spark),
+        "trace_ids_missing": list(made.plan.trace_ids_missing),
+        "has_files": bool(source.files),
+        "work_version": None if made.prepared.choice is None else work.store.version(),
+    }
 
 
 def live_overlaps(spark: SparkSession, settings: Settings, request: Request, *, but: str = "") -> list[str]:

@@ -15,7 +15,7 @@ from backfill_spark import pairs as P
 from backfill_spark import tables
 from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.store import Store, Txn
-from backfill_spark.tally import Tally, tally, without_call
+from backfill_spark.tally import Tally, Watch, tally, without_call
 
 if TYPE_CHECKING:
     from delta.tables import DeltaMergeBuilder
@@ -110,11 +110,11 @@ class ResultStore:
 
     # --- stage
 
-    def stage(self, scored: DataFrame, job_id: str, request: Request, chunk: int, txn: Txn) -> bool:
+    def stage(self, scored: DataFrame, job_id: str, request: Request, chunk: int, txn: Txn, watch: Watch) -> int | None:
         """Append scored traces (keys, draw, results) as they are, in one commit.
 
         Returns:
-            False when another runner has fenced this one off: nothing was written.
+            Rows in the commit; None when another runner has fenced this one off: nothing was written.
         """
         rows = scored.select(
             F.lit(job_id).alias("job_id"),
@@ -130,7 +130,7 @@ class ResultStore:
             F.current_timestamp().alias("staged_at"),
             "results",
         )
-        return self.staging.append(rows, txn=txn)
+        return self.staging.append_once(watch.over(rows), txn)
 
     def adopt(self, due: DataFrame, job_id: str, request: Request, chunk: int, staging_version: int, txn: Txn) -> bool:
         """Copy to this job what other jobs staged for its due pairs; no scorer is called.

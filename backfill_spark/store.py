@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from backfill_spark.errors import SchemaVersionError
 from backfill_spark.locations import Location
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 VERSION_PROPERTY = "backfill_spark.schema_version"
 _APP_ID = "spark.databricks.delta.write.txnAppId"
 _APP_VERSION = "spark.databricks.delta.write.txnVersion"
+_ROWS = re.compile(r'"numOutputRows":"(\d+)"')
 _checked: set[tuple[str, str]] = set()
 
 
@@ -114,8 +117,9 @@ class Store:
         builder.property(VERSION_PROPERTY, str(SCHEMA_VERSION)).execute()
 
     def _check(self) -> None:
-        detail = self.delta().detail().select("properties").collect()[0]
-        version = int((detail["properties"] or {}).get(VERSION_PROPERTY, SCHEMA_VERSION))
+        # Not DESCRIBE DETAIL, which adds up the table's files: a second a table in a process that has just started.
+        found = {r[0]: r[1] for r in self.spark.sql(f"SHOW TBLPROPERTIES {self.location.quoted}").collect()}
+        version = int(found.get(VERSION_PROPERTY, SCHEMA_VERSION))
         if version > SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"The table {self.location.shown!r} has schema version {version}; this backfill_spark knows "
@@ -194,26 +198,33 @@ class Store:
     def append(self, rows: DataFrame, *, txn: Txn | None = None) -> bool:
         """Append `rows` in one commit.
 
-        With `txn`, read back whether the commit is there: Delta skips a used version in silence, and a lost
-        reply looks like a failure.
-
         Returns:
             True when this write landed; False when another write has taken `txn`'s version or a higher one.
         """
-        writer = rows.write.format("delta").mode("append")
         if txn is None:
-            self._save(writer)
+            self._save(rows.write.format("delta").mode("append"))
             return True
+        return self.append_once(rows, txn) is not None
+
+    def append_once(self, rows: DataFrame, txn: Txn) -> int | None:
+        """Append `rows` in one commit, and read back whether it is there.
+
+        Delta skips a used version in silence, and a lost reply looks like a failure.
+
+        Returns:
+            Rows in the commit, -1 where the log does not say; None when another write has taken `txn`'s version or
+            a higher one.
+        """
         nonce = secrets.token_hex(8)
+        writer = rows.write.format("delta").mode("append")
         writer = writer.option("txnAppId", txn.app_id).option("txnVersion", str(txn.version))
         writer = writer.option("userMetadata", json.dumps({"app": txn.app_id, "version": txn.version, "nonce": nonce}))
         try:
             self._save(writer)
         except Exception as error:
-            if self._landed(nonce):
-                return True
-            if is_conflict(error):
-                return False
+            landed = self._landed(nonce)
+            if landed is not None or is_conflict(error):
+                return landed
             raise
         return self._landed(nonce)
 
@@ -223,22 +234,26 @@ class Store:
         else:
             writer.save(str(self.location.path))
 
-    def _landed(self, nonce: str) -> bool:
+    def _landed(self, nonce: str) -> int | None:
+        """Rows of the commit that carries `nonce`; None when no commit does."""
         for limit in (8, 200):
             commits = self._newest_commits(limit)
-            if any(nonce in commit for commit in commits):
-                return True
+            for told, rows in commits:
+                if nonce in told:
+                    return rows
             if len(commits) < limit:
-                return False
-        return False
+                return None
+        return None
 
-    def _newest_commits(self, limit: int) -> list[str]:
-        """What the newest commits say of themselves, as text that holds their userMetadata."""
+    def _newest_commits(self, limit: int) -> list[tuple[str, int]]:
+        """What the newest commits say of themselves, as text that holds their userMetadata, and their rows."""
         log = _local_folder(self.location.path)
         if log is not None:
             # Measured: 1 CPU second less for each write than `history`, which is a Spark job.
-            return [_commit_text(file) for file in sorted(_commit_files(log), reverse=True)[:limit]]
-        return [row[0] or "" for row in self.delta().history(limit).select("userMetadata").collect()]
+            texts = [_commit_text(file) for file in sorted(_commit_files(log), reverse=True)[:limit]]
+            return [(text, int(found[1]) if (found := _ROWS.search(text)) else -1) for text in texts]
+        rows = F.coalesce(F.col("operationMetrics")["numOutputRows"].cast("long"), F.lit(-1))
+        return [(r[0] or "", r[1]) for r in self.delta().history(limit).select("userMetadata", rows).collect()]
 
     def merge(
         self,

@@ -1,4 +1,4 @@
-"""What the job machinery costs: `python -m benchmarks.jobs [--traces N] [--jobs N] [--events N]`.
+"""What the job machinery costs: `python -m benchmarks.jobs [--pairs N] [--jobs N] [--events N]`.
 
 Two figures: the share of a fault-free job's wall time that goes to events, leases, heartbeats and the bookkeeping of
 staging; and the seconds that `status` and `list` take when the tables hold many jobs.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-    from backfill_spark import Settings
+    from backfill_spark import BackfillJob, Settings
 
 
 def main() -> None:
@@ -34,25 +34,15 @@ def main() -> None:
     from benchmarks import world
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
-    parser.add_argument("--traces", type=int, default=333_334, help="of the job, with three scorers each")
+    parser.add_argument("--pairs", type=int, default=1_000_000, help="of each job")
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--events", type=int, default=100_000)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="backfill-bench-"))
     spark = get_spark(Settings(spark={"spark.driver.memory": "2g", "spark.master": "local[2]"}))
     try:
-        world.write_traces(spark, str(folder / "traces"), options.traces)
-        world.settle(folder / "traces", folder / "warm-up")
-        world.backfill(0.3)
-        settings = world.settle(folder / "traces", folder / "tables")
-        with usage.measured() as whole, Stopwatch() as machinery:
-            job = world.backfill()
-        pairs = sum(c.due for c in job.counts.values())
-        print(
-            f"A job of {pairs:,} pairs took {whole.wall_s:.0f} s; events, leases, heartbeats and the bookkeeping of "
-            f"staging {machinery.seconds:.1f} s of it: {machinery.seconds / whole.wall_s:.1%}."
-        )
-        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in machinery.by_name.most_common(8)))
+        for scorers in (len(world.NAMES), 1):
+            job, settings = share(spark, folder / f"with-{scorers}", options.pairs, scorers)
         many(spark, settings, jobs=options.jobs, events=options.events)
         for name, look in looks(job.job_id).items():
             look()
@@ -62,6 +52,34 @@ def main() -> None:
     finally:
         spark.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def share(spark: SparkSession, folder: Path, pairs: int, scorers: int) -> tuple[BackfillJob, Settings]:
+    """Run a job of `pairs` with the first `scorers` of three, and print what the machinery takes of its time."""
+    from backfill_spark import get_backfill
+    from backfill_spark.api import backfill_scorers
+    from backfill_spark.job_store import JobStore
+    from backfill_spark.results import ResultStore
+    from benchmarks import world
+
+    names = list(world.NAMES[:scorers])
+    world.write_traces(spark, str(folder / "traces"), -(-pairs // scorers))
+    world.settle(folder / "traces", folder / "warm-up")
+    world.backfill(0.3)
+    settings = world.settle(folder / "traces", folder / "tables")
+    # Tables are made once, not for each job.
+    JobStore(spark, settings).ensure()
+    ResultStore(spark, settings).ensure()
+    with usage.measured() as whole, Stopwatch() as machinery:
+        job_id = backfill_scorers(scorers=names, start_time=world.START, end_time=world.END)
+    job = get_backfill(job_id)
+    print(
+        f"A job of {sum(c.due for c in job.counts.values()):,} pairs of {scorers} scorers took {whole.wall_s:.1f} s; "
+        f"its start and end, events, heartbeats and the bookkeeping of staging {machinery.seconds:.1f} s "
+        f"of it: {machinery.seconds / whole.wall_s:.1%}."
+    )
+    print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in machinery.by_name.most_common(6)), flush=True)
+    return job, settings
 
 
 def looks(job_id: str) -> dict[str, Any]:
@@ -76,19 +94,19 @@ def looks(job_id: str) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Adds up the wall time of the machinery on the runner's own thread; calls inside others count once."""
+    """Adds up the wall time for which the runner waits for the machinery; calls inside others count once."""
 
     def __init__(self) -> None:
         self.by_name: Counter[str] = Counter()
         self._depth = 0
         self._main = threading.current_thread()
-        self._kept: list[tuple[type, str, Any]] = []
+        self._kept: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Self:
         """Wrap what belongs to the machinery."""
         for owner, name in _machinery():
             self._kept.append((owner, name, owner.__dict__[name]))
-            setattr(owner, name, self._timed(f"{owner.__name__}.{name}", owner.__dict__[name]))
+            setattr(owner, name, self._timed(f"{owner.__name__.rpartition('.')[2]}.{name}", owner.__dict__[name]))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,15 +134,19 @@ class Stopwatch:
         return timed
 
 
-def _machinery() -> Iterator[tuple[type, str]]:
+def _machinery() -> Iterator[tuple[Any, str]]:
+    from backfill_spark import launch
     from backfill_spark.job_store import JobStore
     from backfill_spark.lease import Lease
     from backfill_spark.results import ResultStore
     from backfill_spark.store import Store
+    from backfill_spark.tally import Watch
 
+    yield launch, "close"
     yield from ((JobStore, name) for name in ("create", "claim", "write", "records", "show", "end"))
     yield from ((Lease, name) for name in ("tell", "start", "stop"))
-    yield from ((ResultStore, name) for name in ("tally", "clear", "adopt"))
+    yield from ((ResultStore, name) for name in ("tally", "clear", "adopt", "staged_by"))
+    yield Watch, "tallies"
     yield from ((Store, name) for name in ("version", "versions_of_others"))
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 DAYS = 60
+END = START + timedelta(days=DAYS)
 NAMES = ("answer_length", "says_sorry", "question_words")
 
 

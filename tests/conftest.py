@@ -70,7 +70,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def _spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+def spark_options() -> dict[str, str]:
+    """Further settings of the run's session."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def _spark_session(tmp_path_factory: pytest.TempPathFactory, spark_options: dict[str, str]) -> Iterator[SparkSession]:
     """The one JVM of the run, started by the first test that uses `spark`."""
     from backfill_spark.session import get_spark
     from backfill_spark.settings import Settings
@@ -100,6 +106,7 @@ def _spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSe
                     ]
                 ),
             }
+            | spark_options
         )
     )
     yield session

@@ -31,6 +31,12 @@ def settings_in(folder: Path, *, lease_s: float = 20, heartbeat_s: float = 1) ->
 
 
 @pytest.fixture(scope="session")
+def spark_options() -> dict[str, str]:
+    """Nothing is compiled: few rows and many queries, a sixth less time."""
+    return {"spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+
+
+@pytest.fixture(scope="session")
 def pattern(_spark_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A world with traces, tables and the scorer `length`, to be copied: making one takes ten times as long."""
     folder, desk = tmp_path_factory.mktemp("pattern"), tmp_path_factory.mktemp("desk")

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.faults.world import SHORT_LIVED
 from tests.nemesis import Runner, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.kills, pytest.mark.timeout(900)]
@@ -83,11 +84,9 @@ def cluster(tmp_path_factory):
 
 def runner_on(cluster, world, *, failpoint="", **spark):
     """Start `run length` with its driver here and its tasks on the cluster."""
-    options = {
+    options = SHORT_LIVED | {
         "spark.master": cluster.url,
-        "spark.ui.enabled": "false",
         "spark.executor.memory": "512m",
-        "spark.driver.memory": "1g",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "2",

@@ -8,7 +8,7 @@ from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
 
 pytestmark = pytest.mark.faults
-QUICK_S = 10.0
+QUICK_S = 6.0
 """Lease of jobs whose end is waited for by the true clock."""
 
 

@@ -46,7 +46,7 @@ def test_the_de_duplication(world, monkeypatch, guard):
 def test_the_read_back(world, monkeypatch, guard):
     """Without it a commit whose reply was lost counts as not made, and its pairs are called again."""
     if guard == "out":
-        monkeypatch.setattr(Store, "_landed", lambda *_: False)
+        monkeypatch.setattr(Store, "_landed", lambda *_: None)
     with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.LOSE_REPLY))):
         error = refusal(world.run)
     assert (error is None and world.newest().state == "SUCCEEDED") is (guard == "in")
