@@ -6,7 +6,8 @@ The protocol (DESIGN §5 "Writing" and "Jobs"), in four rules:
 2. Epoch e+1 is claimed after the end of epoch e is decided. The end of an epoch is one append under the
    transaction id `<job_id>/end/<epoch>`, so of two writers exactly one wins, and the other adopts what it reads.
 3. A claim is one append under `(job_id, epoch·2^32)` to `job_events`, read back, and then an empty one to
-   `staging` and `assessments`: after it, every write of an older epoch fails or is skipped.
+   `staging` and `assessments`: after it, every write of an older epoch fails or is skipped. Epoch 1 of a job that
+   its creator runs is in the commit that creates the job: nobody else can know of it.
 4. Each later write of the runner carries `(job_id, epoch·2^32 + n)` with rising n.
 """
 

@@ -201,32 +201,30 @@ class Store:
         Returns:
             True when this write landed; False when another write has taken `txn`'s version or a higher one.
         """
-        if txn is None:
-            self._save(rows.write.format("delta").mode("append"))
-            return True
         return self.append_once(rows, txn) is not None
 
-    def append_once(self, rows: DataFrame, txn: Txn) -> int | None:
-        """Append `rows` in one commit, and read back whether it is there.
+    def append_once(self, rows: DataFrame, txn: Txn | None) -> int | None:
+        """Append `rows` in one commit; look in the log whether it is there, where that is not sure.
 
         Delta skips a used version in silence, and a lost reply looks like a failure.
 
         Returns:
-            Rows in the commit, -1 where the log does not say; None when another write has taken `txn`'s version or
-            a higher one.
+            Rows in the commit, -1 where that is not known; None when another write has taken `txn`'s version or a
+            higher one.
         """
         nonce = secrets.token_hex(8)
-        writer = rows.write.format("delta").mode("append")
-        writer = writer.option("txnAppId", txn.app_id).option("txnVersion", str(txn.version))
-        writer = writer.option("userMetadata", json.dumps({"app": txn.app_id, "version": txn.version, "nonce": nonce}))
+        note = {"nonce": nonce} if txn is None else {"app": txn.app_id, "version": txn.version, "nonce": nonce}
+        writer = rows.write.format("delta").mode("append").option("userMetadata", json.dumps(note))
+        if txn is not None:
+            writer = writer.option("txnAppId", txn.app_id).option("txnVersion", str(txn.version))
         try:
             self._save(writer)
         except Exception as error:
             landed = self._landed(nonce)
-            if landed is not None or is_conflict(error):
+            if landed is not None or (txn is not None and is_conflict(error)):
                 return landed
             raise
-        return self._landed(nonce)
+        return -1 if txn is None else self._landed(nonce)
 
     def _save(self, writer: Any) -> None:
         if self.location.name is not None:

@@ -102,10 +102,6 @@ class FaultPlan:
                 self._hold()
         return done
 
-    def count(self, table: str, operation: Operation) -> int:
-        """Return how many such operations there were."""
-        return self._counts[table, operation]
-
     def _hold(self) -> None:
         self.held.set()
         if not self.go.wait(HOLD_S):
