@@ -143,7 +143,7 @@ def _machinery() -> Iterator[tuple[Any, str]]:
     from backfill_spark.tally import Watch
 
     yield launch, "close"
-    yield from ((JobStore, name) for name in ("create", "claim", "write", "records", "show", "end"))
+    yield from ((JobStore, name) for name in ("create_claimed", "claim", "write", "records", "show", "end"))
     yield from ((Lease, name) for name in ("tell", "start", "stop"))
     yield from ((ResultStore, name) for name in ("tally", "clear", "adopt", "staged_by"))
     yield Watch, "tallies"
