@@ -142,15 +142,13 @@ def backfill_scorers(
 
     display.announce(made.plan)
     made = probe_models(made)
-    if launch == "queue" or exclusive:
-        lease, job_id = None, create(made)
-        if exclusive:
-            withdraw_unless_alone(made, job_id)
-        if launch == "queue":
-            return job_id
-    else:
-        lease = create_claimed(made)
-        job_id = lease.job_id
+    # An exclusive job looks around once more before anybody claims it.
+    lease = create_claimed(made) if launch == "here" and not exclusive else None
+    job_id = create(made) if lease is None else lease.job_id
+    if exclusive:
+        withdraw_unless_alone(made, job_id)
+    if launch == "queue":
+        return job_id
     total = sum(c.due for c in made.prepared.selection.counts.values())
     with Progress(job_id, total=total) as bar:
         record = launching.run_job(spark, settings, job_id, lease=lease, prepared=made.prepared, bar=bar)

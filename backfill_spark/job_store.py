@@ -32,8 +32,7 @@ from backfill_spark.job_record import End, Event, JobRecord, fold
 from backfill_spark.lease import EPOCH_SHIFT, Lease
 from backfill_spark.models import JobState, compact_json
 from backfill_spark.pulse import Pulse
-from backfill_spark.session import aside
-from backfill_spark.store import Store, Txn, is_conflict
+from backfill_spark.store import Store, Txn, aside, is_conflict
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -61,9 +60,9 @@ class JobStore:
         self.events.ensure()
         self.jobs.ensure()
 
-    def create(self, job_id: str, created: Mapping[str, Any]) -> JobRecord:
+    def create(self, job_id: str, created: Mapping[str, Any]) -> None:
         """Record a new job; PENDING until it is claimed."""
-        return self._create(job_id, [_row_of(job_id, Event.CREATED, created, 0, 0, self.clock())])
+        self._create(job_id, [_row_of(job_id, Event.CREATED, created, 0, 0, self.clock())])
 
     def create_claimed(self, job_id: str, created: Mapping[str, Any]) -> Lease:
         """Record a new job that this process runs at once: nobody else can know it, so one commit is both."""

@@ -23,10 +23,9 @@ from backfill_spark.pulse import Pulse
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
 from backfill_spark.services import services_of
-from backfill_spark.session import aside
 from backfill_spark.slices import forget_answers, run_slices
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
-from backfill_spark.store import error_text
+from backfill_spark.store import aside, error_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -74,9 +73,9 @@ def run_job(
         KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
     """
     jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
-    results.ensure()
     is_new = lease is not None
     if lease is None:
+        results.ensure()
         record = jobs.record(job_id)
         if record.state.is_terminal:
             return record

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.errors import LeaseLostError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import Event, JobRecord
-from backfill_spark.store import Txn
+from backfill_spark.store import Txn, error_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -93,8 +93,8 @@ class Lease:
             self.tell()
         except LeaseLostError:
             return  # `check` says it
-        except Exception:  # the store may be away for a while; the events are kept for the next time
-            logger.warning("job %s: its events could not be written yet", self.job_id, exc_info=True)
+        except Exception as error:  # the store may be away for a while; the events are kept for the next time
+            logger.warning("job %s: its events could not be written yet: %s", self.job_id, error_text(error))
 
     def check(self) -> None:
         """Refuse to go on without a lease.
@@ -105,10 +105,14 @@ class Lease:
         if self._lost is None and time.monotonic() - self._renewed > self.store.settings.limits.lease_s * 2 / 3:
             self.lose("its heartbeats did not land for two thirds of the lease")
         if self._lost is not None:
-            raise LeaseLostError(
-                f"Runner {self.owner} no longer owns job {self.job_id}: {self._lost}. "
-                f"`backfill-spark status {self.job_id}` shows who does; `resume` goes on when nobody does."
-            )
+            raise self.lost()
+
+    def lost(self) -> LeaseLostError:
+        """Return what says that the lease is gone, and why."""
+        return LeaseLostError(
+            f"Runner {self.owner} no longer owns job {self.job_id}: {self._lost}. "
+            f"`backfill-spark status {self.job_id}` shows who does; `resume` goes on when nobody does."
+        )
 
     def lose(self, why: str) -> None:
         """Stop: no further call, no further write."""

@@ -134,8 +134,10 @@ def create_claimed(made: Accepted) -> Lease:
 
 
 def _job_of(made: Accepted) -> tuple[str, dict[str, Any]]:
-    """Name a new job, keep its choice and its files, and say what its first event holds."""
+    """Name a new job, make its tables, keep its choice and its files, and say what its first event holds."""
     request, source = made.prepared.request, made.prepared.source
+    # What cannot be made ends here, with no job left behind.
+    ResultStore(made.spark, made.settings).ensure()
     now = datetime.now(UTC)
     job_id = new_job_id(now)
     work = WorkStore(made.spark, made.settings)

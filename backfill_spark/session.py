@@ -7,11 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backfill_spark.errors import SessionError
 
@@ -161,15 +160,6 @@ def compiled(spark: SparkSession, *, rows: int) -> Iterator[None]:
         yield
     finally:
         spark.conf.set(name, "false")
-
-
-@contextmanager
-def aside(work: Callable[[], Any]) -> Iterator[None]:
-    """Do `work` in another thread while the block runs, and wait for both; a commit leaves a core idle."""
-    with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(work)
-        yield
-        done.result()
 
 
 def scheduling_slots(spark: SparkSession) -> int:

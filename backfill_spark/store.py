@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,15 @@ def is_conflict(error: BaseException) -> bool:
     condition = getattr(error, "getCondition", lambda: None)() or ""
     text = f"{type(error).__name__} {condition} {str(error)[:2000]}"
     return "DELTA_CONCURRENT" in text or ("Concurrent" in text and "Exception" in text)
+
+
+@contextmanager
+def aside(work: Callable[[], Any]) -> Iterator[None]:
+    """Do `work` in another thread while the block runs, and wait for both; a commit leaves a core idle."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        yield
+        done.result()
 
 
 class Store:

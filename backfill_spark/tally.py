@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,13 @@ class Watch:
     def _found(self) -> Mapping[str, Any] | None:
         """What was seen; None when Spark does not say, as of a write whose reply was lost."""
         found: list[Mapping[str, Any]] = []
-        asking = threading.Thread(target=lambda: found.append(self._seen.get), daemon=True)
+
+        def ask() -> None:
+            # Without an answer the table is counted.
+            with contextlib.suppress(Exception):
+                found.append(self._seen.get)
+
+        asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(PATIENCE_S)
         return found[0] if found else None

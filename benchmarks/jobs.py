@@ -145,7 +145,7 @@ def _machinery() -> Iterator[tuple[Any, str]]:
     yield launch, "close"
     yield from ((JobStore, name) for name in ("create_claimed", "claim", "write", "records", "show", "end"))
     yield from ((Lease, name) for name in ("tell", "start", "stop"))
-    yield from ((ResultStore, name) for name in ("tally", "clear", "adopt", "staged_by"))
+    yield from ((ResultStore, name) for name in ("tally", "clear", "adopt"))
     yield Watch, "tallies"
     yield from ((Store, name) for name in ("version", "versions_of_others"))
 
