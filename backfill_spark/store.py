@@ -127,9 +127,9 @@ class Store:
         builder.property(VERSION_PROPERTY, str(SCHEMA_VERSION)).execute()
 
     def _check(self) -> None:
-        # Not DESCRIBE DETAIL, which adds up the table's files: a second a table in a process that has just started.
-        found = {r[0]: r[1] for r in self.spark.sql(f"SHOW TBLPROPERTIES {self.location.quoted}").collect()}
-        version = int(found.get(VERSION_PROPERTY, SCHEMA_VERSION))
+        # Not SHOW TBLPROPERTIES, which is quicker and does not find a table by a relative path.
+        detail = self.delta().detail().select("properties").collect()[0]
+        version = int((detail["properties"] or {}).get(VERSION_PROPERTY, SCHEMA_VERSION))
         if version > SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"The table {self.location.shown!r} has schema version {version}; this backfill_spark knows "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -328,3 +329,14 @@ def test_a_name_that_no_scorer_may_have_is_refused(name):
 
 def _config(found: Any) -> tuple[float | None, str | None]:
     return found.sample_rate, found.filter_string
+
+
+def test_tables_by_a_relative_path_are_found_again(spark, settings, tmp_path, monkeypatch):
+    from backfill_spark import store, tables
+
+    relative = os.path.relpath(tmp_path / "tables")
+    near = settings.model_copy(update={"tables": settings.tables.model_copy(update={"root": relative})})
+    store.Store(spark, tables.JOBS, near).ensure()
+    # As in the next process.
+    monkeypatch.setattr(store, "_checked", set())
+    assert store.Store(spark, tables.JOBS, near).ensure().read().count() == 0
