@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -331,12 +333,15 @@ def _config(found: Any) -> tuple[float | None, str | None]:
     return found.sample_rate, found.filter_string
 
 
-def test_tables_by_a_relative_path_are_found_again(spark, settings, tmp_path, monkeypatch):
+def test_tables_by_a_relative_path_are_found_again(spark, settings, monkeypatch):
     from backfill_spark import store, tables
 
-    relative = os.path.relpath(tmp_path / "tables")
-    near = settings.model_copy(update={"tables": settings.tables.model_copy(update={"root": relative})})
-    store.Store(spark, tables.JOBS, near).ensure()
-    # As in the next process.
-    monkeypatch.setattr(store, "_checked", set())
-    assert store.Store(spark, tables.JOBS, near).ensure().read().count() == 0
+    Path("build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir="build") as folder:
+        near = settings.model_copy(
+            update={"tables": settings.tables.model_copy(update={"root": os.path.relpath(folder)})}
+        )
+        store.Store(spark, tables.JOBS, near).ensure()
+        # As in the next process.
+        monkeypatch.setattr(store, "_checked", set())
+        assert store.Store(spark, tables.JOBS, near).ensure().read().count() == 0
