@@ -127,15 +127,19 @@ class Store:
         builder.property(VERSION_PROPERTY, str(SCHEMA_VERSION)).execute()
 
     def _check(self) -> None:
-        # Not SHOW TBLPROPERTIES, which is quicker and does not find a table by a relative path.
-        detail = self.delta().detail().select("properties").collect()[0]
-        version = int((detail["properties"] or {}).get(VERSION_PROPERTY, SCHEMA_VERSION))
+        version = int(self._properties().get(VERSION_PROPERTY, SCHEMA_VERSION))
         if version > SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"The table {self.location.shown!r} has schema version {version}; this backfill_spark knows "
                 f"{SCHEMA_VERSION}. Install the version that wrote it, or a newer one."
             )
         self.check_columns()
+
+    def _properties(self) -> dict[str, str]:
+        if self.location.is_relative:
+            # SHOW TBLPROPERTIES does not find it; DESCRIBE DETAIL adds up the table's files, a second of a new process.
+            return self.delta().detail().select("properties").collect()[0][0] or {}
+        return {r[0]: r[1] for r in self.spark.sql(f"SHOW TBLPROPERTIES {self.location.quoted}").collect()}
 
     def check_columns(self) -> None:
         """Refuse a table whose columns somebody changed.
