@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
     from backfill_spark.settings import Settings
 
 TERMINAL = ("SUCCEEDED", "FAILED", "CANCELED")
@@ -61,7 +59,6 @@ def calls_of(lines: Iterable[str]) -> list[Call]:
 
 
 def check(
-    spark: SparkSession,
     settings: Settings,
     lines: Sequence[str],
     *,
@@ -72,7 +69,6 @@ def check(
     """Return everything that is broken.
 
     Args:
-        spark: reads the tables.
         settings: where the tables are; paths only.
         lines: of the ledger.
         expected: pairs that must have a result now; None: not looked at.
@@ -81,13 +77,13 @@ def check(
     """
     calls = calls_of(lines)
     return [
-        *duplicates(spark, settings),
-        *gaps(spark, settings, expected or ()),
-        *wrong_counts(spark, settings),
+        *duplicates(settings),
+        *gaps(settings, expected or ()),
+        *wrong_counts(settings),
         *over_budget(calls, extra),
         *staged_called_again(settings, calls, woken),
-        *wrong_histories(spark, settings),
-        *rows_that_differ_from_events(spark, settings),
+        *wrong_histories(settings),
+        *rows_that_differ_from_events(settings),
         *commits_after_the_end(settings),
     ]
 
@@ -95,33 +91,39 @@ def check(
 # P1
 
 
-def duplicates(spark: SparkSession, settings: Settings) -> list[str]:
+def duplicates(settings: Settings) -> list[str]:
     """Name row keys that stand twice on one date, and pairs whose ordinals are not 0, 1, …"""
-    pair = ["experiment_id", "trace_id", "scorer_name", "scorer_version", "trace_date"]
-    rows = _table(spark, settings, "assessments")
-    twice = rows.groupBy(*pair, "ordinal").count().where("count > 1").limit(20).collect()
-    found = [f"P1: {r['count']} rows for {_pair(r)} ordinal {r['ordinal']}" for r in twice]
-    torn = rows.groupBy(*pair).agg({"ordinal": "max", "*": "count"}).where("`max(ordinal)` + 1 != `count(1)`")
-    if not twice:
-        found += [f"P1: {_pair(r)} has ordinals that are not 0, 1, …" for r in torn.limit(20).collect()]
-    sets = rows.groupBy(*pair).agg({"scored_job_id": "collect_set"}).where("size(`collect_set(scored_job_id)`) > 1")
-    return found + [f"P1: {_pair(r)} has results of two jobs" for r in sets.limit(20).collect()]
+    names = ["experiment_id", "trace_id", "scorer_name", "scorer_version", "trace_date"]
+    by_pair: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in _rows(settings, "assessments", *names, "ordinal", "scored_job_id"):
+        by_pair[tuple(row[n] for n in names)].append(row)
+    found = []
+    for (_, trace_id, scorer, version, date), rows in by_pair.items():
+        pair = f"{scorer} v{version} on {trace_id} ({date})"
+        times = Counter(r["ordinal"] for r in rows)
+        twice = [f"P1: {n} rows for {pair} ordinal {o}" for o, n in times.items() if n > 1]
+        if not twice and sorted(times) != list(range(len(times))):
+            twice = [f"P1: {pair} has ordinals that are not 0, 1, …"]
+        found += twice
+        if len({r["scored_job_id"] for r in rows}) > 1:
+            found.append(f"P1: {pair} has results of two jobs")
+    return found[:20]
 
 
 # P4, P5
 
 
-def gaps(spark: SparkSession, settings: Settings, expected: Collection[Pair]) -> list[str]:
+def gaps(settings: Settings, expected: Collection[Pair]) -> list[str]:
     """Name expected pairs without a row."""
-    rows = _table(spark, settings, "assessments").select("scorer_name", "trace_id").distinct().collect()
-    missing = sorted(set(expected) - {(r["scorer_name"], r["trace_id"]) for r in rows})
+    shown = {(r["scorer_name"], r["trace_id"]) for r in _rows(settings, "assessments", "scorer_name", "trace_id")}
+    missing = sorted(set(expected) - shown)
     return [f"P5: no row for {len(missing)} pairs, such as {missing[:5]}"] if missing else []
 
 
-def wrong_counts(spark: SparkSession, settings: Settings) -> list[str]:
+def wrong_counts(settings: Settings) -> list[str]:
     """Name jobs whose counts do not add up, or whose SUCCEEDED leaves something."""
     found = []
-    for row in _table(spark, settings, "jobs").select("job_id", "state", "counts", "calls").collect():
+    for row in _rows(settings, "jobs", "job_id", "state", "counts", "calls"):
         counts = json.loads(row["counts"])
         for scorer, c in counts.items():
             who = f"P4: {row['job_id']} {scorer}"
@@ -188,12 +190,12 @@ def _names(results: Any) -> list[str]:
 # P5, P6
 
 
-def wrong_histories(spark: SparkSession, settings: Settings) -> list[str]:
+def wrong_histories(settings: Settings) -> list[str]:
     """Name jobs whose events no run of the protocol could have written."""
     by_job: dict[str, list[Any]] = defaultdict(list)
-    rows = _table(spark, settings, "job_events").where("event IN ('created', 'claimed', 'ended')")
-    for row in rows.select("job_id", "event", "epoch", "payload").collect():
-        by_job[row["job_id"]].append(row)
+    for row in _rows(settings, "job_events", "job_id", "event", "epoch", "payload"):
+        if row["event"] in ("created", "claimed", "ended"):
+            by_job[row["job_id"]].append(row)
     return [problem for job_id, events in sorted(by_job.items()) for problem in _history(job_id, events)]
 
 
@@ -222,16 +224,16 @@ def _history(job_id: str, events: Sequence[Any]) -> Iterator[str]:
         yield f"P5: {job_id} was {final[0][1]} in epoch {final[0][0]} and was claimed again"
 
 
-def rows_that_differ_from_events(spark: SparkSession, settings: Settings) -> list[str]:
+def rows_that_differ_from_events(settings: Settings) -> list[str]:
     """Name jobs whose row shows another terminal state than their events, or that have not one row."""
-    events = _table(spark, settings, "job_events")
-    created = {r["job_id"] for r in events.where("event = 'created'").select("job_id").collect()}
-    told = {}
-    for row in events.where("event = 'ended'").select("job_id", "payload").collect():
-        if (how := json.loads(row["payload"])["end"]) in TERMINAL:
+    created, told = set(), {}
+    for row in _rows(settings, "job_events", "job_id", "event", "payload"):
+        if row["event"] == "created":
+            created.add(row["job_id"])
+        if row["event"] == "ended" and (how := json.loads(row["payload"])["end"]) in TERMINAL:
             told[row["job_id"]] = how
     shown: dict[str, list[str]] = defaultdict(list)
-    for row in _table(spark, settings, "jobs").select("job_id", "state").collect():
+    for row in _rows(settings, "jobs", "job_id", "state"):
         shown[row["job_id"]].append(row["state"])
     found = [f"P5: {j} has {len(shown[j])} rows in jobs" for j in sorted(created) if len(shown[j]) != 1]
     return found + [
@@ -291,9 +293,16 @@ def _folder(settings: Settings, table: str) -> Path:
     return Path(settings.tables.root.removeprefix("file:")) / f"{settings.tables.prefix}{table}"
 
 
-def _table(spark: SparkSession, settings: Settings, table: str) -> DataFrame:
-    return spark.read.format("delta").load(str(_folder(settings, table)))
+def _rows(settings: Settings, table: str, *names: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of every file that was added and not removed: the table as its log tells it."""
+    import pyarrow.parquet as pq
 
-
-def _pair(row: Any) -> str:
-    return f"{row['scorer_name']} v{row['scorer_version']} on {row['trace_id']} ({row['trace_date']})"
+    folder = _folder(settings, table)
+    files: dict[str, dict[str, str]] = {}
+    for commit in commits(folder):
+        for file in commit.of("remove"):
+            files.pop(file["path"], None)
+        files |= {add["path"]: add["partitionValues"] for add in commit.of("add")}
+    for path, of_folder in files.items():
+        inside = pq.ParquetFile(folder / urllib.parse.unquote(path)).read([n for n in names if n not in of_folder])
+        yield from ({**of_folder, **row} for row in inside.to_pylist())

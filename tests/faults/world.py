@@ -242,7 +242,7 @@ class World:
     def broken(self, *, extra: int = 0, woken: int = 0, expected: set[Pair] | None = None) -> list[str]:
         """Return every promise that the checker finds broken."""
         wanted = self.pairs() if expected is None else expected
-        return check(self.spark, self.settings, self.lines(), expected=wanted, extra=extra, woken=woken)
+        return check(self.settings, self.lines(), expected=wanted, extra=extra, woken=woken)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_a_call_too_many_is_found(world):
     after = "\t".join([*first[:2], str(time.time_ns()), first[3]])
 
     def broken(lines, **options):
-        found = checker.check(world.spark, world.settings, lines, expected=world.pairs(), **options)
+        found = checker.check(world.settings, lines, expected=world.pairs(), **options)
         return sorted({problem[:2] for problem in found})
 
     assert broken([*world.lines(), before]) == ["P2"]
