@@ -3,6 +3,8 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
+# The faults that `make test` injects; `make test-faults` takes the others.
+FAULTS_HERE := tests/faults/test_guards.py tests/faults/test_storage.py
 export VENV
 
 .PHONY: help
@@ -42,20 +44,20 @@ fmt: venv ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 .PHONY: test
-test: venv ## all tests
-	$(BIN)/python -m pytest tests/unit tests/spark
+test: venv ## unit tests, Spark tests, guards taken out, a storage that fails
+	$(BIN)/python -m pytest tests/unit tests/spark $(FAULTS_HERE) --junitxml=build/test.xml
 
 .PHONY: test-unit
 test-unit: venv ## the tests that start no JVM
 	$(BIN)/python -m pytest tests/unit
 
 .PHONY: test-faults
-test-faults: venv ## the fault matrix: injected faults, kills, changing sources (FAULTS names files)
-	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults) --junitxml=build/faults.xml
+test-faults: venv ## the other faults: kills, a cluster, overlaps, changing sources (FAULTS names files)
+	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%)) --junitxml=build/faults.xml
 
 .PHONY: reliability
-reliability: test-faults ## run the fault matrix, and write docs/reliability.md from what passed
-	$(BIN)/python -m scripts.reliability build/faults.xml
+reliability: test test-faults ## run every test, and write docs/reliability.md from what passed
+	$(BIN)/python -m scripts.reliability build/test.xml build/faults.xml
 
 .PHONY: soak
 soak: venv ## 100 kills and stops in one job (NEMESIS_BLOWS and NEMESIS_SEED change them)

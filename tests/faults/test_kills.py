@@ -113,7 +113,7 @@ def test_f13_a_clock_that_is_an_hour_off_may_steal_and_does_not_corrupt(gated, s
 
 def test_f11_slow_calls_on_every_task_slot_do_not_starve_the_heartbeats(make_world):
     """A heartbeat is a Spark job: while each slot is busy for longer than a lease, the runner still looks alive."""
-    world = make_world(traces=4, lease_s=8, heartbeat_s=1, pause=20)
+    world = make_world(traces=4, lease_s=6, heartbeat_s=1, pause=13)
     with world.runner("run", "length") as runner:
         world.wait_for_calls(1)
         wait_until(lambda: world.newest().state == "SUCCEEDED" or not world.newest().alive, 400, "the job to end")

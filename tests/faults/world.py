@@ -29,7 +29,10 @@ TRACES = 600
 """Three chunks: the pilot of some 200 pairs and what follows."""
 PATIENCE_S = 180.0
 LOGGING = Path(backfill_spark.__file__).with_name("log4j2.properties")
-LITTLE_COMPILING = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# Measured: of 25 s to the first call, class verification takes 1.7.
+LITTLE_COMPILING = (
+    "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+)
 SHORT_LIVED = {
     "spark.master": "local[2]",
     "spark.ui.enabled": "false",

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 
 from tests.factories import some_traces, write_traces
+from tests.faults.world import SHORT_LIVED
 from tests.judge_server import serving
 
 TEXTS = ("fine", "tells-key", "tells-key-as-result", "tells-key-400", "tells-key-500x1", "enum", "filter")
@@ -74,8 +75,8 @@ def main(folder: str, address: str, moved: str) -> None:
         tables={"root": f"{folder}/tables"},
         traces={"path": f"{folder}/traces"},
         timezone="UTC",
-        spark={
-            "spark.master": "local[2]",
+        spark=SHORT_LIVED
+        | {
             "spark.sql.shuffle.partitions": "2",
             "spark.default.parallelism": "2",
             "spark.eventLog.enabled": "true",
