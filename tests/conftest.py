@@ -102,7 +102,8 @@ def _spark_session(tmp_path_factory: pytest.TempPathFactory, spark_options: dict
                     [
                         f"-Dlog4j2.configurationFile=file:{REPOSITORY / 'backfill_spark' / 'log4j2.properties'}",
                         f"-Dderby.system.home={folder / 'derby'}",
-                        "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=256m -Xms2g -Xmn1g",
+                        # Measured: half of 256 MB is full after six minutes.
+                        "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=512m -Xms2g -Xmn1g",
                     ]
                 ),
             }
