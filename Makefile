@@ -4,7 +4,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 # The faults that `make test` injects; `make test-faults` takes the others.
-FAULTS_HERE := tests/faults/test_guards.py tests/faults/test_storage.py
+FAULTS_HERE := tests/faults/test_guards.py
 export VENV
 
 .PHONY: help
@@ -44,7 +44,7 @@ fmt: venv ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 .PHONY: test
-test: venv ## unit tests, Spark tests, guards taken out, a storage that fails
+test: venv ## unit tests, Spark tests, guards taken out
 	$(BIN)/python -m pytest tests/unit tests/spark $(FAULTS_HERE) --junitxml=build/test.xml
 
 .PHONY: test-unit
@@ -52,7 +52,7 @@ test-unit: venv ## the tests that start no JVM
 	$(BIN)/python -m pytest tests/unit
 
 .PHONY: test-faults
-test-faults: venv ## the other faults: kills, a cluster, overlaps, changing sources (FAULTS names files)
+test-faults: venv ## the faults: a failing storage, changing sources, overlaps, kills, a cluster (FAULTS names files)
 	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%) -m "not kills") --junitxml=build/faults.xml
 	$(if $(FAULTS),,$(BIN)/python -m pytest tests/faults -m kills --junitxml=build/kills.xml)
 
