@@ -106,10 +106,10 @@ def run_job(
                 epoch.selection, epoch.staging_version = prepared.selection, prepared.staging_version
                 epoch.services, epoch.probed = prepared.services, prepared.probed
             else:
+                jobs.show(record)
                 epoch.services = services_of(settings, request)
-                with aside(lambda: jobs.show(record)):
-                    epoch.source = pinned_source(spark, settings, job_id, request)
-                    epoch.choice = WorkStore(spark, settings).choice(job_id, request)
+                epoch.source = pinned_source(spark, settings, job_id, request)
+                epoch.choice = WorkStore(spark, settings).choice(job_id, request)
             run(epoch)
     except LeaseLostError:
         raise

@@ -137,7 +137,8 @@ class Store:
 
     def _properties(self) -> dict[str, str]:
         if self.location.is_relative:
-            # SHOW TBLPROPERTIES does not find it; DESCRIBE DETAIL adds up the table's files, a second of a new process.
+            # SHOW TBLPROPERTIES does not find it. DESCRIBE DETAIL adds up a table's files: measured for all eight in a
+            # new process, 5.4 s instead of 1.1.
             return self.delta().detail().select("properties").collect()[0][0] or {}
         return {r[0]: r[1] for r in self.spark.sql(f"SHOW TBLPROPERTIES {self.location.quoted}").collect()}
 

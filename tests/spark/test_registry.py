@@ -334,6 +334,7 @@ def _config(found: Any) -> tuple[float | None, str | None]:
 
 
 def test_tables_by_a_relative_path_are_found_again(spark, settings, monkeypatch):
+    """By a process that has not made them."""
     from backfill_spark import store, tables
 
     Path("build").mkdir(exist_ok=True)
@@ -342,6 +343,5 @@ def test_tables_by_a_relative_path_are_found_again(spark, settings, monkeypatch)
             update={"tables": settings.tables.model_copy(update={"root": os.path.relpath(folder)})}
         )
         store.Store(spark, tables.JOBS, near).ensure()
-        # As in the next process.
         monkeypatch.setattr(store, "_checked", set())
         assert store.Store(spark, tables.JOBS, near).ensure().read().count() == 0
