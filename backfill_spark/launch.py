@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.backfill import finish, how_it_ends, merge, run
 from backfill_spark.choices import WorkStore
 from backfill_spark.epoch import Canceled, Epoch
-from backfill_spark.errors import BackfillRefusedError, LeaseLostError, SourceGoneError
+from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, SourceGoneError, interrupt_behind
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.job_store import JobStore
@@ -74,16 +75,16 @@ def run_job(
     """
     jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
     is_new = lease is not None
+    record = lease.record if lease is not None else jobs.record(job_id)
+    if record.state.is_terminal:
+        return record
+    # Before the claim: what cannot be read leaves the job as it is.
+    request = prepared.request if prepared is not None else request_of(spark, settings, record)
     if lease is None:
         results.ensure()
-        record = jobs.record(job_id)
-        if record.state.is_terminal:
-            return record
         lease = jobs.claim(record, [results.staging, results.assessments])
         if lease is None:
             return jobs.record(job_id)
-    record = lease.record
-    request = prepared.request if prepared is not None else request_of(spark, settings, record)
     epoch = Epoch(
         spark=spark,
         settings=settings,
@@ -94,8 +95,23 @@ def run_job(
         lease=lease,
         bar=bar or _Silent(),
         ask_judges=run_slices,
-        planned={n: Counts.from_json(c) for n, c in record.created["counts"].items()},
+        planned={n: Counts.from_json(c) for n, c in lease.record.created["counts"].items()},
     )
+    earlier = sys.exception()
+    try:
+        record = _work_and_end(epoch, jobs, prepared, earlier)
+    except BaseException as raised:
+        interrupt = interrupt_behind(raised, earlier=earlier)
+        if interrupt is None:
+            raise
+        jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_notes())
+        raise interrupt from None
+    has_staged = lease.epoch > 1 or any(t.finished for t in epoch.tallies.values())
+    return close(spark, settings, record, has_row=is_new, has_staged=has_staged)
+
+
+def _work_and_end(epoch: Epoch, jobs: JobStore, prepared: Prepared | None, earlier: BaseException | None) -> JobRecord:
+    spark, settings, job_id, lease = epoch.spark, epoch.settings, epoch.job_id, epoch.lease
     how, error = End.SUCCEEDED, None
     lease.start(lambda: _cancel_group(spark, job_id))
     try:
@@ -106,26 +122,25 @@ def run_job(
                 epoch.selection, epoch.staging_version = prepared.selection, prepared.staging_version
                 epoch.services, epoch.probed = prepared.services, prepared.probed
             else:
-                jobs.show(record)
-                epoch.services = services_of(settings, request)
-                epoch.source = pinned_source(spark, settings, job_id, request)
-                epoch.choice = WorkStore(spark, settings).choice(job_id, request)
+                jobs.show(lease.record)
+                epoch.services = services_of(settings, epoch.request)
+                epoch.source = pinned_source(spark, settings, job_id, epoch.request)
+                epoch.choice = WorkStore(spark, settings).choice(job_id, epoch.request)
             run(epoch)
-    except LeaseLostError:
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        lease.stop()
-        jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_notes())
-        raise
-    except Exception as raised:
+    except BaseException as raised:
+        if interrupt_behind(raised, earlier=earlier) is not None:
+            # Its tasks would go on calling, and keep the slots that the release needs.
+            _cancel_group(spark, job_id)
+            raise
+        if isinstance(raised, LeaseLostError) or not isinstance(raised, Exception):
+            raise
         lease.check()
         how, error = how_it_ends(_explained(epoch, raised))
         if how is not End.CANCELED:
             _merge_what_is_staged(epoch)
     finally:
         lease.stop()
-    has_staged = lease.epoch > 1 or any(t.finished for t in epoch.tallies.values())
-    return close(spark, settings, finish(epoch, how, error), has_row=is_new, has_staged=has_staged)
+    return finish(epoch, how, error)
 
 
 def _merge_what_is_staged(epoch: Epoch) -> None:
@@ -205,8 +220,8 @@ def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll
             tried[record.job_id] = tried.get(record.job_id, 0) + 1
             try:
                 ended = run_job(spark, settings, record.job_id)
-            except LeaseLostError as error:
-                logger.warning("%s", error)
+            except BackfillError as error:  # this job's own trouble: the others need not wait for it
+                logger.warning("job %s: %s", record.job_id, error)
                 continue
             if ended.state.is_at_rest:
                 has_worked = True

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from backfill_spark.settings import Settings
 
 
+BEING_WRITTEN = 0
+"""Instead of an epoch: a beat is being written at this moment, which is a beat."""
+
+
 class Pulse:
     """The files of all jobs of one set of tables."""
 
@@ -56,7 +60,7 @@ class Pulse:
         """Return when the runner of `epoch` beat last, in seconds since 1970."""
         try:
             files, path = self._place(job_id, "beat")
-            if self._epoch(files, path) != epoch:
+            if self._epoch(files, path) not in (epoch, BEING_WRITTEN):
                 return None
             info = files.get_file_info(path)
         except (LookupError, OSError):
@@ -102,11 +106,12 @@ class Pulse:
 
     @staticmethod
     def _epoch(files: fs.FileSystem, path: str) -> int | None:
+        """Epoch of a job's newest beat; None when there is none."""
         if not files.get_file_info(path).is_file:
             return None
         with files.open_input_stream(path) as stream:
             text = stream.read().decode()
-        return int(text) if text.isdecimal() else None
+        return int(text) if text.isdecimal() else BEING_WRITTEN
 
     @staticmethod
     def _write(files: fs.FileSystem, path: str, text: str) -> None:

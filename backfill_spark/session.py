@@ -97,6 +97,11 @@ def _build(settings: Settings) -> SparkSession:
         options |= {
             "spark.master": master,
             "spark.ui.enabled": "false",
+            # Kept for that page, a thousand each: plans that fill the heap of a worker that runs for days.
+            "spark.sql.ui.retainedExecutions": "20",
+            "spark.ui.retainedJobs": "20",
+            "spark.ui.retainedStages": "20",
+            "spark.ui.retainedTasks": "100",
             # Measured: registry and job writes take 1.5 s instead of 6.6.
             "spark.databricks.delta.snapshotPartitions": "2",
             "spark.sql.shuffle.partitions": "4",
@@ -121,7 +126,10 @@ def _build(settings: Settings) -> SparkSession:
         builder = builder.config("spark.jars", ",".join(settings.delta_jars))
     else:
         builder = configure_spark_with_delta_pip(builder)
-        builder = builder.config("spark.jars.excludes", UNNEEDED_ARCHIVES)
+        if fetched := _fetched_archives(builder):
+            builder = builder.config("spark.jars", ",".join(fetched)).config("spark.jars.packages", "")
+        else:
+            builder = builder.config("spark.jars.excludes", UNNEEDED_ARCHIVES)
     try:
         spark = builder.getOrCreate()
     except Exception as error:
@@ -130,6 +138,17 @@ def _build(settings: Settings) -> SparkSession:
             "name local archives of delta-spark and delta-storage in the setting delta_jars."
         ) from error
     return spark
+
+
+def _fetched_archives(builder: SparkSession.Builder) -> list[str]:
+    """Return Delta's archives when an earlier start has fetched them: Ivy takes a second to look, and prints a page."""
+    options = builder._options  # noqa: SLF001 - the coordinates are Delta's to know
+    if options.keys() & {"spark.jars", "spark.jars.ivy", "spark.jars.ivySettings"}:
+        return []
+    group, name, version = options["spark.jars.packages"].split(":")
+    folder = Path.home() / ".ivy2.5.2" / "jars"
+    archives = [folder / f"{group}_{one}-{version}.jar" for one in (name, "delta-storage")]
+    return [str(a) for a in archives] if all(a.exists() for a in archives) else []
 
 
 def check_delta(spark: SparkSession) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import signal
 import sys
 import threading
@@ -17,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
-from backfill_spark.errors import BackfillError, BackfillRefusedError, SchemaVersionError, SessionError
+from backfill_spark.errors import (
+    BackfillError,
+    BackfillRefusedError,
+    SchemaVersionError,
+    SessionError,
+    interrupt_behind,
+)
 from backfill_spark.models import JobState
 
 if TYPE_CHECKING:
@@ -128,16 +135,16 @@ class Program:
         """Turn errors and signals into messages and exit codes; keep stdout for the answer."""
         self._stdout = sys.stdout
         _forgive_encoding()
+        # py4j shows an interrupt's traceback; `_interrupted` says it in a sentence.
+        logging.getLogger().addFilter(lambda record: record.msg != "KeyboardInterrupt while sending command.")
         with contextlib.ExitStack() as stack:
             stack.enter_context(_terminating())
             try:
                 yield
             except (click.exceptions.Exit, click.Abort, SystemExit):
                 raise
-            except Terminated:
-                self._interrupted(ExitCode.TERMINATED)
-            except KeyboardInterrupt:
-                self._interrupted(ExitCode.INTERRUPTED)
+            except KeyboardInterrupt as interrupt:
+                self._interrupted(interrupt)
             except click.ClickException as error:
                 if isinstance(error, click.UsageError) and error.ctx is not None:
                     click.echo(error.ctx.get_usage(), err=True)
@@ -148,6 +155,8 @@ class Program:
                 refused = isinstance(error, REFUSALS)
                 self._fail(error, str(error), ExitCode.REFUSED if refused else ExitCode.FAILED)
             except Exception as error:
+                if (hidden := interrupt_behind(error)) is not None:
+                    self._interrupted(hidden)
                 said = (str(error).strip().splitlines() or [""])[0][:400]
                 hint = "" if self.debug else " (--debug shows the traceback)"
                 self._fail(error, f"Unexpected {type(error).__name__}: {said}{hint}", ExitCode.FAILED)
@@ -161,10 +170,10 @@ class Program:
         with contextlib.redirect_stdout(sys.stderr):
             yield
 
-    def _interrupted(self, code: ExitCode) -> NoReturn:
+    def _interrupted(self, interrupt: BaseException) -> NoReturn:
         self.say("Interrupted. Nothing that was staged is lost: the same command again goes on from there.")
         self.answer_object({"error": {"type": "Interrupted", "message": "interrupted", "problems": []}})
-        raise click.exceptions.Exit(code)
+        raise click.exceptions.Exit(ExitCode.TERMINATED if isinstance(interrupt, Terminated) else ExitCode.INTERRUPTED)
 
     def _fail(self, error: BaseException, text: str, code: ExitCode) -> NoReturn:
         if self.debug:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.world import NO_GATE, TRACES, World
+from tests.faults.world import NO_GATE, SHORT_LIVED, TRACES, World
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -46,11 +46,25 @@ def pattern(_spark_session: SparkSession, tmp_path_factory: pytest.TempPathFacto
     return world
 
 
+@pytest.fixture(scope="session")
+def quick(pattern: World, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Settings with which a runner starts sooner; made by a whole job, so only where there are many runners."""
+    folder = tmp_path_factory.mktemp("quick")
+    shutil.copytree(pattern.folder, folder, dirs_exist_ok=True)
+    world = World(pattern.spark, settings_in(folder), folder, pattern.desk)
+    world.order()
+    return world.keep_classes()
+
+
 @pytest.fixture
-def make_world(spark: SparkSession, pattern: World, tmp_path: Path) -> Iterator[Callable[..., World]]:
+def make_world(
+    request: pytest.FixtureRequest, spark: SparkSession, pattern: World, tmp_path: Path
+) -> Iterator[Callable[..., World]]:
     """Make a world; its scorer waits at call `gate_at` until the gate is there, each call takes `pause` seconds."""
     import backfill_spark
     from backfill_spark import failpoints
+
+    options = request.getfixturevalue("quick") if request.node.get_closest_marker("kills") else SHORT_LIVED
 
     def make(
         *,
@@ -62,7 +76,7 @@ def make_world(spark: SparkSession, pattern: World, tmp_path: Path) -> Iterator[
     ) -> World:
         shutil.copytree(pattern.folder, tmp_path, dirs_exist_ok=True)
         settings = settings_in(tmp_path, lease_s=lease_s, heartbeat_s=heartbeat_s)
-        world = World(spark, settings, tmp_path, pattern.desk, list(pattern.ids))
+        world = World(spark, settings, tmp_path, pattern.desk, list(pattern.ids), options)
         world.order(gate_at=gate_at, pause=pause)
         if traces != TRACES:
             world.write_traces(traces)

@@ -5,7 +5,10 @@ import signal
 import time
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 
+from backfill_spark import resume_backfill
+from backfill_spark.results import ResultStore
 from tests.checker import calls_of
 from tests.faults.world import refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
@@ -132,6 +135,41 @@ def test_f45_an_interrupt_releases_the_lease_and_the_job_can_be_resumed_at_once(
     assert (job.state, job.alive) == ("RUNNING", False)
     assert world.resume(job_id).state == "SUCCEEDED"
     assert world.broken(extra=len(world.ids)) == []
+
+
+def test_f45_an_interrupt_that_comes_out_as_another_error_is_an_interrupt(world, monkeypatch):
+    """PySpark's own clean-up may fail while an interrupt passes through it; the job is released all the same."""
+    monkeypatch.setattr(ResultStore, "stage", broken_connection(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    monkeypatch.undo()
+    job = world.newest()
+    assert (job.state, job.alive) == ("RUNNING", False)
+    assert resume_backfill(job.job_id, spark=world.spark, settings=world.settings).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_f45_an_interrupt_from_before_the_job_is_none_of_its_own(world, monkeypatch):
+    """A notebook's `except KeyboardInterrupt:` that starts a job: what fails in that job is told as usual."""
+    monkeypatch.setattr(ResultStore, "stage", broken_connection(None))
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        job_id = world.run()
+    assert world.job(job_id).state == "PARTIAL"
+
+
+def broken_connection(interrupt):
+    """Return a function that ends as py4j does when its connection breaks, by an interrupt or by itself."""
+
+    def stage(*_):
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            raise Py4JNetworkError("Answer from Java side is empty")
+
+    return stage
 
 
 def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world):

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.world import SHORT_LIVED
 from tests.nemesis import Runner, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.kills, pytest.mark.timeout(900)]
@@ -84,7 +83,7 @@ def cluster(tmp_path_factory):
 
 def runner_on(cluster, world, *, failpoint="", **spark):
     """Start `run length` with its driver here and its tasks on the cluster."""
-    options = SHORT_LIVED | {
+    options = {
         "spark.master": cluster.url,
         "spark.executor.memory": "512m",
         "spark.driver.host": "127.0.0.1",
@@ -92,7 +91,8 @@ def runner_on(cluster, world, *, failpoint="", **spark):
         "spark.sql.shuffle.partitions": "2",
         "spark.databricks.delta.snapshotPartitions": "2",
     }
-    environment = world.environment(failpoint) | {"BACKFILL_SPARK_SPARK": json.dumps(options | spark)}
+    environment = world.environment(failpoint)
+    environment["BACKFILL_SPARK_SPARK"] = json.dumps({**world.options, **options, **spark})
     command = [sys.executable, "-m", "tests.faults.driver", "run", "length"]
     return Runner(command, log=world.desk / "runner.log", environment=environment)
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -95,6 +95,8 @@ class World:
     desk: Path
     """Of the scorer's ledger and orders, and of the runners' logs."""
     ids: list[str] = field(default_factory=list)
+    options: Mapping[str, str] = field(default_factory=lambda: SHORT_LIVED)
+    """Spark's settings for runners."""
 
     @property
     def ledger(self) -> str:
@@ -119,6 +121,10 @@ class World:
         for name in ("ledger.txt", "gate", "held"):
             (self.desk / name).unlink(missing_ok=True)
         (self.desk / "orders.txt").write_text(f"{gate_at} {pause}")
+
+    def hurry(self) -> None:
+        """Let later calls take no time, and wait for nothing."""
+        (self.desk / "orders.txt").write_text(f"{NO_GATE} 0")
 
     def register(self) -> None:
         """Make the tables; register and start the scorer `length`."""
@@ -222,11 +228,34 @@ class World:
         command = [sys.executable, "-m", "tests.faults.driver", action, *arguments]
         return Runner(command, log=self.desk / f"{log}.log", environment=self.environment(failpoint))
 
+    def jars(self) -> list[str]:
+        """Return Delta's archives: Ivy would look them up again at each start."""
+        return [a.removeprefix("file://") for a in self.spark.conf.get("spark.jars", "").split(",") if a]
+
+    def keep_classes(self) -> Mapping[str, str]:
+        """Let a runner write the classes that a job needs to an archive; return settings that read them from there.
+
+        Measured: 21 CPU seconds to a runner's first call instead of 29.
+        """
+        plain, archive = self.options, self.desk / "classes.jsa"
+
+        def with_flag(flag: str) -> Mapping[str, str]:
+            java = f"{plain['spark.driver.extraJavaOptions']} -XX:{flag}={archive}"
+            return {
+                **plain,
+                "spark.driver.extraClassPath": ":".join(self.jars()),
+                "spark.driver.extraJavaOptions": java,
+            }
+
+        self.options = with_flag("ArchiveClassesAtExit")
+        with self.runner("run", "length", log="classes") as runner:
+            assert runner.wait(PATIENCE_S) == 0, runner.said()
+            wait_until(lambda: not runner.family(), PATIENCE_S, "the JVM to write its classes")
+        return with_flag("SharedArchiveFile")
+
     def environment(self, failpoint: str = "") -> dict[str, str]:
         """Return the settings as a runner's environment."""
         limits = self.settings.limits
-        # Ivy would look the archives up again at each start.
-        archives = [a.removeprefix("file://") for a in self.spark.conf.get("spark.jars", "").split(",") if a]
         found = {
             "BACKFILL_SPARK_TABLES__ROOT": self.settings.tables.root,
             "BACKFILL_SPARK_TRACES__PATH": self.settings.traces_path,
@@ -234,8 +263,8 @@ class World:
             "BACKFILL_SPARK_LIMITS__LEASE_S": str(limits.lease_s),
             "BACKFILL_SPARK_LIMITS__HEARTBEAT_S": str(limits.heartbeat_s),
             "BACKFILL_SPARK_JUDGE": self.settings.judge.model_dump_json(),
-            "BACKFILL_SPARK_DELTA_JARS": json.dumps(archives),
-            "BACKFILL_SPARK_SPARK": json.dumps(SHORT_LIVED),
+            "BACKFILL_SPARK_DELTA_JARS": json.dumps(self.jars()),
+            "BACKFILL_SPARK_SPARK": json.dumps(dict(self.options)),
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
         return found | ({"BACKFILL_SPARK_FAILPOINT": failpoint} if failpoint else {})
