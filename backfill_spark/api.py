@@ -60,18 +60,18 @@ def plan_backfill(
         BackfillRefusedError: the backfill would be refused; `.problems` has every reason.
     """
     arguments = requests.Arguments(
-        scorers,
-        start_time,
-        end_time,
-        filter_string,
-        trace_ids,
-        reprocess,
-        sampling,
-        seed,
-        max_error_rate,
-        exclusive,
-        max_calls,
-        max_cost_usd,
+        scorers=scorers,
+        start_time=start_time,
+        end_time=end_time,
+        filter_string=filter_string,
+        trace_ids=trace_ids,
+        reprocess=reprocess,
+        sampling=sampling,
+        seed=seed,
+        max_error_rate=max_error_rate,
+        exclusive=exclusive,
+        max_calls=max_calls,
+        max_cost_usd=max_cost_usd,
     )
     settings, spark = _context(settings, spark)
     return accept(arguments, experiment_id, spark, settings).plan
@@ -121,32 +121,30 @@ def backfill_scorers(
         BackfillFailedError: the job ended FAILED; `.job_id` names it.
     """
     arguments = requests.Arguments(
-        scorers,
-        start_time,
-        end_time,
-        filter_string,
-        trace_ids,
-        reprocess,
-        sampling,
-        seed,
-        max_error_rate,
-        exclusive,
-        max_calls,
-        max_cost_usd,
+        scorers=scorers,
+        start_time=start_time,
+        end_time=end_time,
+        filter_string=filter_string,
+        trace_ids=trace_ids,
+        reprocess=reprocess,
+        sampling=sampling,
+        seed=seed,
+        max_error_rate=max_error_rate,
+        exclusive=exclusive,
+        max_calls=max_calls,
+        max_cost_usd=max_cost_usd,
+        launch=launch,
     )
-    if launch not in ("here", "queue"):
-        raise BackfillRefusedError(f"launch must be 'here' or 'queue', got {launch!r}.")
     settings, spark = _context(settings, spark)
     made = accept(arguments, experiment_id, spark, settings)
     from backfill_spark import display
 
     display.announce(made.plan)
     made = probe_models(made)
-    # An exclusive job looks around once more before anybody claims it.
-    lease = create_claimed(made) if launch == "here" and not exclusive else None
+    lease = create_claimed(made) if launch == "here" else None
     job_id = create(made) if lease is None else lease.job_id
     if exclusive:
-        withdraw_unless_alone(made, job_id)
+        withdraw_unless_alone(made, job_id, lease)
     if launch == "queue":
         return job_id
     total = sum(c.due for c in made.prepared.selection.counts.values())

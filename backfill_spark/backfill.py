@@ -14,7 +14,7 @@ from backfill_spark import chunks, sampling
 from backfill_spark import pairs as P
 from backfill_spark.adoption import adopt, everything, look_again
 from backfill_spark.epoch import Canceled, Epoch, TooManyErrors
-from backfill_spark.errors import SourceGoneError
+from backfill_spark.errors import BackfillError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec
@@ -40,7 +40,6 @@ def run(epoch: Epoch) -> None:
         Canceled, TooManyErrors, LeaseLostError, SourceGoneError: why it stopped early.
     """
     selection = survey(epoch)
-    collect_earlier(epoch)
     adopt(epoch, selection)
     merge_when_due(epoch)
     for chunk, tasks in pieces(epoch, selection):
@@ -57,9 +56,16 @@ def run(epoch: Epoch) -> None:
 
 
 def survey(epoch: Epoch) -> Selection:
-    """Count the pairs at the pinned versions, unless the plan has just done it."""
+    """Count the pairs, unless the plan has just done it: of the pinned source, and of the results as they are now.
+
+    Another job may have scored the pairs, and emptied its staging, since this one was created.
+    """
     if epoch.selection is None:
+        # First staging: whoever merges and empties in between is then seen in one of them.
         epoch.staging_version = epoch.results.staging.version()
+        version = epoch.results.assessments.version()
+        epoch.request = replace(epoch.request, results_version=version)
+        epoch.lease.note(Event.CHANGED, {"results_version": version})
         epoch.selection = select(
             epoch.request,
             epoch.source,
@@ -68,6 +74,8 @@ def survey(epoch: Epoch) -> Selection:
             job_id=epoch.job_id,
             staging_version=epoch.staging_version,
         )
+        own = epoch.selection.own
+        epoch.gone = {name: max(t.finished - own[name], 0) for name, t in epoch.tallies.items()}
     return epoch.selection
 
 
@@ -257,9 +265,8 @@ def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
         "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else epoch.reached,
         "error": error,
     }
-    lease = epoch.lease
-    record = lease.store.end(epoch.job_id, lease.epoch, how, payload, lease.take_notes(), claimed=lease.record)
-    if record.epoch != lease.epoch or record.is_released:
+    record = epoch.lease.end(how, payload)
+    if record.epoch != epoch.lease.epoch or record.is_released:
         epoch.fenced()
     return record
 
@@ -269,9 +276,17 @@ def final_counts(epoch: Epoch) -> dict[str, Counts]:
     planned = epoch.selection.counts if epoch.selection is not None else epoch.planned
     out = {}
     for name, counts in planned.items():
-        t = epoch.tallies.get(name, Tally())
+        t, gone = epoch.tallies.get(name, Tally()), epoch.gone.get(name, 0)
+        due = counts.due + gone
         out[name] = replace(
-            counts, scored=t.scored, empty=t.empty, errored=t.errored, calls=t.calls, left=counts.due - t.finished
+            counts,
+            in_window=counts.in_window + gone,
+            due=due,
+            scored=t.scored,
+            empty=t.empty,
+            errored=t.errored,
+            calls=t.calls,
+            left=due - t.finished,
         )
     return out
 
@@ -285,7 +300,7 @@ def how_it_ends(error: BaseException) -> tuple[End, str]:
         return End.CANCELED, str(error)
     if isinstance(error, TooManyErrors):
         return End.FAILED, str(error)
-    if isinstance(error, SourceGoneError):
+    if isinstance(error, BackfillError):
         return End.PARTIAL, str(error)
     if isinstance(error, (PySparkException, Py4JError, OSError)) and not isinstance(error, AnalysisException):
         return End.PARTIAL, f"{error_text(error)}. `resume` goes on with what is left."

@@ -13,7 +13,7 @@ from backfill_spark import pairs as P
 from backfill_spark import tables
 from backfill_spark.models import Request, Sampling
 from backfill_spark.plan import chosen_pairs
-from backfill_spark.store import Store
+from backfill_spark.store import Store, Txn
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -71,9 +71,9 @@ class WorkStore:
         rows = [{"job_id": job_id, "kind": FILE, "trace_id": f} for f in files]
         self.store.ensure().append(self.store.frame(rows))
 
-    def keep_prompts(self, job_id: str, prompts: DataFrame) -> None:
-        """Write a job's rendered prompts."""
-        self._write(prompts.withColumns({"job_id": F.lit(job_id), "kind": F.lit(PROMPT)}))
+    def keep_prompts(self, job_id: str, prompts: DataFrame, txn: Txn) -> bool:
+        """Write a job's rendered prompts; False when another runner has fenced this one off."""
+        return self._write(prompts.withColumns({"job_id": F.lit(job_id), "kind": F.lit(PROMPT)}), txn)
 
     def prompts(self, job_id: str) -> DataFrame:
         """Return the job's rendered prompts: one row a pair of a judge."""
@@ -99,22 +99,23 @@ class WorkStore:
         """Return the frozen file list; empty for sources that are pinned by a version."""
         return tuple(r[0] for r in self._rows(job_id, FILE).select("trace_id").orderBy("trace_id").collect())
 
-    def clear_files(self, job_id: str) -> None:
-        """Drop a job's frozen file list only."""
-        self.store.delta().delete((F.col("job_id") == job_id) & (F.col("kind") == FILE))
+    def clear_of_source(self, job_id: str) -> None:
+        """Drop what a job has read from the pinned version of its source: the file list and the prompts."""
+        if self.store.exists():
+            self.store.delete((F.col("job_id") == job_id) & F.col("kind").isin(FILE, PROMPT))
 
     def clear(self, job_id: str) -> None:
         """Drop what a job kept."""
         if self.store.exists() and self.store.read().where(F.col("job_id") == job_id).select("job_id").head(1):
-            self.store.delta().delete(F.col("job_id") == job_id)
+            self.store.delete(F.col("job_id") == job_id)
 
     def _rows(self, job_id: str, kind: str, version: int | None = None) -> DataFrame:
         return self.store.read(version).where((F.col("job_id") == job_id) & (F.col("kind") == kind))
 
-    def _write(self, rows: DataFrame) -> None:
+    def _write(self, rows: DataFrame, txn: Txn | None = None) -> bool:
         have = set(rows.columns)
         columns = [
             (F.col(f.name) if f.name in have else F.lit(None)).cast(f.dataType).alias(f.name)
             for f in tables.WORK.schema.fields
         ]
-        self.store.ensure().append(rows.select(*columns))
+        return self.store.ensure().append(rows.select(*columns), txn=txn)

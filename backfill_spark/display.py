@@ -129,6 +129,7 @@ def job_sheet(job: Any, *, summary: Any = None) -> Sheet:
             ("started", _moment(job.started_at)),
             ("ended", _ended(job)),
             ("calls", f"{job.calls or 0:,}"),
+            ("cost", "" if job.cost_usd is None else f"{job.cost_usd:.4f} USD"),
             ("error", job.error or ""),
         ),
         (table,),

@@ -59,6 +59,8 @@ class Epoch:
     looked_at: int | None = None
     """Version of staging up to which other jobs' writes have been looked at."""
     tallies: dict[str, Tally] = field(default_factory=dict)
+    gone: Mapping[str, int] = field(default_factory=dict)
+    """Pairs that an earlier epoch has staged and that the source, now read at another version, does not have."""
     waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
     """Staged chunks that no MERGE has taken yet."""
     rows_waiting: int = 0

@@ -26,7 +26,7 @@ class Event(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     CONFLICT = "conflict"
     CHANGED = "changed"
-    """The request was changed by `resume`: a new source version, a raised budget."""
+    """The request was changed: by `resume` a new source version or budget, by an epoch the results it goes by."""
     ENDED = "ended"
 
 
@@ -55,6 +55,8 @@ class JobRecord:
     """What `resume` changed in the request."""
     epoch: int = 0
     owner: str | None = None
+    spark_app_id: str | None = None
+    """Spark application of the newest claim."""
     lease_s: float = 0.0
     last_seen: float | None = None
     """Commit time of the runner's newest event, in seconds since the epoch."""
@@ -103,6 +105,7 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
                     state=JobState.RUNNING,
                     epoch=row["epoch"],
                     owner=payload["owner"],
+                    spark_app_id=payload.get("spark_app_id"),
                     lease_s=payload["lease_s"],
                     is_epoch_ended=False,
                     is_released=False,
@@ -123,5 +126,6 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
             record = replace(record, state=JobState(how.value), end=payload, ended_at=ends[-1]["at"])
     if record.cancel_requested and not record.state.is_terminal:
         record = replace(record, state=JobState.CANCELING)
-    seen = [r["seen"] for r in rows if r["epoch"] == record.epoch and r["event"] != Event.CANCEL_REQUESTED]
+    others = (Event.CANCEL_REQUESTED, Event.CHANGED)  # no sign of the runner's life
+    seen = [r["seen"] for r in rows if r["epoch"] == record.epoch and r["event"] not in others]
     return replace(record, changes=changes, staged=staged, last_seen=max(seen, default=None))

@@ -32,7 +32,7 @@ from backfill_spark.job_record import End, Event, JobRecord, fold
 from backfill_spark.lease import EPOCH_SHIFT, Lease
 from backfill_spark.models import JobState, compact_json
 from backfill_spark.pulse import Pulse
-from backfill_spark.store import Store, Txn, aside, is_conflict
+from backfill_spark.store import Store, Txn, aside, until_alone
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -187,25 +187,19 @@ class JobStore:
         """
         row = self._row(record)
         changes = {k: f"s.{k}" for k in row if k != "job_id"}
-        for attempt in range(20):
-            try:
-                if has_row:
-                    self._update(record, row)
-                    return
-                self.jobs.merge(
-                    lambda spark: spark.createDataFrame(
-                        [tuple(row.get(n) for n in tables.JOBS.schema.fieldNames())], tables.JOBS.schema
-                    ),
-                    "t.job_id = s.job_id",
-                    # A stale reader must not show an older state over a newer or final one.
-                    lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsertAll(),
-                )
-            except Exception as error:
-                if not is_conflict(error) or attempt == 19:
-                    raise
-                time.sleep(secrets.randbelow(200) / 1000 * (attempt + 1))
-            else:
-                return
+        if has_row:
+            until_alone(lambda: self._update(record, row))
+            return
+        until_alone(
+            lambda: self.jobs.merge(
+                lambda spark: spark.createDataFrame(
+                    [tuple(row.get(n) for n in tables.JOBS.schema.fieldNames())], tables.JOBS.schema
+                ),
+                "t.job_id = s.job_id",
+                # A stale reader must not show an older state over a newer or final one.
+                lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsertAll(),
+            )
+        )
 
     def _update(self, record: JobRecord, row: Mapping[str, Any]) -> None:
         is_older = ~F.col("state").isin(_TERMINAL)
@@ -247,7 +241,7 @@ class JobStore:
             "heartbeat_at": _moment(record.last_seen) if record.epoch else None,
             "error": record.end.get("error"),
             "parent_job_id": created.get("parent_job_id"),
-            "spark_app_id": created.get("spark_app_id"),
+            "spark_app_id": record.spark_app_id,
             "versions": compact_json(created.get("versions", {})),
             "created_at": _moment(created["created_at"]),
             "started_at": _moment(record.started_at),
@@ -343,7 +337,8 @@ def _row_of(job_id: str, event: Event, payload: Mapping[str, Any], epoch: int, n
 
 def _from_row(row: Any) -> JobRecord:
     """A job at rest as its row tells it: the events have nothing to add."""
-    request = json.loads(row["request"])
+    # The frozen request is as it was at first; the columns have what `resume` changed.
+    request = json.loads(row["request"]) | {n: row[n] for n in ("source_version", "source_table_id", "results_version")}
     end = {
         "counts": json.loads(row["counts"]),
         "calls": row["calls"],
@@ -356,7 +351,6 @@ def _from_row(row: Any) -> JobRecord:
         "counts": end["counts"],
         "created_at": row["created_at"].timestamp(),
         "versions": json.loads(row["versions"] or "{}"),
-        "spark_app_id": row["spark_app_id"],
     }
     return JobRecord(
         row["job_id"],
@@ -364,6 +358,7 @@ def _from_row(row: Any) -> JobRecord:
         created=created,
         epoch=row["epoch"],
         owner=row["owner"],
+        spark_app_id=row["spark_app_id"],
         end=end,
         started_at=row["started_at"].timestamp() if row["started_at"] else None,
         ended_at=row["ended_at"].timestamp() if row["ended_at"] else None,

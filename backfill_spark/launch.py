@@ -6,24 +6,27 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.backfill import finish, how_it_ends, merge, run
+from backfill_spark.backfill import collect_earlier, finish, how_it_ends, merge, run
 from backfill_spark.choices import WorkStore
 from backfill_spark.epoch import Canceled, Epoch
 from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, SourceGoneError, interrupt_behind
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.job_store import JobStore
-from backfill_spark.models import Counts, Request
+from backfill_spark.models import Counts, JobState, Request
 from backfill_spark.plan import Selection
+from backfill_spark.probe import executor_problems
 from backfill_spark.pulse import Pulse
 from backfill_spark.registry import Registry
+from backfill_spark.request import Problems, limits_of
 from backfill_spark.results import ResultStore
-from backfill_spark.services import services_of
+from backfill_spark.services import keys_missing, prices_missing, services_of
 from backfill_spark.slices import forget_answers, run_slices
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
 from backfill_spark.store import aside, error_text
@@ -78,8 +81,10 @@ def run_job(
     record = lease.record if lease is not None else jobs.record(job_id)
     if record.state.is_terminal:
         return record
-    # Before the claim: what cannot be read leaves the job as it is.
+    # Before the claim: what is refused here leaves the job as it is.
     request = prepared.request if prepared is not None else request_of(spark, settings, record)
+    if prepared is None and not record.cancel_requested:
+        _refuse_unfit(spark, settings, request)
     if lease is None:
         results.ensure()
         lease = jobs.claim(record, [results.staging, results.assessments])
@@ -107,7 +112,23 @@ def run_job(
         jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_notes())
         raise interrupt from None
     has_staged = lease.epoch > 1 or any(t.finished for t in epoch.tallies.values())
-    return close(spark, settings, record, has_row=is_new, has_staged=has_staged)
+    close(spark, settings, record, has_row=is_new, has_staged=has_staged)
+    if record.state is JobState.CANCELING:
+        # Asked for when the epoch had ended already: nobody else need come back.
+        return run_job(spark, settings, job_id)
+    return record
+
+
+def _refuse_unfit(spark: SparkSession, settings: Settings, request: Request) -> None:
+    """Refuse a job that cannot run here, as a plan would.
+
+    Raises:
+        BackfillRefusedError: with every problem at once.
+    """
+    services = services_of(settings, request)
+    problems = [*executor_problems(spark, settings), *(keys_missing(spark, services) if services else ())]
+    if problems:
+        raise BackfillRefusedError(problems)
 
 
 def _work_and_end(epoch: Epoch, jobs: JobStore, prepared: Prepared | None, earlier: BaseException | None) -> JobRecord:
@@ -116,16 +137,18 @@ def _work_and_end(epoch: Epoch, jobs: JobStore, prepared: Prepared | None, earli
     lease.start(lambda: _cancel_group(spark, job_id))
     try:
         with _job_group(spark, job_id):
+            collect_earlier(epoch)
             epoch.check()
             if prepared is not None:
-                epoch.source, epoch.choice = prepared.source, prepared.choice
+                epoch.source = prepared.source
                 epoch.selection, epoch.staging_version = prepared.selection, prepared.staging_version
                 epoch.services, epoch.probed = prepared.services, prepared.probed
             else:
                 jobs.show(lease.record)
                 epoch.services = services_of(settings, epoch.request)
                 epoch.source = pinned_source(spark, settings, job_id, epoch.request)
-                epoch.choice = WorkStore(spark, settings).choice(job_id, epoch.request)
+            # As it was kept: Spark's samples need not be drawn again for each chunk.
+            epoch.choice = WorkStore(spark, settings).choice(job_id, epoch.request)
             run(epoch)
     except BaseException as raised:
         if interrupt_behind(raised, earlier=earlier) is not None:
@@ -174,17 +197,30 @@ def resume(
             f"Job {job_id} is {record.state} and its runner {record.owner} is alive. Wait for it "
             f"(`backfill-spark wait {job_id}`) or cancel it."
         )
-    changed = dict(changes)
+    request = request_of(spark, settings, record)
+    changed = _checked_limits(settings, request, changes)
     if repin:
-        pins, files = repinned(spark, settings, request_of(spark, settings, record))
+        pins, files = repinned(spark, settings, request)
         changed |= pins
+        work = WorkStore(spark, settings)
+        work.clear_of_source(job_id)
         if files:
-            work = WorkStore(spark, settings)
-            work.clear_files(job_id)
             work.keep_files(job_id, files)
     if changed:
         jobs.write(job_id, [(Event.CHANGED, changed)], epoch=record.epoch, n=(1 << 31))
     return run_job(spark, settings, job_id, bar=bar)
+
+
+def _checked_limits(settings: Settings, request: Request, changes: Mapping[str, Any]) -> dict[str, Any]:
+    if not changes:
+        return {}
+    problems = Problems()
+    changed = limits_of(changes, request.scorers, problems)
+    if changed.get("max_cost_usd") is not None:
+        for problem in prices_missing(services_of(settings, request)):
+            problems.note(problem)
+    problems.raise_any()
+    return changed
 
 
 def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
@@ -197,9 +233,10 @@ def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
     record = jobs.record(job_id)
     if record.state.is_terminal:
         return record
+    # The mark each time, and first: the event alone is not seen by a runner that looks for marks.
+    jobs.pulse.ask_cancel(job_id)
     if not record.cancel_requested:
         jobs.write(job_id, [(Event.CANCEL_REQUESTED, {})])
-        jobs.pulse.ask_cancel(job_id)
     record = jobs.record(job_id)
     if record.state.is_terminal or record.is_alive(jobs.clock()):
         return record
@@ -209,39 +246,63 @@ def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
 def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll_s: float = 5.0) -> Iterator[JobRecord]:
     """Run waiting jobs, oldest first: PENDING ones, interrupted ones and those of dead runners.
 
-    Gives each job as it ended. Without `forever` it stops when nothing waits.
+    Gives each job as it ended. What keeps one job from running does not keep the others: it is logged, and tried
+    again. Without `forever` it stops when nothing waits, or has been tried three times.
+
+    Raises:
+        Exception: without `forever`, what kept the last job from running, when the others are done.
     """
     jobs = JobStore(spark, settings)
-    tried: dict[str, int] = {}
+    tried: Counter[str] = Counter()
+    trouble: dict[str, Exception] = {}
     while True:
-        has_worked = False
-        waiting = [r for r in jobs.claimable() if forever or tried.get(r.job_id, 0) < 3]
-        for record in waiting:
-            tried[record.job_id] = tried.get(record.job_id, 0) + 1
-            try:
-                ended = run_job(spark, settings, record.job_id)
-            except BackfillError as error:  # this job's own trouble: the others need not wait for it
-                logger.warning("job %s: %s", record.job_id, error)
-                continue
-            if ended.state.is_at_rest:
-                has_worked = True
-                yield ended
+        has_worked, waiting = False, []
+        with _logged("the queue", trouble):
+            waiting = [r.job_id for r in jobs.claimable() if forever or tried[r.job_id] < 3]
+        for job_id in waiting:
+            tried[job_id] += 1
+            with _logged(job_id, trouble):
+                ended = run_job(spark, settings, job_id)
+                if ended.state.is_at_rest:
+                    has_worked = True
+                    yield ended
         if not waiting and not forever:
+            for error in trouble.values():
+                raise error
             return
         if not has_worked:
             time.sleep(poll_s)
 
 
+@contextmanager
+def _logged(what: str, trouble: dict[str, Exception]) -> Iterator[None]:
+    """Log what goes wrong in the block and keep it in `trouble`; forget it when it goes well."""
+    try:
+        yield
+    except LeaseLostError as error:
+        logger.warning("%s", error)
+    except Exception as error:
+        if interrupt_behind(error) is not None:
+            raise
+        said = str(error) if isinstance(error, BackfillError) else f"{type(error).__name__}: {error_text(error)}"
+        logger.warning("%s: %s", what, said)
+        trouble[what] = error
+    else:
+        trouble.pop(what, None)
+
+
 def close(
     spark: SparkSession, settings: Settings, record: JobRecord, *, has_row: bool = False, has_staged: bool = True
-) -> JobRecord:
-    """Bring the job's row up to date and drop what an ended job no longer needs."""
-    with aside(lambda: JobStore(spark, settings).show(record, has_row=has_row)):
+) -> None:
+    """Bring the job's row up to date and drop what an ended job no longer needs; its end stands already."""
+    with (
+        _logged(f"job {record.job_id} is {record.state}; its tables are tidied later", {}),
+        aside(lambda: JobStore(spark, settings).show(record, has_row=has_row)),
+    ):
         if record.state.is_terminal:
             _clean_up(spark, settings, record, has_staged=has_staged)
     if record.state.is_terminal:
         failpoint(Failpoint.AFTER_CLEANUP)
-    return record
 
 
 def _clean_up(spark: SparkSession, settings: Settings, record: JobRecord, *, has_staged: bool) -> None:

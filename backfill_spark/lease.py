@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.errors import LeaseLostError
+from backfill_spark.errors import LeaseLostError, interrupt_behind
 from backfill_spark.failpoints import Failpoint, failpoint
-from backfill_spark.job_record import Event, JobRecord
+from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.store import Txn, error_text
 
 if TYPE_CHECKING:
@@ -60,6 +60,24 @@ class Lease:
         with self._lock:
             notes, self._notes = self._notes, []
             return notes
+
+    def end(self, how: End, payload: Mapping[str, Any]) -> JobRecord:
+        """End the epoch with its last events; tried again while the storage is away, as long as the lease lasts.
+
+        Raises:
+            LeaseLostError: it could not be written in time; another runner may go on with the job.
+        """
+        notes, pause = self.take_notes(), 0.2
+        while True:
+            try:
+                return self.store.end(self.job_id, self.epoch, how, payload, notes, claimed=self.record)
+            except Exception as error:
+                if interrupt_behind(error) is not None:
+                    raise
+                logger.warning("job %s: its end could not be written yet: %s", self.job_id, error_text(error))
+                self.check()
+                time.sleep(pause)
+                pause = min(2 * pause, 5.0)
 
     def tell(self) -> None:
         """Append the kept events of this epoch, or a heartbeat, which renews the lease.
@@ -153,18 +171,21 @@ class Lease:
         limits = self.store.settings.limits
         _use_pool(self.store.spark, "heartbeat")
         while not self._stop.wait(limits.heartbeat_s):
+            if self._lost is not None:
+                self._interrupt()
+                continue
             try:
                 failpoint(Failpoint.BEFORE_HEARTBEAT)
                 self._renew()
-                if not self.is_canceled and self._cancel_is_asked():
-                    self.is_canceled = True
-                    self._interrupt()
+                self.is_canceled = self.is_canceled or self._cancel_is_asked()
             except LeaseLostError:
-                return
+                continue
             except Exception:  # the store may be away for a while; the lease decides for how long
                 if time.monotonic() - self._renewed > limits.lease_s * 2 / 3:
                     self.lose("its heartbeats did not land for two thirds of the lease")
-                    return
+            if self.is_canceled:
+                # At each beat, since it stops only the tasks that run: one may come between two of Spark's jobs.
+                self._interrupt()
 
 
 def _use_pool(spark: SparkSession, pool: str) -> None:

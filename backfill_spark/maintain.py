@@ -14,14 +14,12 @@ from backfill_spark.job_record import Event
 from backfill_spark.job_store import JobStore
 from backfill_spark.models import JobState, compact_json
 from backfill_spark.settings import parse_duration
-from backfill_spark.store import Store, is_conflict
+from backfill_spark.store import Store, until_alone
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, SparkSession
+    from pyspark.sql import SparkSession
 
     from backfill_spark.settings import Settings
-
-ATTEMPTS = 20
 
 
 def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], float] = time.time) -> dict[str, Any]:
@@ -41,7 +39,7 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
             done["staging_jobs"] = _expire_staging(by_name["staging"], settings, ended, clock())
         done["heartbeats"] = _drop_heartbeats(by_name["job_events"], ended)
     for name, store in by_name.items():
-        _again(lambda store=store: store.delta().optimize().executeCompaction())  # type: ignore[misc]
+        until_alone(store.delta().optimize().executeCompaction)
         store.delta().vacuum()
         done["optimized"].append(name)
         done["vacuumed"].append(name)
@@ -66,14 +64,14 @@ def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict
             found = mine.where("prompt_hash is not null").select("prompt_hash").distinct().collect()
             hashes += [r[0] for r in found]
         if deleted[table.name]:
-            _delete(store, F.col("trace_id") == trace_id)
+            store.delete(F.col("trace_id") == trace_id)
     deleted["job_events"] = _forget_missing(Store(spark, tables.JOB_EVENTS, settings), trace_id)
     judgements = Store(spark, tables.JUDGEMENTS, settings)
     if hashes and judgements.exists():
         # An answer may quote the trace. Another trace with the same prompt is asked again when it is due.
         condition = F.col("prompt_hash").isin(sorted(set(hashes)))
         deleted["judgements"] = judgements.read().where(condition).count()
-        _delete(judgements, condition)
+        judgements.delete(condition)
     return deleted
 
 
@@ -91,7 +89,7 @@ def _forget_missing(store: Store, trace_id: str) -> int:
             continue
         payload["trace_ids_missing"].remove(trace_id)
         condition = created & (F.col("job_id") == row["job_id"])
-        _again(lambda c=condition, p=payload: store.delta().update(c, {"payload": F.lit(compact_json(p))}))  # type: ignore[misc]
+        until_alone(lambda c=condition, p=payload: store.delta().update(c, {"payload": F.lit(compact_json(p))}))  # type: ignore[misc]
         changed += 1
     return changed
 
@@ -111,7 +109,7 @@ def _expire_staging(store: Store, settings: Settings, ended: dict[str, tuple[str
         j for j in staged if j in ended and (ended[j][0] == JobState.SUCCEEDED.value or now - ended[j][1] > kept_for)
     ]
     if expired:
-        _delete(store, F.col("job_id").isin(expired))
+        store.delete(F.col("job_id").isin(expired))
     return sorted(expired)
 
 
@@ -121,22 +119,5 @@ def _drop_heartbeats(store: Store, ended: dict[str, tuple[str, float]]) -> int:
     beats = (F.col("event") == Event.HEARTBEAT.value) & F.col("job_id").isin(final)
     count = store.read().where(beats).select("job_id").distinct().count() if final else 0
     if count:
-        _delete(store, beats)
+        store.delete(beats)
     return count
-
-
-def _delete(store: Store, condition: Column) -> None:
-    _again(lambda: store.delta().delete(condition))
-
-
-def _again(step: Callable[[], object]) -> None:
-    """Do a step again when a concurrent writer was first."""
-    for attempt in range(ATTEMPTS):
-        try:
-            step()
-        except Exception as error:
-            if not is_conflict(error) or attempt == ATTEMPTS - 1:
-                raise
-            time.sleep(0.2 * (attempt + 1))
-        else:
-            return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, datetime, time, tzinfo
 from enum import StrEnum
 from typing import Any
 
@@ -94,9 +94,9 @@ class SkipReason(StrEnum):
     """Why a row of the window is never scored, in the order in which it is decided."""
 
     NO_TIME = "no_time"
-    NO_TRACE_ID = "no_trace_id"
     EVALUATION_RUN = "evaluation_run"
     IN_PROGRESS = "in_progress"
+    NO_TRACE_ID = "no_trace_id"
     DUPLICATE_TRACE_ID = "duplicate_trace_id"
     NO_EXPECTATIONS = "no_expectations"
 
@@ -167,13 +167,17 @@ def parse_moment(value: datetime | date | str | None, timezone: tzinfo | None) -
         return None
     if isinstance(value, str):
         value = datetime.fromisoformat(value.strip())
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if not isinstance(value, datetime):
+    if not isinstance(value, date):
         raise ValueError(f"expected a datetime, a date or ISO text, got {type(value).__name__}")
+    # A subclass such as pandas' Timestamp counts otherwise.
+    value = datetime.combine(value, value.timetz() if isinstance(value, datetime) else time())
     if value.tzinfo is None and timezone is not None:
         value = value.replace(tzinfo=timezone)
-    return value.astimezone(UTC)
+    if value.tzinfo is not None:
+        return value.astimezone(UTC)
+    # Not `astimezone`, which takes the other side of a gap; whole seconds, which a float holds exactly.
+    seconds = value.replace(microsecond=0).timestamp()
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=value.microsecond)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +239,8 @@ COUNT_NAMES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts(Mapping[str, Any]):
     """Counts of one scorer in one job.
 
     `in_window = skipped + filtered_out + sampled_out + already_scored + due` and
@@ -263,9 +267,11 @@ class Counts:
             raise KeyError(name)
         return getattr(self, name)
 
-    def keys(self) -> tuple[str, ...]:
-        """Return the names of the counts, so that `dict(counts)` works."""
-        return (*COUNT_NAMES, "skipped_reasons")
+    def __iter__(self) -> Iterator[str]:
+        yield from (*COUNT_NAMES, "skipped_reasons")
+
+    def __len__(self) -> int:
+        return len(COUNT_NAMES) + 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as the job row keeps them."""

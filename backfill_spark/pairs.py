@@ -110,16 +110,16 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
 
 def utc_date(moment: Column) -> Column:
     """Return the UTC date of an instant, whatever the session's zone."""
-    return F.date_add(
-        F.lit("1970-01-01").cast("date"), F.floor(F.unix_micros(moment) / F.lit(24 * HOUR_US)).cast("int")
-    )
+    micros, day = F.unix_micros(moment), F.lit(24 * HOUR_US)
+    # A whole number of days divides exactly, a last microsecond need not.
+    return F.date_add(F.lit("1970-01-01").cast("date"), ((micros - F.pmod(micros, day)) / day).cast("int"))
 
 
 def _skip(available: frozenset[str]) -> Column:
     # Times outside the years 1 to 9999 come from wrong units; no date can be made of them.
     micros = F.unix_micros("request_time")
     timeless = micros.isNull() | ~micros.between(F.lit(YEAR_1_US), F.lit(YEAR_9999_US))
-    reasons = [(SkipReason.NO_TIME, timeless), (SkipReason.NO_TRACE_ID, F.col("trace_id").isNull())]
+    reasons = [(SkipReason.NO_TIME, timeless)]
     run = [
         F.col(column).getItem(key).isNotNull()
         for column, key in (("trace_metadata", "mlflow.sourceRun"), ("tags", "mlflow.trace.sourceScorer"))
@@ -129,6 +129,7 @@ def _skip(available: frozenset[str]) -> Column:
         reasons.append((SkipReason.EVALUATION_RUN, reduce(lambda a, b: a | b, run)))
     if "state" in available:
         reasons.append((SkipReason.IN_PROGRESS, F.col("state") == "IN_PROGRESS"))
+    reasons.append((SkipReason.NO_TRACE_ID, F.col("trace_id").isNull()))
     first, *others = [F.when(F.coalesce(condition, F.lit(False)), F.lit(reason.value)) for reason, condition in reasons]
     return F.coalesce(first, *others)
 

@@ -172,6 +172,8 @@ def plan(request: Request, selection: Selection, *, missing: tuple[str, ...] = (
     chunks = 0
     while cutter.next(TARGET_PAIRS) is not None:
         chunks += 1
+    # How judges' questions are sliced follows their pace: at least one slice.
+    chunks += bool(selection.asks_by_hour)
     return BackfillPlan(
         experiment_id=request.experiment_id,
         window=request.window,

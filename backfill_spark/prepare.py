@@ -21,7 +21,7 @@ from backfill_spark.plan import BackfillPlan, missing_ids, plan, select
 from backfill_spark.probe import executor_problems
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
-from backfill_spark.services import keys_missing, probed, services_of
+from backfill_spark.services import keys_missing, prices_missing, probed, services_of
 from backfill_spark.session import check_delta
 from backfill_spark.sources import open_source
 from backfill_spark.store import Store
@@ -69,10 +69,12 @@ def accept(
     if arguments.exclusive:
         for other in live_overlaps(spark, settings, request):
             problems.note(other)
+    results = ResultStore(spark, settings)
+    # First staging: whoever merges and empties in between is then seen in one of them.
+    staging = _usable_version(results.staging, problems)
+    version = _usable_version(results.assessments, problems)
     problems.raise_any()
     assert source is not None
-    results = ResultStore(spark, settings)
-    version, staging = (_usable_version(store) for store in (results.assessments, results.staging))
     request = requests.pinned(request, source, version)
     ids = listed(spark, list(arguments.trace_ids)) if request.lists_traces else None
     choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
@@ -83,29 +85,31 @@ def accept(
     return Accepted(spark, settings, prepared, replace(made, **expected_cost(prepared, spark, settings)))
 
 
-def _usable_version(store: Store) -> int | None:
-    if not store.exists():
-        return None
-    store.ensure().check_columns()
-    return store.version()
+def _usable_version(store: Store, problems: requests.Problems) -> int | None:
+    try:
+        if store.exists():
+            store.ensure().check_columns()
+            return store.version()
+    except BackfillError as error:
+        problems.note(str(error))
+    return None
 
 
 def judge_services(
     spark: SparkSession, settings: Settings, request: Request, problems: requests.Problems
 ) -> dict[str, Service]:
     """Return the services that the judges ask; what is wrong with them goes to `problems`."""
-    if not request.models or problems.all or problems.missing:
+    if not request.models:
         return {}
-    services = services_of(settings, request)
+    try:
+        services = services_of(settings, request)
+    except BackfillError:  # `requests.resolve` has noted it
+        return {}
     for problem in keys_missing(spark, services):
         problems.note(problem)
     if request.max_cost_usd is not None:
-        for uri, service in services.items():
-            if service.price is None:
-                problems.note(
-                    f"max_cost_usd: the price of {uri!r} is unknown. Set "
-                    f"judge.endpoints.{service.endpoint.name}.prices, or use max_calls."
-                )
+        for problem in prices_missing(services):
+            problems.note(problem)
     return services
 
 
@@ -162,8 +166,13 @@ def live_overlaps(spark: SparkSession, settings: Settings, request: Request, *, 
     return requests.overlapping(request, [job_of(r) for r in live if r.job_id != but])
 
 
-def withdraw_unless_alone(made: Accepted, job_id: str) -> None:
+def withdraw_unless_alone(made: Accepted, job_id: str, lease: Lease | None) -> None:
     """Look again once the job is there for others to see: of two created at the same moment not both may start.
+
+    Args:
+        made: the request.
+        job_id: its job.
+        lease: of a job that is claimed already.
 
     Raises:
         BackfillRefusedError: another live job covers its pairs; this one was canceled before any call.
@@ -171,8 +180,11 @@ def withdraw_unless_alone(made: Accepted, job_id: str) -> None:
     problems = requests.Problems()
     for other in live_overlaps(made.spark, made.settings, made.prepared.request, but=job_id):
         problems.note(f"{other} It was created at the same moment; {job_id} was canceled before any call.")
-    if problems.all:
+    if problems.all and lease is None:
         launching.cancel(made.spark, made.settings, job_id)
+    elif problems.all and lease is not None:
+        lease.is_canceled = True
+        launching.run_job(made.spark, made.settings, job_id, lease=lease, prepared=made.prepared)
     problems.raise_any()
 
 

@@ -26,6 +26,7 @@ class Pulse:
     def __init__(self, settings: Settings) -> None:
         tables = settings.tables
         self.folder = None if tables.schema_ else f"{tables.root.rstrip('/')}/{tables.prefix}pulse"
+        self._is_shared = False
 
     @property
     def has_folder(self) -> bool:
@@ -94,14 +95,22 @@ class Pulse:
                 continue
 
     def _place(self, job_id: str, kind: str) -> tuple[fs.FileSystem, str]:
+        from pyarrow.fs import FileType
+
         from backfill_spark.asking.spool import filesystem_of
 
         if self.folder is None:
             raise LookupError("the tables have no folder")
         try:
             files, root = filesystem_of(self.folder)
+            if not self._is_shared:
+                # Python and Spark may take one address for two places: dbfs:/…, or a relative path after a chdir.
+                log = f"{root.removesuffix('pulse')}job_events/_delta_log"
+                self._is_shared = files.get_file_info(log).type == FileType.Directory
         except Exception as error:  # an address that pyarrow does not know
             raise LookupError(str(error)) from error
+        if not self._is_shared:
+            raise LookupError(f"the table job_events is not beside {self.folder}")
         return files, posixpath.join(root, f"{job_id}.{kind}")
 
     @staticmethod

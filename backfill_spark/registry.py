@@ -87,12 +87,14 @@ class Registry:
         return Catalog.of_rows(experiment_id, rows)
 
     def definitions(self, experiment_id: str, pinned: Collection[tuple[str, int]]) -> dict[tuple[str, int], str | None]:
-        """Return the pickled functions of `pinned` (name, version) pairs, in one read; deleted ones are absent."""
-        if not pinned:
+        """Return the pickled functions of `pinned` (name, version) pairs, in one read; of deleted versions, too."""
+        if not pinned or not self._scorers.exists():
             return {}
         names = {name for name, _ in pinned}
-        catalog = self.catalog(experiment_id, name=names.pop() if len(names) == 1 else None, definitions=True)
-        return {key: catalog.rows[key].fields["definition"] for key in pinned if key in catalog.rows}
+        one = names.pop() if len(names) == 1 else None
+        rows = _rows(self._scorers.ensure(), experiment_id, name=one, definitions=True)
+        found = {(row["name"], row["version"]): row["definition"] for row in rows if row["definition"] is not None}
+        return {key: found.get(key) for key in pinned}
 
     def register(self, scorer: AnyScorer, *, experiment_id: str, name: str | None = None) -> AnyScorer:
         """Store `scorer` as the next version of `name`; an equal definition makes none.

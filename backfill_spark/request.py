@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,11 @@ class Arguments:
     exclusive: bool = False
     max_calls: Any = None
     max_cost_usd: Any = None
+    launch: Any = "here"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trace_ids, Iterator):  # can be read once, and is read twice
+            object.__setattr__(self, "trace_ids", list(self.trace_ids))
 
 
 class Problems:
@@ -93,14 +99,14 @@ def resolve(
     listed = _trace_ids(arguments.trace_ids, problems)
     scorers = _scorers(arguments.scorers, catalog, experiment_id, problems, lists_traces=listed is not None)
     sampling = _one_of(Sampling, "sampling", arguments.sampling, problems)
+    if arguments.launch not in ("here", "queue"):
+        problems.note(f"launch must be 'here' or 'queue', got {arguments.launch!r}.")
     if sampling is Sampling.SPARK:
         notes.append("Sampling by Spark: another source version or a higher rate chooses other traces.")
-    given_limits = [n for n in ("max_calls", "max_cost_usd") if getattr(arguments, n) is not None]
-    if given_limits and scorers and all(s.kind is not ScorerKind.JUDGE for s in scorers):
-        problems.note(
-            f"{' and '.join(given_limits)} bound what judges send, and no scorer of this job is a judge. Leave it out; "
-            "a sample_rate bounds the calls of code scorers."
-        )
+    bounds = {"max_calls": arguments.max_calls, "max_cost_usd": arguments.max_cost_usd}
+    whole = _filter(arguments.filter_string, problems)
+    notes += [f"filter_string: {note}" for note in _notes_of(whole)]
+    notes += [f"filter of {s.name}: {note}" for s in scorers for note in _notes_of(s.filter_string)]
     limit = settings.limits.max_error_rate if arguments.max_error_rate is None else arguments.max_error_rate
     return Request(
         experiment_id=experiment_id,
@@ -111,7 +117,7 @@ def resolve(
         source_version="",
         source_table_id=None,
         results_version=None,
-        filter_string=_filter(arguments.filter_string, problems),
+        filter_string=whole,
         lists_traces=listed is not None,
         reprocess=_one_of(Reprocess, "reprocess", arguments.reprocess, problems),
         sampling=sampling,
@@ -119,9 +125,8 @@ def resolve(
         max_error_rate=_rate("max_error_rate", limit, problems),
         payload=settings.traces.payload,
         models=_models(scorers, settings, problems),
-        max_calls=_limit("max_calls", arguments.max_calls, problems, whole=True),
-        max_cost_usd=_limit("max_cost_usd", arguments.max_cost_usd, problems, whole=False),
         notes=tuple(notes),
+        **limits_of(bounds, scorers, problems),
     )
 
 
@@ -231,7 +236,10 @@ def _registered(scorer: Any, name: str, catalog: Catalog, experiment_id: str, pr
                 f"Version {scorer.scorer_version} of {name!r} is deleted; the latest is {latest.version}. "
                 f"Get it with get_scorer(name={name!r})."
             )
-        return pinned_spec
+            return None
+        if pinned_spec.digest == scorer.digest:
+            return pinned_spec
+        # Registered elsewhere: this experiment's version of that number is another scorer.
     same = catalog.with_digest(name, scorer.digest)
     if same is None:
         problems.note(
@@ -262,30 +270,52 @@ def _models(scorers: Sequence[ScorerSpec], settings: Settings, problems: Problem
 # --- plain values
 
 
+def limits_of(given: Mapping[str, Any], scorers: Sequence[ScorerSpec], problems: Problems) -> dict[str, Any]:
+    """Check `max_calls` and `max_cost_usd`, as far as they are given; numpy's numbers become Python's."""
+    named = [name for name, value in given.items() if value is not None]
+    if named and scorers and all(s.kind is not ScorerKind.JUDGE for s in scorers):
+        problems.note(
+            f"{' and '.join(named)} bound what judges send, and no scorer of this job is a judge. Leave it out; "
+            "a sample_rate bounds the calls of code scorers."
+        )
+    return {name: _limit(name, value, problems, whole=name == "max_calls") for name, value in given.items()}
+
+
 def _limit(what: str, value: Any, problems: Problems, *, whole: bool) -> Any:
     if value is None:
         return None
-    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not fits or math.isnan(value) or math.isinf(value) or value < 0:
+    number = _number(value, whole=whole)
+    if number is None or not 0 <= number < math.inf:
         kind = "a whole number" if whole else "a number"
         problems.note(f"{what} must be {kind}, 0 or more, got {value!r}.")
         return None
-    return value
+    return number
 
 
 def _rate(what: str, value: Any, problems: Problems) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or math.isnan(value) or not 0 <= value <= 1:
+    number = _number(value)
+    if number is None or not 0 <= number <= 1:
         problems.note(f"{what} must be a number in [0, 1], got {value!r}. 0.25 means a quarter.")
         return 1.0
-    return float(value)
+    return float(number)
 
 
 def _seed(value: Any, problems: Problems) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+    number = _number(value, whole=True)
+    if number is None or not -(2**63) <= number < 2**63:
         problems.note(f"seed must be a whole number of 64 bits, got {value!r}.")
         return 0
-    return value
+    return int(number)
+
+
+def _number(value: Any, *, whole: bool = False) -> int | float | None:
+    """Python's own number for a number of any kind; None for anything else."""
+    if not isinstance(value, numbers.Integral if whole else numbers.Real) or isinstance(value, bool):
+        return None
+    try:
+        return int(value) if whole else float(value)
+    except OverflowError:
+        return None
 
 
 def _one_of(kind: Any, what: str, value: Any, problems: Problems) -> Any:
@@ -305,6 +335,13 @@ def _filter(value: Any, problems: Problems) -> str | None:
     except FilterError as error:
         problems.note(str(error))
     return value or None
+
+
+def _notes_of(text: str | None) -> tuple[str, ...]:
+    try:
+        return compile_filter(text).notes
+    except FilterError:  # a problem, and told as one
+        return ()
 
 
 def _trace_ids(value: Any, problems: Problems) -> list[str] | None:
@@ -329,7 +366,7 @@ def _window(
     for what, value in (("start_time", arguments.start_time), ("end_time", arguments.end_time)):
         try:
             bounds.append(parse_moment(value, settings.zone))
-        except (ValueError, OverflowError, OSError):
+        except (ValueError, TypeError, OverflowError, OSError):
             problems.note(
                 f"{what} {value!r} is no date or time. Give a datetime, a date, or ISO text such as "
                 "2024-06-01 or 2024-06-01T12:00:00+00:00."
@@ -345,7 +382,10 @@ def _window(
         day = _day(arguments.end_time)
         notes.append(f"{day:%B} {day.day} not included: the window ends at its midnight.")
     if start is None and end is None and settings.default_lookback is not None:
-        start = now.astimezone(UTC) - parse_duration(settings.default_lookback)
+        try:
+            start = now.astimezone(UTC) - parse_duration(settings.default_lookback)
+        except OverflowError:  # longer ago than there are dates
+            start = datetime.min.replace(tzinfo=UTC)
         notes.append(
             f"No bound was given: the setting default_lookback narrows the window to {settings.default_lookback}."
         )

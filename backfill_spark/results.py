@@ -49,7 +49,7 @@ class ResultStore:
         own_version: int | None = None,
         dates: tuple[date, date] | None = None,
     ) -> DataFrame:
-        """Add the masks `done` (has a result), `own` (staged by `job_id`) and `elsewhere` (staged by another job).
+        """Add the masks `done` (has a result of another job), `own` (staged by `job_id`) and `elsewhere` (by another).
 
         Versions are pinned. `own_version` adds what `job_id` has staged by then; `dates` narrows what is read of
         both tables to a chunk's dates.
@@ -69,9 +69,11 @@ class ResultStore:
             .agg(*(F.bit_or(name).alias(name) for name in ("done", "own", "elsewhere")))
         )
         joined = chosen.join(masks, ["trace_id", "trace_date"], "left")
-        return joined.withColumns(
+        joined = joined.withColumns(
             {name: F.coalesce(F.col(name), F.lit(0).cast("bigint")) for name in ("done", "own", "elsewhere")}
         )
+        # What an earlier epoch of the job has staged is the job's, merged or not.
+        return joined.withColumn("done", F.col("done").bitwiseAND(F.bitwise_not(F.col("own"))))
 
     def _existing(self, request: Request, dates: tuple[date, date] | None) -> DataFrame:
         rows = self.assessments.read(request.results_version).where(F.col("experiment_id") == request.experiment_id)
@@ -177,7 +179,7 @@ class ResultStore:
 
     def clear(self, job_id: str) -> None:
         """Drop the staged rows of one job."""
-        self.staging.delta().delete(F.col("job_id") == job_id)
+        self.staging.delete(F.col("job_id") == job_id)
 
     # --- merge
 

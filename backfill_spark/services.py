@@ -47,6 +47,16 @@ def probed(service: Service) -> Service:
     return found.service
 
 
+def prices_missing(services: Mapping[str, Service]) -> list[str]:
+    """Return why `max_cost_usd` cannot be kept."""
+    return [
+        f"max_cost_usd: the price of {uri!r} is unknown. Set judge.endpoints.{service.endpoint.name}.prices, or use "
+        "max_calls."
+        for uri, service in services.items()
+        if service.price is None
+    ]
+
+
 def keys_missing(spark: SparkSession, services: Mapping[str, Service]) -> list[str]:
     """Return which keys the executors lack; the keys themselves stay there."""
     endpoints = [s.endpoint for s in services.values()]

@@ -7,6 +7,8 @@ staged at any moment is a finished uniform sample: all pairs whose draw lies bel
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,9 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from backfill_spark import backfill as loop
+from backfill_spark import pairs as P
 from backfill_spark import tables
+from backfill_spark.adoption import everything
 from backfill_spark.asking.endpoints import Service
 from backfill_spark.asking.spool import delete_spool, read_spool
 from backfill_spark.choices import WorkStore
@@ -73,11 +77,19 @@ def run_slices(epoch: Epoch, selection: Selection) -> None:
     if not sum(selection.asks_by_hour.values()):
         return
     work, judgements = WorkStore(epoch.spark, epoch.settings), _judgements(epoch)
+    if epoch.lease.epoch > 1 and not work.store.ensure().append(work.store.frame([]), txn=epoch.lease.next_txn()):
+        epoch.fenced()  # an earlier runner that is still rendering must not land its prompts beside these
     if not work.has_prompts(epoch.job_id):
         write_prompts(epoch, selection, work)
     spending = _spending(epoch)
     recover(epoch, judgements, spending)
-    pairs = open_pairs(epoch, work)
+    with open_pairs(epoch, work) as pairs:
+        _ask_all(epoch, selection, work, judgements, spending, pairs)
+
+
+def _ask_all(
+    epoch: Epoch, selection: Selection, work: WorkStore, judgements: Store, spending: Spending, pairs: DataFrame
+) -> None:
     calls, draw_from, number = SLICE_CALLS, lowest_draw(epoch, pairs), len(epoch.lease.record.asked)
     while True:
         epoch.check()
@@ -109,8 +121,8 @@ def run_slices(epoch: Epoch, selection: Selection) -> None:
 
 def write_prompts(epoch: Epoch, selection: Selection, work: WorkStore) -> None:
     """Render the prompts of all due pairs and keep them in `work`, once a job."""
-    prompts = rendered(epoch, selection)
-    work.keep_prompts(epoch.job_id, prompts)
+    if not work.keep_prompts(epoch.job_id, rendered(epoch, selection), epoch.lease.next_txn()):
+        epoch.fenced()
 
 
 def rendered(epoch: Epoch, selection: Selection) -> DataFrame:
@@ -123,16 +135,22 @@ def rendered(epoch: Epoch, selection: Selection) -> DataFrame:
     return render(due, rendering, epoch.source.columns, trace_mb=epoch.settings.limits.trace_mb)
 
 
-def open_pairs(epoch: Epoch, work: WorkStore) -> DataFrame:
-    """Return the job's prompts whose pairs are not staged yet."""
+@contextmanager
+def open_pairs(epoch: Epoch, work: WorkStore) -> Iterator[DataFrame]:
+    """Give the job's prompts whose pairs are still to be staged: neither by this job nor by another one."""
     pairs = work.prompts(epoch.job_id)
     if epoch.lease.epoch == 1:
-        return pairs
-    names = F.explode("results.scorer_name").alias("scorer_name")
-    staged = epoch.results.staging.read(epoch.staging_version).where(F.col("job_id") == epoch.job_id)
-    return pairs.join(
-        staged.select("trace_id", "trace_date", names), ["trace_id", "trace_date", "scorer_name"], "left_anti"
-    )
+        yield pairs
+        return
+    # As staging is now: this epoch may have adopted pairs since it began. Cached, since each slice asks again.
+    now = everything(epoch, epoch.results.staging.version())
+    still = now.select("trace_id", "trace_date", P.to_call_mask().alias("still")).where("still != 0").cache()
+    try:
+        mine = [F.when(F.col("scorer_name") == epoch.request.scorers[i].name, P.bit(i)) for i in epoch.request.judges]
+        is_open = F.col("still").bitwiseAND(F.coalesce(*mine).cast("bigint")) != 0
+        yield pairs.join(still, ["trace_id", "trace_date"]).where(is_open).drop("still")
+    finally:
+        still.unpersist()
 
 
 def lowest_draw(epoch: Epoch, pairs: DataFrame) -> float:
@@ -375,7 +393,7 @@ def forget_answers(spark: SparkSession, settings: Settings, job_id: str) -> None
     """Drop the answers that an ended job paid for, where the cache keeps none."""
     store = Store(spark, tables.JUDGEMENTS, settings)
     if store.exists():
-        store.delta().delete(F.col("job_id") == job_id)
+        store.delete(F.col("job_id") == job_id)
 
 
 def _judgements(epoch: Epoch) -> Store:

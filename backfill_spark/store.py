@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from delta.tables import DeltaMergeBuilder
-    from pyspark.sql import Row
+    from pyspark.sql import Column, Row
 
     from backfill_spark.settings import Settings
 
@@ -56,6 +56,18 @@ def is_conflict(error: BaseException) -> bool:
     condition = getattr(error, "getCondition", lambda: None)() or ""
     text = f"{type(error).__name__} {condition} {str(error)[:2000]}"
     return "DELTA_CONCURRENT" in text or ("Concurrent" in text and "Exception" in text)
+
+
+def until_alone(step: Callable[[], Any], *, attempts: int = 20) -> Any:
+    """Do a step again when a concurrent writer was first, as often as `attempts` says."""
+    for attempt in range(attempts - 1):
+        try:
+            return step()
+        except Exception as error:
+            if not is_conflict(error):
+                raise
+            time.sleep(secrets.randbelow(200) / 1000 * (attempt + 1))
+    return step()
 
 
 @contextmanager
@@ -240,6 +252,10 @@ class Store:
                 return landed
             raise
         return -1 if txn is None else self._landed(nonce)
+
+    def delete(self, condition: Column) -> None:
+        """Delete rows; conflicts with other writers are tried again."""
+        until_alone(lambda: self.delta().delete(condition))
 
     def _save(self, writer: Any) -> None:
         if self.location.name is not None:

@@ -199,5 +199,6 @@ def _calls(job_id: str) -> list[Column]:
 
 
 def without_call() -> Column:
-    """True for an error row that no call was made for."""
-    return F.coalesce(F.col("error_code").isin([c.value for c in _NO_CALL]), F.lit(False))
+    """True for an error row that no call was made for: the trace was refused before, or could not be decoded."""
+    undecoded = (F.col("error_code") == ErrorCode.TRACE_UNREADABLE.value) & F.col("latency_ms").isNull()
+    return F.coalesce(F.col("error_code").isin([c.value for c in _NO_CALL]) | undecoded, F.lit(False))

@@ -31,6 +31,8 @@ def job_object(job: Any, *, summary: Any = None) -> dict[str, Any]:
         "started_at": plain(job.started_at),
         "ended_at": plain(job.ended_at),
         "calls": plain(job.calls),
+        "cost_usd": plain(job.cost_usd),
+        "rate_reached": plain(job.rate_reached),
         "error": plain(job.error),
     }
     body |= _object(job)

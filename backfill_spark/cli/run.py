@@ -30,9 +30,13 @@ _REQUEST_OPTIONS = (
         help="Registered scorers; without a rate, the registered one.",
     ),
     click.option("--experiment-id", metavar="ID", help="Experiment of the scorers and traces."),
-    click.option("--start", "start_time", metavar="TIME", help="ISO date or time, inclusive."),
-    click.option("--end", "end_time", metavar="TIME", help="ISO date or time, exclusive: a date is its midnight."),
-    click.option("--filter", "filter_string", metavar="TEXT", help="MLflow filter, besides each scorer's own."),
+    click.option("--start", "--start-time", "start_time", metavar="TIME", help="ISO date or time, inclusive."),
+    click.option(
+        "--end", "--end-time", "end_time", metavar="TIME", help="ISO date or time, exclusive: a date is its midnight."
+    ),
+    click.option(
+        "--filter", "--filter-string", "filter_string", metavar="TEXT", help="MLflow filter, besides each scorer's own."
+    ),
     click.option(
         "--trace-ids", multiple=True, metavar="ID,…|@FILE", help="Exactly these traces; @FILE has an id a line."
     ),

@@ -8,6 +8,7 @@ import pytest
 from py4j.protocol import Py4JNetworkError
 
 from backfill_spark import resume_backfill
+from backfill_spark.lease import Lease
 from backfill_spark.results import ResultStore
 from tests.checker import calls_of
 from tests.faults.world import refusal
@@ -60,6 +61,17 @@ def test_f17_a_job_is_canceled_during_its_merge(world):
     assert job.error is None
     assert world.job(job.result).state in {"CANCELED", "SUCCEEDED"}
     assert world.broken(expected=set()) == []
+
+
+def test_f18_a_cancel_that_the_runner_never_saw_ends_the_job_when_its_epoch_rests(make_world, monkeypatch):
+    """PARTIAL and a request: nobody else need come back to make it CANCELED."""
+    monkeypatch.setattr(Lease, "_cancel_is_asked", lambda _: False)
+    world = make_world(gate_at=100)
+    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=2))), world.meanwhile(world.run) as job:
+        world.wait_for_calls(100)
+        world.cancel(world.newest().job_id)
+    assert job.error is None
+    assert world.newest().state == "CANCELED"
 
 
 @pytest.mark.parametrize("held", [Kind.HOLD, Kind.HOLD_REPLY])
@@ -194,14 +206,14 @@ def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_ot
     from backfill_spark import BackfillRefusedError
     from backfill_spark.job_store import JobStore
 
-    create, others = JobStore.create, []
+    create, others = JobStore.create_claimed, []
 
     def late(self, job_id, created):
         monkeypatch.undo()
         others.extend([world.run(launch="queue", exclusive=True), job_id])
         return create(self, job_id, created)
 
-    monkeypatch.setattr(JobStore, "create", late)
+    monkeypatch.setattr(JobStore, "create_claimed", late)
     with pytest.raises(BackfillRefusedError, match="the same moment") as refused:
         world.run(exclusive=True)
     assert others[0] in str(refused.value)

@@ -2,7 +2,9 @@
 
 import pytest
 
-from backfill_spark import failpoints
+from backfill_spark import BackfillRefusedError, delete_scorer, failpoints, launch, probe
+from backfill_spark.job_record import Event
+from backfill_spark.job_store import JobStore
 from tests.faults.world import refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
@@ -60,6 +62,54 @@ def test_f12_the_same_command_again_adopts_what_a_dead_job_staged(world):
     assert world.broken() == []
 
 
+def test_f27_a_dead_runners_job_is_repinned_at_once(make_world):
+    """The change of the request is no sign of life of the runner that is dead."""
+    world = make_world(lease_s=QUICK_S)
+    job_id = world.crash("after_stage")
+    assert world.resume_when_dead(job_id, repin=True).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_f33_a_version_that_was_deleted_meanwhile_is_still_the_jobs(world):
+    """Pinned when the job was created; its code is kept."""
+    job_id = world.crash("after_claim")
+    delete_scorer(name="length")
+    job = world.resume(job_id)
+    assert (job.state, job.counts["length"].scored) == ("SUCCEEDED", len(world.ids))
+    assert world.broken() == []
+
+
+def test_f40_a_resume_is_refused_where_a_plan_would_be(world, monkeypatch):
+    """Speculation, another Python, a missing key: the job stays as it is, and goes on elsewhere."""
+    job_id = world.crash("after_stage")
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "_known", {})
+        patch.setattr(probe, "_probe", lambda _: ["The executors run another Python."])
+        with pytest.raises(BackfillRefusedError, match="another Python"):
+            world.resume(job_id)
+    assert world.job(job_id).state == "RUNNING"
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_a_limit_that_no_job_may_have_is_refused_at_a_resume(world):
+    """Before it is written anywhere: the job goes on without it."""
+    job_id = world.crash("after_stage")
+    with pytest.raises(BackfillRefusedError, match="no scorer of this job is a judge"):
+        world.resume(job_id, max_calls=10)
+    assert world.resume(job_id).state == "SUCCEEDED"
+
+
+def test_a_job_that_cannot_run_here_does_not_keep_a_worker_from_the_others(world):
+    """It is tried three times, told at the end, and left as it is."""
+    odd, good = world.run(launch="queue"), world.run(launch="queue")
+    JobStore(world.spark, world.settings).write(odd, [(Event.CHANGED, {"from_a_newer_version": True})])
+    done = []
+    with pytest.raises(TypeError, match="from_a_newer_version"):
+        done.extend(launch.work(world.spark, world.settings, poll_s=0.1))
+    assert (world.job(odd).state, world.job(good).state) == ("PENDING", "SUCCEEDED")
+
+
 def test_f14_of_two_that_resume_at_once_one_runs(make_world):
     """Both return; each pair is called once."""
     world = make_world(lease_s=QUICK_S)
@@ -95,10 +145,11 @@ def test_f19_a_cancel_works_when_the_runner_is_dead(make_world, place):
     world.cancel(job_id)
     wait_until(lambda: not world.job(job_id).alive, 60, "the lease to run out")
     world.cancel(job_id)
-    assert world.job(job_id).state == "CANCELED"
+    job, staged = world.job(job_id), len(world.lines())
+    counts = job.counts["length"]
+    assert (job.state, counts.scored, counts.calls) == ("CANCELED", staged, staged)
     assert world.broken(expected=set()) == []
     # What was staged is another job's to take.
-    staged = len(world.lines())
     assert world.job(world.run()).counts["length"].calls == len(world.ids) - staged
     assert world.broken() == []
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from backfill_spark import chunks, read_assessments
+from backfill_spark.api import work
 from tests.factories import NOON, some_traces
 
 pytestmark = pytest.mark.faults
@@ -31,6 +32,27 @@ def test_f20_a_job_adopts_what_another_has_staged_meanwhile(make_world, monkeypa
     counts = world.job(first.result).counts["length"]
     assert (counts.scored, counts.due) == (600, 600)
     assert counts.calls <= 400
+
+
+def test_f20_a_job_that_waited_while_another_one_did_its_work_calls_nothing(world):
+    """Two queued jobs over the same pairs, one worker: the results that the first one has merged are the second's."""
+    first, second = world.run(launch="queue"), world.run(launch="queue")
+    done = list(work(spark=world.spark, settings=world.settings))
+    assert [(j.job_id, j.state) for j in done] == [(first, "SUCCEEDED"), (second, "SUCCEEDED")]
+    assert [j.calls for j in done] == [len(world.ids), 0]
+    assert done[1].counts["length"].already_scored == len(world.ids)
+    assert world.broken() == []
+
+
+def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothing(world):
+    """The same command again adopts what the dead job staged, scores the rest, and empties its own staging."""
+    dead = world.crash("after_stage")
+    assert world.job(world.run()).state == "SUCCEEDED"
+    job = world.resume(dead)
+    counts = job.counts["length"]
+    assert (job.state, counts.scored + counts.already_scored) == ("SUCCEEDED", len(world.ids))
+    assert len(world.lines()) == len(world.ids)
+    assert world.broken() == []
 
 
 @pytest.mark.parametrize("phase", range(10))

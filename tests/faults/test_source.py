@@ -89,6 +89,18 @@ def test_f27_the_files_vanish_while_the_job_runs(gated):
     assert gated.broken(extra=400) == []
 
 
+def test_f27_a_repin_to_a_source_that_lost_traces_counts_what_was_staged_of_them(world):
+    """What was paid for stays: it is due and done, though the new version does not have it."""
+    job_id = world.crash("after_stage")
+    staged = {tuple(line.split("\t")[:2]) for line in world.lines()}
+    world.write_traces(100)
+    job = world.resume(job_id, repin=True)
+    counts = job.counts["length"]
+    both = staged | world.pairs()
+    assert (job.state, counts.due, counts.scored, counts.left) == ("SUCCEEDED", len(both), len(both), 0)
+    assert world.broken(expected=both) == []
+
+
 def test_f28_a_replaced_table_is_told_from_the_old_one_by_its_id(world):
     """Same path, other table: named, not read."""
     import shutil

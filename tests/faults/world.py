@@ -171,12 +171,12 @@ class World:
             resume_backfill(job_id, spark=self.spark, settings=self.settings, **options)
         return self.job(job_id)
 
-    def resume_when_dead(self, job_id: str) -> BackfillJob:
+    def resume_when_dead(self, job_id: str, **options: Any) -> BackfillJob:
         """Take a job up again as soon as its last runner is seen as dead by the true clock."""
         from backfill_spark import resume_backfill
 
         wait_until(lambda: not self.job(job_id).alive, 3 * self.settings.limits.lease_s + 20, "the lease to run out")
-        return resume_backfill(job_id, spark=self.spark, settings=self.settings)
+        return resume_backfill(job_id, spark=self.spark, settings=self.settings, **options)
 
     def cancel(self, job_id: str) -> None:
         """Ask for a job's end."""

@@ -139,6 +139,19 @@ def test_a_budget_ends_at_one_draw_and_a_larger_one_goes_on_from_there(asked: Se
     holds_below(1.0)
 
 
+def test_jobs_that_rested_go_on_in_turn_and_pay_no_answer_twice(asked: Settings, server: Any) -> None:
+    """Two jobs over the same pairs, each stopped by its budget: what one has answered is not the other's to stage."""
+    Guidelines(name="polite", guidelines="The answer is polite.").register().start()
+    first, second = (backfill_scorers(scorers=["polite"], max_calls=n) for n in (40, 60))
+    for job_id in (first, second):
+        job = resume_backfill(job_id, max_calls=400)
+        counts = job.counts["polite"]
+        assert (JobState.SUCCEEDED, 200, 0) == (job.state, counts.scored + counts.already_scored, counts.left)
+    rows = read_assessments(scorers=["polite"]).collect()
+    assert (200, 200) == (len(rows), len({r["trace_id"] for r in rows}))
+    assert requests(server) <= 160 + 4  # and the probes
+
+
 def test_faults_are_rows_with_their_code(spark: SparkSession, asked: Settings, server: Any) -> None:
     """Out-of-enum, refusal, context length and a passing 500: the right code on each row, nothing lost."""
     texts = ["fault:enum", "fault:filter", "fault:context", "fault:500x2", "fault:fenced", "fine"]

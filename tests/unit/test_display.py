@@ -71,6 +71,8 @@ def a_job(**overrides: Any) -> Any:
         "started_at": STARTED,
         "ended_at": STARTED + timedelta(seconds=12.5),
         "calls": 800,
+        "cost_usd": None,
+        "rate_reached": None,
         "source": "./data/traces",
         "source_version": "3",
         "notes": (),

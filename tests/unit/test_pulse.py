@@ -10,6 +10,7 @@ from backfill_spark.settings import Settings
 
 @pytest.fixture
 def pulse(tmp_path):
+    (tmp_path / "job_events" / "_delta_log").mkdir(parents=True)
     return Pulse(Settings(tables={"root": str(tmp_path)}))
 
 
@@ -45,6 +46,13 @@ def test_a_cancel_is_seen_until_the_job_is_cleared(pulse):
     assert pulse.is_cancel_asked("bf-1") is True
     pulse.clear("bf-1")
     assert (pulse.is_cancel_asked("bf-1"), pulse.seen("bf-1", 1)) == (False, None)
+
+
+def test_a_folder_without_the_tables_is_another_place(tmp_path):
+    """Python and Spark may read one address differently; then beats are events."""
+    pulse = Pulse(Settings(tables={"root": str(tmp_path)}))
+    assert pulse.beat("bf-1", 1) is None
+    assert not pulse.has_folder
 
 
 def test_tables_by_name_have_no_beats_as_files():
