@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -330,7 +331,8 @@ def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: Ba
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
         record = JobStore(spark, settings).record(record.job_id)
     results = ResultStore(spark, settings)
-    request = request_of(spark, settings, record)
+    # Which pairs have a result is not asked here, so no old version of the results is read.
+    request = replace(request_of(spark, settings, record), results_version=None)
     version = record.created.get("work_version") if record.state.is_terminal else None
     try:
         source = pinned_source(spark, settings, job.job_id, request)

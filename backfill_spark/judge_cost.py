@@ -58,7 +58,7 @@ ANSWER_TOKENS = (30, 227)
 def expected_cost(prepared: Prepared, spark: SparkSession, settings: Settings) -> dict[str, Any]:
     """Return the plan's fields about judges: calls, tokens and cost as ranges, without any call.
 
-    From earlier results of the same judge version where there are 30 of them, else from sampled prompts.
+    From earlier results of the same judge where there are 30 of them, else from sampled prompts.
     """
     request, selection = prepared.request, prepared.selection
     asks = {

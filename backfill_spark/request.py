@@ -310,7 +310,8 @@ def _seed(value: Any, problems: Problems) -> int:
 
 def _number(value: Any, *, whole: bool = False) -> int | float | None:
     """Python's own number for a number of any kind; None for anything else."""
-    if not isinstance(value, numbers.Integral if whole else numbers.Real) or isinstance(value, bool):
+    kind: Any = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
         return None
     try:
         return int(value) if whole else float(value)
