@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.models import COUNT_NAMES, Counts, JobState, ScorerSpec, TimeWindow
-from backfill_spark.progress import Progress, in_notebook, progress
+from backfill_spark.progress import Progress, in_notebook
 from backfill_spark.sheet import Sheet, Table, clean, console
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ __all__ = [
     "plan_html",
     "plan_sheet",
     "plan_text",
-    "progress",
-    "scorer_html",
     "scorer_sheet",
-    "scorer_text",
     "scorers_sheet",
     "state_text",
     "summary_sheet",
@@ -220,16 +217,6 @@ def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
         ),
         notes=(source.rstrip(),) if source else (),
     )
-
-
-def scorer_text(scorer: Any) -> str:
-    """Return a scorer as plain text, for `__str__`."""
-    return scorer_sheet(scorer).text()
-
-
-def scorer_html(scorer: Any) -> str:
-    """Return a scorer as HTML, for `_repr_html_`."""
-    return scorer_sheet(scorer).html()
 
 
 def scorers_sheet(scorers: Sequence[Any], *, title: str = "") -> Sheet:

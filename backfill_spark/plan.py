@@ -43,11 +43,6 @@ class Selection:
         """Pairs that must be called."""
         return sum(self.calls_by_hour.values()) + sum(self.asks_by_hour.values())
 
-    def population(self, scorer: str) -> int:
-        """Traces that the scorer's filter matches in the window."""
-        c = self.counts[scorer]
-        return c.in_window - c.skipped - c.filtered_out
-
 
 @dataclass(frozen=True, slots=True)
 class BackfillPlan:

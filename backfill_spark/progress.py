@@ -130,18 +130,6 @@ class Progress:
         stream.flush()
 
 
-def progress(job_id: str, total: int, *, done: int = 0, console: Console | None = None) -> Progress:
-    """Return the progress of a job, to be used in a `with`.
-
-    Args:
-        job_id: shown before the bar.
-        total: pairs the job must score; 0 shows nothing.
-        done: pairs that an earlier runner has staged; not counted in the pace.
-        console: rich console to print on; default stderr.
-    """
-    return Progress(job_id, total=total, done=done, console=console)
-
-
 def in_notebook() -> bool:
     """True inside a Jupyter or Databricks notebook. Imports nothing."""
     ipython = sys.modules.get("IPython")

@@ -316,11 +316,9 @@ class TestNotebook:
         assert '<td style="text-align:right">1,000</td>' in page
         assert '<th style="text-align:right">in window</th>' in page
 
-    def test_a_job_and_a_scorer_have_html_and_text(self):
+    def test_a_job_has_html_and_text(self):
         assert "SUCCEEDED" in display.job_html(a_job())
         assert "SUCCEEDED" in display.job_text(a_job())
-        assert "polite" in display.scorer_html(TestScorer.scorer)
-        assert "polite" in display.scorer_text(TestScorer.scorer)
 
 
 class TestAnnouncing:

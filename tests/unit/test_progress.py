@@ -6,7 +6,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from backfill_spark.progress import Progress, progress
+from backfill_spark.progress import Progress
 
 
 class Clock:
@@ -69,7 +69,7 @@ def test_a_notebook_gets_a_line_every_five_seconds_and_one_at_the_end(clock):
 
 def test_a_terminal_gets_a_bar():
     stream = io.StringIO()
-    with progress("bf-[red]1", 100, console=Console(file=stream, force_terminal=True, width=120)) as bar:
+    with Progress("bf-[red]1", total=100, console=Console(file=stream, force_terminal=True, width=120)) as bar:
         bar.advance(60, errors=2)
     assert "bf-[red]1" in stream.getvalue()
     assert "60/100 pairs" in stream.getvalue()
@@ -77,14 +77,14 @@ def test_a_terminal_gets_a_bar():
 
 
 def test_a_pipe_gets_nothing(capsys):
-    with progress("bf-1", 100) as bar:
+    with Progress("bf-1", total=100) as bar:
         bar.advance(100)
     assert ("", "") == capsys.readouterr()
 
 
 def test_no_pairs_show_nothing():
     stream = io.StringIO()
-    with progress("bf-1", 0, console=Console(file=stream, force_terminal=True)):
+    with Progress("bf-1", total=0, console=Console(file=stream, force_terminal=True)):
         pass
     assert "" == stream.getvalue()
 
@@ -103,7 +103,7 @@ def test_a_broken_notebook_does_not_break_the_job(clock):
 
 
 def test_an_error_of_the_job_passes_through():
-    with pytest.raises(KeyboardInterrupt), progress("bf-1", 10):
+    with pytest.raises(KeyboardInterrupt), Progress("bf-1", total=10):
         raise KeyboardInterrupt
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from backfill_spark.scorers.judges.judge import Judge
@@ -20,27 +20,8 @@ class Correctness(Judge):
     """Says "yes" when the outputs support the expectation `expected_response`, or all `expected_facts`."""
 
     takes: ClassVar[tuple[str, ...]] = ("inputs", "outputs", "expectations")
-
-    def __init__(
-        self,
-        *,
-        name: str = "correctness",
-        model: str | None = None,
-        inference_params: Mapping[str, Any] | None = None,
-        description: str | None = "Does the output agree with the expected response or facts?",
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
-    ) -> None:
-        super().__init__(
-            name=name,
-            model=model,
-            inference_params=inference_params,
-            description=description,
-            aggregations=aggregations,
-            timeout=timeout,
-            version_note=version_note,
-        )
+    default_name: ClassVar[str] = "correctness"
+    about: ClassVar[str] = "Does the output agree with the expected response or facts?"
 
     @property
     def task(self) -> str:

@@ -40,11 +40,14 @@ class Judge(Scorer):
     """Version of the prompt, part of the digest: rises when the words of the prompt change."""
     takes: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
     """What of a trace it sees."""
+    default_name: ClassVar[str]
+    about: ClassVar[str | None] = None
+    """Description where none is given."""
 
     def __init__(
         self,
         *,
-        name: str,
+        name: str | None = None,
         model: str | None = None,
         inference_params: Mapping[str, Any] | None = None,
         description: str | None = None,
@@ -55,8 +58,8 @@ class Judge(Scorer):
     ) -> None:
         super().__init__(
             None,
-            name=name,
-            description=description,
+            name=self.default_name if name is None else name,
+            description=self.about if description is None else description,
             aggregations=aggregations,
             timeout=timeout,
             version_note=version_note,

@@ -19,8 +19,6 @@ from typing import Any
 from backfill_spark.errors import BackfillRefusedError, PromptTooLargeError
 from backfill_spark.models import compact_json
 
-FRAME_VERSION = 1
-"""Version of the words around every judge's own; part of every prompt hash by being in the prompt."""
 DEFAULT_SECRET = b"backfill_spark"
 BYTES_PER_TOKEN = 3.6
 """On the long side for English (4 and more), near the truth for other scripts."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from backfill_spark.scorers.judges.judge import Judge
 
@@ -17,27 +16,8 @@ class RelevanceToQuery(Judge):
     """Says "yes" when the outputs are about what the inputs ask."""
 
     takes: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
-
-    def __init__(
-        self,
-        *,
-        name: str = "relevance_to_query",
-        model: str | None = None,
-        inference_params: Mapping[str, Any] | None = None,
-        description: str | None = "Does the output address what the input asks, without straying?",
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
-    ) -> None:
-        super().__init__(
-            name=name,
-            model=model,
-            inference_params=inference_params,
-            description=description,
-            aggregations=aggregations,
-            timeout=timeout,
-            version_note=version_note,
-        )
+    default_name: ClassVar[str] = "relevance_to_query"
+    about: ClassVar[str] = "Does the output address what the input asks, without straying?"
 
     @property
     def task(self) -> str:

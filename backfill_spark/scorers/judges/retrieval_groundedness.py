@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from backfill_spark.scorers.judges.judge import Judge
@@ -22,27 +22,8 @@ class RetrievalGroundedness(Judge):
     """
 
     takes: ClassVar[tuple[str, ...]] = ("inputs", "outputs", "trace")
-
-    def __init__(
-        self,
-        *,
-        name: str = "retrieval_groundedness",
-        model: str | None = None,
-        inference_params: Mapping[str, Any] | None = None,
-        description: str | None = "Is every claim of the output supported by the retrieved documents?",
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
-    ) -> None:
-        super().__init__(
-            name=name,
-            model=model,
-            inference_params=inference_params,
-            description=description,
-            aggregations=aggregations,
-            timeout=timeout,
-            version_note=version_note,
-        )
+    default_name: ClassVar[str] = "retrieval_groundedness"
+    about: ClassVar[str] = "Is every claim of the output supported by the retrieved documents?"
 
     @property
     def task(self) -> str:
