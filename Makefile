@@ -53,16 +53,8 @@ test-unit: venv ## the tests that start no JVM
 
 .PHONY: test-faults
 test-faults: venv ## the faults: a failing storage, changing sources, overlaps, kills, a cluster (FAULTS names files)
-ifdef FAULTS
-	$(BIN)/python -m pytest $(FAULTS)
-else
-	@mkdir -p build
-	@# Side by side: runners that start and end, and one session, leave a core idle when each has the machine alone.
-	@$(BIN)/python -m pytest tests/faults $(FAULTS_HERE:%=--ignore=%) -m "not kills" --junitxml=build/faults.xml \
-	  > build/faults.log 2>&1 & here=$$!; \
-	$(BIN)/python -m pytest tests/faults -m kills --junitxml=build/kills.xml; kills=$$?; \
-	wait $$here; here=$$?; cat build/faults.log; exit $$((here || kills))
-endif
+	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%) -m "not kills") --junitxml=build/faults.xml
+	$(if $(FAULTS),,$(BIN)/python -m pytest tests/faults -m kills --junitxml=build/kills.xml)
 
 .PHONY: reliability
 reliability: test test-faults ## run every test, and write docs/reliability.md from what passed
