@@ -93,8 +93,11 @@ class Registry:
         names = {name for name, _ in pinned}
         one = names.pop() if len(names) == 1 else None
         rows = _rows(self._scorers.ensure(), experiment_id, name=one, definitions=True)
-        found = {(row["name"], row["version"]): row["definition"] for row in rows if row["definition"] is not None}
-        return {key: found.get(key) for key in pinned}
+        found: dict[tuple[str, int], str | None] = {}
+        for row in rows:  # the row that says that a version is deleted has no definition
+            key = (row["name"], row["version"])
+            found[key] = found.get(key) or row["definition"]
+        return {key: found[key] for key in pinned if key in found}
 
     def register(self, scorer: AnyScorer, *, experiment_id: str, name: str | None = None) -> AnyScorer:
         """Store `scorer` as the next version of `name`; an equal definition makes none.
