@@ -26,7 +26,7 @@ from backfill_spark.pulse import Pulse
 from backfill_spark.registry import Registry
 from backfill_spark.request import Problems, limits_of
 from backfill_spark.results import ResultStore
-from backfill_spark.services import keys_missing, prices_missing, services_of
+from backfill_spark.services import prices_missing, services_of
 from backfill_spark.slices import forget_answers, run_slices
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
 from backfill_spark.store import aside, error_text
@@ -125,9 +125,8 @@ def _refuse_unfit(spark: SparkSession, settings: Settings, request: Request) -> 
     Raises:
         BackfillRefusedError: with every problem at once.
     """
-    services = services_of(settings, request)
-    problems = [*executor_problems(spark, settings), *(keys_missing(spark, services) if services else ())]
-    if problems:
+    services_of(settings, request)  # a key is looked for when there is something to ask
+    if problems := executor_problems(spark, settings):
         raise BackfillRefusedError(problems)
 
 

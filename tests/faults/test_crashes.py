@@ -80,7 +80,7 @@ def test_f33_a_version_that_was_deleted_meanwhile_is_still_the_jobs(world):
 
 
 def test_f40_a_resume_is_refused_where_a_plan_would_be(world, monkeypatch):
-    """Speculation, another Python, a missing key: the job stays as it is, and goes on elsewhere."""
+    """Speculation, another Python: the job stays as it is, and goes on elsewhere."""
     job_id = world.crash("after_stage")
     with monkeypatch.context() as patch:
         patch.setattr(probe, "_known", {})
