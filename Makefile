@@ -53,12 +53,11 @@ test-unit: venv ## the tests that start no JVM
 
 .PHONY: test-faults
 test-faults: venv ## the faults: a failing storage, changing sources, overlaps, kills, a cluster (FAULTS names files)
-	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%) -m "not kills") --junitxml=build/faults.xml
-	$(if $(FAULTS),,$(BIN)/python -m pytest tests/faults -m kills --junitxml=build/kills.xml)
+	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%)) --junitxml=build/faults.xml
 
 .PHONY: reliability
 reliability: test test-faults ## run every test, and write docs/reliability.md from what passed
-	$(BIN)/python -m scripts.reliability build/test.xml build/faults.xml build/kills.xml
+	$(BIN)/python -m scripts.reliability build/test.xml build/faults.xml
 
 .PHONY: soak
 soak: venv ## 100 kills and stops in one job (NEMESIS_BLOWS and NEMESIS_SEED change them)

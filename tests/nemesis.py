@@ -157,7 +157,7 @@ def ledger_count(path: str | Path) -> int:
 
 def torment(
     first: Sequence[str],
-    again: Sequence[str],
+    again: Callable[[Path], Sequence[str]],
     *,
     ledger: str | Path,
     logs: Path,
@@ -174,7 +174,8 @@ def torment(
 
     Args:
         first: starts the job. Its end before the first blow is an end like any other.
-        again: takes the job up again; waits by itself until the last runner's lease has run out.
+        again: gives the command that takes the job up again once the file is there that it is given; started
+            while the runner before it works, to lose no time. It waits by itself until that one's lease has run out.
         ledger: counts the calls.
         logs: folder of the runners' outputs.
         blows: how often to strike.
@@ -191,34 +192,42 @@ def torment(
     history = History()
     stopped: Runner | None = None
     with contextlib.ExitStack() as stack:
+
+        def start(command: Sequence[str], number: int) -> Runner:
+            log = logs / f"runner-{number:03}.log"
+            return stack.enter_context(Runner(command, log=log, environment=environment))
+
+        runner = start(first, 1)
         while True:
-            command = again if history.starts else first
             history.starts += 1
-            log = logs / f"runner-{history.starts:03}.log"
-            runner = stack.enter_context(Runner(command, log=log, environment=environment))
             begun = ledger_count(ledger)
             history.note(f"start {history.starts}", begun)
-            wait_until(_has_called(runner, ledger, begun + 1), timeout, f"a call of start {history.starts}: {log}")
+            wait_until(_has_called(runner, ledger, begun + 1), timeout, f"a call: {runner.log}")
             if stopped is not None:
                 _wake(stopped, history, ledger, timeout)
                 stopped = None
+            go = logs / f"go-{history.starts + 1:03}"
+            follower = None
             if history.blows < blows:
+                follower = start(again(go), history.starts + 1)
                 aim = ledger_count(ledger) + choose.randint(*reach)
-                wait_until(_has_called(runner, ledger, aim), timeout, f"{aim} calls: {log}")
-            if history.blows == blows or runner.process.poll() is not None:
+                wait_until(_has_called(runner, ledger, aim), timeout, f"{aim} calls: {runner.log}")
+            if follower is None or runner.process.poll() is not None:
                 history.exit_code = runner.wait(timeout)
                 history.note(f"end {history.starts}: exit {history.exit_code}", ledger_count(ledger))
                 if history.exit_code == 0 or history.starts > 2 * blows + 5:
                     return history
-                continue
-            blow = Blow.STOP if choose.random() < stops else Blow.KILL
-            history.blows += 1
-            if blow is Blow.KILL:
-                runner.kill()
             else:
-                runner.stop()
-                stopped = runner
-            history.note(f"{blow} {history.starts}", ledger_count(ledger))
+                blow = Blow.STOP if choose.random() < stops else Blow.KILL
+                history.blows += 1
+                if blow is Blow.KILL:
+                    runner.kill()
+                else:
+                    runner.stop()
+                    stopped = runner
+                history.note(f"{blow} {history.starts}", ledger_count(ledger))
+            go.touch()
+            runner = follower or start(again(go), history.starts + 1)
 
 
 def _has_called(runner: Runner, ledger: str | Path, count: int) -> Callable[[], bool]:

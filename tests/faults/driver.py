@@ -1,15 +1,16 @@
 """What the fault tests start as processes of their own, on tables that are there already.
 
-    python -m tests.faults.driver run SCORER… [--OPTION VALUE]… | work | resume [skew=SECONDS] [--OPTION VALUE]…
+    python -m tests.faults.driver run SCORER… [--OPTION VALUE]… | work | resume [skew=SECONDS] [after=FILE]…
 
-`run` and `work` are the command line's own, and so are options. `resume` takes the newest job, and waits until its
-last runner is seen as dead. Settings come from the environment (BACKFILL_SPARK_TABLES__ROOT and so on). `READY` is
-printed when Spark is there; exit codes are the command line's.
+`run` and `work` are the command line's own, and so are options. `resume` waits for FILE, takes the newest job, and
+waits until its last runner is seen as dead; it has options, too. Settings come from the environment
+(BACKFILL_SPARK_TABLES__ROOT and so on). `READY` is printed when Spark is there; exit codes are the command line's.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.faults.world import clock_shifted
@@ -34,8 +35,10 @@ def main(action: str, *words: str) -> None:
         command_line(["run", "--scorers", ",".join(names), *options])
     if action == "work":
         command_line(["work", "--once"])
-    skew = sum(float(word.removeprefix("skew=")) for word in names)
-    with clock_shifted(skew):
+    known = dict(word.split("=", 1) for word in names)
+    if "after" in known:
+        wait_until(Path(known["after"]).exists, 600, "the word to go")
+    with clock_shifted(float(known.get("skew", 0))):
         resume(settings, *options)
 
 

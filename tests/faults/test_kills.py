@@ -199,7 +199,7 @@ def test_f10_random_kills_and_stops_of_whole_process_groups(make_world):
     driver = [sys.executable, "-m", "tests.faults.driver"]
     history = torment(
         [*driver, "run", "length"],
-        [*driver, "resume"],
+        lambda go: [*driver, "resume", f"after={go}"],
         ledger=world.ledger,
         logs=world.desk,
         blows=BLOWS,

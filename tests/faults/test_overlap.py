@@ -59,7 +59,7 @@ def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothin
 @pytest.mark.parametrize("overlap", ["full", "partial"])
 def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(make_world, monkeypatch, overlap, phase):
     """Rows and values are those of one job; a pair is called twice at most."""
-    monkeypatch.setattr(chunks, "next_target", lambda pace, slots: 2 * CHUNK)
+    monkeypatch.setattr(chunks, "next_target", lambda pace, slots: 4 * CHUNK)
     chance = random.Random(f"{overlap} {phase}")
     world = make_world(lease_s=120, pause=0.002)
     # Traces are a quarter of an hour apart: the second job's window begins with the 301st.

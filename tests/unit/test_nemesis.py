@@ -8,10 +8,13 @@ import pytest
 
 from tests.nemesis import Blow, Runner, ledger_count, torment, wait_until
 
-# Appends lines until the ledger has enough or another one has taken over; a child in a session of its own lives.
+# Waits for a file if it is given one. Appends lines until the ledger has enough or another one has taken over; a child
+# in a session of its own lives.
 WORK = """
 import os, subprocess, sys, time
 ledger, enough = sys.argv[1], int(sys.argv[2])
+while sys.argv[3:] and not os.path.exists(sys.argv[3]):
+    time.sleep(0.01)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 open(ledger + ".owner", "w").write(str(os.getpid()))
 while open(ledger, "a+b").seek(0, 2) < 2 * enough and open(ledger + ".owner").read() == str(os.getpid()):
@@ -32,6 +35,10 @@ def ledger(tmp_path):
 
 def command(ledger, enough):
     return [sys.executable, "-c", WORK, str(ledger), str(enough)]
+
+
+def again(ledger, enough):
+    return lambda go: [*command(ledger, enough), str(go)]
 
 
 def is_gone(pid):
@@ -72,8 +79,16 @@ def test_leaving_the_block_leaves_no_process(tmp_path, ledger):
 
 def test_torment_strikes_as_often_as_asked_and_lets_the_last_runner_finish(tmp_path, ledger):
     """Kills and stops at seeded counts; each stopped runner is woken and ends by itself."""
-    work = command(ledger, 3000)
-    history = torment(work, work, ledger=ledger, logs=tmp_path, blows=5, seed=3, stops=0.5, reach=(5, 150))
+    history = torment(
+        command(ledger, 3000),
+        again(ledger, 3000),
+        ledger=ledger,
+        logs=tmp_path,
+        blows=5,
+        seed=3,
+        stops=0.5,
+        reach=(5, 150),
+    )
     what = [e.what.split()[0] for e in history.entries]
     assert (history.exit_code, history.blows, history.starts) == (0, 5, 6)
     assert what.count(Blow.KILL) + what.count(Blow.STOP) == 5
@@ -88,8 +103,17 @@ def test_torment_is_the_same_for_the_same_seed(tmp_path):
     for turn in ("a", "b"):
         folder = tmp_path / turn
         folder.mkdir()
-        work = command(folder / "ledger", 2000)
-        history = torment(work, work, ledger=folder / "ledger", logs=folder, blows=4, seed=8, stops=0.5, reach=(5, 100))
+        book = folder / "ledger"
+        history = torment(
+            command(book, 2000),
+            again(book, 2000),
+            ledger=book,
+            logs=folder,
+            blows=4,
+            seed=8,
+            stops=0.5,
+            reach=(5, 100),
+        )
         kinds.append([e.what.split()[0] for e in history.entries if e.what.startswith("SIG")])
     assert kinds[0] == kinds[1]
 
