@@ -43,9 +43,13 @@ fmt: venv ## format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Spark tests leave half a core idle: unit tests run beside them, and are shown after them.
 .PHONY: test
 test: venv ## unit tests, Spark tests, guards taken out
-	$(BIN)/python -m pytest tests/unit tests/spark $(FAULTS_HERE) --junitxml=build/test.xml
+	@mkdir -p build
+	@$(BIN)/python -m pytest tests/unit >build/unit.log 2>&1 & unit=$$!; \
+	$(BIN)/python -m pytest tests/spark $(FAULTS_HERE) --junitxml=build/spark.xml; spark=$$?; \
+	wait $$unit; unit=$$?; cat build/unit.log; exit $$((spark + unit))
 
 .PHONY: test-unit
 test-unit: venv ## the tests that start no JVM
@@ -57,7 +61,7 @@ test-faults: venv ## the faults: a failing storage, changing sources, overlaps, 
 
 .PHONY: reliability
 reliability: test test-faults ## run every test, and write docs/reliability.md from what passed
-	$(BIN)/python -m scripts.reliability build/test.xml build/faults.xml
+	$(BIN)/python -m scripts.reliability build/spark.xml build/faults.xml
 
 .PHONY: soak
 soak: venv ## 100 kills and stops in one job (NEMESIS_BLOWS and NEMESIS_SEED change them)

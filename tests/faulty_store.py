@@ -22,7 +22,7 @@ from delta.exceptions.base import ConcurrentAppendException
 
 from backfill_spark.store import Store
 
-HOLD_S = 120.0
+HOLD_S = 300.0
 CONFLICT = "[DELTA_CONCURRENT_APPEND.WITH_PARTITION_HINT] ConcurrentAppendException: invented by a test"
 T = TypeVar("T")
 

@@ -3,8 +3,9 @@
     python -m tests.faults.driver run SCORER… [--OPTION VALUE]… | work | resume [skew=SECONDS] [after=FILE]…
 
 `run` and `work` are the command line's own, and so are options. `resume` waits for FILE, takes the newest job, and
-waits until its last runner is seen as dead; it has options, too. Settings come from the environment
-(BACKFILL_SPARK_TABLES__ROOT and so on). `READY` is printed when Spark is there; exit codes are the command line's.
+waits until its last runner is seen as dead; with SECONDS it asks at once, by a clock that is so far off. Settings come
+from the environment (BACKFILL_SPARK_TABLES__ROOT and so on). `READY` is printed when Spark is there; exit codes are
+the command line's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(action: str, *words: str) -> None:
     """Do one action, and exit as the command line does."""
-    from backfill_spark import Settings
+    from backfill_spark import Settings, list_backfills
     from backfill_spark.cli import main as command_line
     from backfill_spark.session import get_spark
 
@@ -38,8 +39,10 @@ def main(action: str, *words: str) -> None:
     known = dict(word.split("=", 1) for word in names)
     if "after" in known:
         wait_until(Path(known["after"]).exists, 600, "the word to go")
-    with clock_shifted(float(known.get("skew", 0))):
-        resume(settings, *options)
+    if "skew" in known:
+        with clock_shifted(float(known["skew"])):
+            command_line(["resume", list_backfills(limit=1)[0].job_id, *options])
+    resume(settings, *options)
 
 
 def resume(settings: Settings, *options: str) -> None:

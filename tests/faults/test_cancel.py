@@ -51,6 +51,25 @@ def test_f17_a_job_is_canceled_in_the_middle_of_a_chunk(make_world):
     assert world.broken(extra=len(world.ids) - staged) == []
 
 
+def test_f17_a_cancel_that_comes_between_two_of_sparks_jobs_stops_the_next_one(make_world, monkeypatch):
+    """There is no task to stop when the runner sees it; those that come later are stopped at the next heartbeat."""
+    start, leases = Lease.start, []
+    monkeypatch.setattr(Lease, "start", lambda self, interrupt: (leases.append(self), start(self, interrupt)))
+    world = make_world(gate_at=1)
+    plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.HOLD))
+    with faulty(plan), world.meanwhile(world.run) as job:
+        assert plan.held.wait(120)
+        world.cancel(world.newest().job_id)
+        wait_until(lambda: leases[0].is_canceled, 60, "the runner to see it")
+        plan.go.set()
+        # The gate stays shut.
+        job.thread.join(60)
+        assert not job.thread.is_alive()
+    assert job.error is None
+    assert world.job(job.result).state == "CANCELED"
+    assert world.broken(expected=set()) == []
+
+
 def test_f17_a_job_is_canceled_during_its_merge(world):
     """The MERGE may land before CANCELED or not at all, never after."""
     plan = FaultPlan(Fault("assessments", Operation.MERGE, Kind.HOLD))
@@ -221,6 +240,23 @@ def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_ot
     assert world.lines() == []
     assert world.resume(others[0]).state == "SUCCEEDED"
     assert world.broken() == []
+
+
+def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_alone(world, monkeypatch):
+    """It is created and claimed in one commit."""
+    from backfill_spark.job_store import JobStore
+
+    create, claimable = JobStore.create_claimed, []
+
+    def look(self, job_id, created):
+        lease = create(self, job_id, created)
+        claimable.append({r.job_id for r in self.claimable()})
+        return lease
+
+    monkeypatch.setattr(JobStore, "create_claimed", look)
+    job_id = world.run(exclusive=True)
+    assert claimable == [set()]
+    assert world.job(job_id).state == "SUCCEEDED"
 
 
 def test_a_canceled_job_is_never_claimed(world):

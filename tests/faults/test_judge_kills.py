@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import xxhash
 
+from backfill_spark import LeaseLostError
 from tests.factories import some_traces, write_traces
 from tests.faults.world import World
+from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.judge_server import JudgeServer, serving
 from tests.nemesis import Runner, wait_until
 
@@ -99,13 +101,13 @@ def judged(
     monkeypatch.setenv(KEY_ENV, KEY)
     with contextlib.ExitStack() as stack:
 
-        def make(*, traces: int, latency_s: float, response: Callable[[int], str]) -> Judged:
+        def make(*, traces: int, latency_s: float, response: Callable[[int], str], key: str | None = KEY) -> Judged:
             log = tmp_path / "requests.jsonl"
-            server = stack.enter_context(serving(latency_s=latency_s, key=KEY, keeps_bodies=False, log_file=str(log)))
+            server = stack.enter_context(serving(latency_s=latency_s, key=key, keeps_bodies=False, log_file=str(log)))
             world = make_world(lease_s=LEASE_S, heartbeat_s=1)
             endpoint = {
                 "base_url": server.url,
-                "api_key_env": KEY_ENV,
+                "api_key_env": None if key is None else KEY_ENV,
                 "max_in_flight": IN_FLIGHT // TASKS,
                 "prices": PRICES,
             }
@@ -181,6 +183,26 @@ def test_a_kill_costs_what_was_in_flight_and_the_last_seconds(judged: Callable[.
     rows = results(here.world)
     assert set(here.world.ids) == {r["trace_id"] for r in rows}
     assert {('"yes"', False, 1)} == {(r["value"], r["cached"], r["attempts"]) for r in rows}
+    assert [] == here.world.broken(expected=here.world.pairs("polite"))
+
+
+def test_prompts_of_a_runner_that_was_replaced_do_not_land(judged: Callable[..., Judged]) -> None:
+    """It was held while it wrote them; the one that took its job over has asked meanwhile, each pair once."""
+    # Without a key: the workers of this session were started before there was one.
+    here = judged(traces=30, latency_s=0.0, response=lambda i: f"Your parcel {i} arrives on Friday.", key=None)
+    plan = FaultPlan(Fault("work", Operation.APPEND, Kind.HOLD))
+    with faulty(plan), here.world.meanwhile(lambda: here.world.run("polite")) as job:
+        assert plan.held.wait(120)
+        with here.start("resume", f"skew={2 * LEASE_S}") as runner:
+            assert 0 == runner.wait(START_S), runner.said()[-4000:]
+        plan.go.set()
+    assert isinstance(job.error, LeaseLostError)
+    done = here.world.newest()
+    assert ("SUCCEEDED", 30) == (done.state, done.counts["polite"].scored)
+    work = here.world.spark.read.format("delta").load(f"{here.world.settings.tables.root}/work")
+    assert 0 == work.count()
+    # One for each, and two probes.
+    assert here.server.log.requests <= 30 + 2
     assert [] == here.world.broken(expected=here.world.pairs("polite"))
 
 

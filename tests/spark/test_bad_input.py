@@ -145,6 +145,25 @@ def test_words_that_do_not_fit(refused: Callable[..., list[str]], world: Setting
     assert 20 == plan_backfill(scorers=["length"], start_time=datetime(2024, 6, 1, tzinfo=UTC)).calls
 
 
+def test_a_scorer_that_was_registered_elsewhere_is_not_taken_for_the_version_of_its_number(
+    refused: Callable[..., list[str]], ledger: Ledger
+) -> None:
+    """Version 1 of another experiment is another function; the same function is the same scorer."""
+    other = ledger_scorer(ledger.path, on="trace").register(experiment_id="7")
+    same = ledger_scorer(ledger.path).register(experiment_id="8")
+    assert [1, 1] == [other.scorer_version, same.scorer_version]
+    assert "differs from the registered version 1" in refused(scorers=[BackfillScorerConfig(other)])[0]
+    assert 20 == plan_backfill(scorers=[BackfillScorerConfig(same)]).calls
+
+
+def test_a_filter_that_can_match_nothing_is_noted_in_the_plan(world: Settings) -> None:
+    """As MLflow takes it, so it is no problem; the plan says it, as data and as text."""
+    plan = plan_backfill(scorers=["length"], filter_string="name RLIKE '['")
+    assert 0 == plan.calls
+    assert ["filter_string" in note and "matches nothing" in note for note in plan.notes] == [True]
+    assert "matches nothing" in str(plan)
+
+
 def test_a_traces_table_that_cannot_be_read(
     spark: SparkSession, refused: Callable[..., list[str]], world: Settings, tmp_path: Path
 ) -> None:
