@@ -135,9 +135,9 @@ class Program:
         """Turn errors and signals into messages and exit codes; keep stdout for the answer."""
         self._stdout = sys.stdout
         _forgive_encoding()
-        # py4j logs an interrupt's traceback, twice; `_interrupted` says it in a sentence.
+        # py4j logs the traceback of an interrupt, and of what it broke, which is raised as well: told in a sentence.
         logging.getLogger("py4j").setLevel(logging.CRITICAL)
-        logging.getLogger().addFilter(lambda record: record.msg != "KeyboardInterrupt while sending command.")
+        logging.getLogger().addFilter(lambda record: not str(record.msg).endswith("while sending command."))
         with contextlib.ExitStack() as stack:
             stack.enter_context(_terminating())
             try:
