@@ -17,6 +17,7 @@ import pytest
 import xxhash
 
 from backfill_spark import LeaseLostError
+from backfill_spark.lease import Lease
 from tests.factories import some_traces, write_traces
 from tests.faults.world import World
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
@@ -186,8 +187,12 @@ def test_a_kill_costs_what_was_in_flight_and_the_last_seconds(judged: Callable[.
     assert [] == here.world.broken(expected=here.world.pairs("polite"))
 
 
-def test_prompts_of_a_runner_that_was_replaced_do_not_land(judged: Callable[..., Judged]) -> None:
+def test_prompts_of_a_runner_that_was_replaced_do_not_land(
+    judged: Callable[..., Judged], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was held while it wrote them; the one that took its job over has asked meanwhile, each pair once."""
+    # It does not learn of the other one by a heartbeat, which would stop its tasks: the fence alone is left.
+    monkeypatch.setattr(Lease, "_renew", lambda _: None)
     # Without a key: the workers of this session were started before there was one.
     here = judged(traces=30, latency_s=0.0, response=lambda i: f"Your parcel {i} arrives on Friday.", key=None)
     plan = FaultPlan(Fault("work", Operation.APPEND, Kind.HOLD))
