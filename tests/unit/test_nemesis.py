@@ -37,8 +37,10 @@ def command(ledger, enough):
     return [sys.executable, "-c", WORK, str(ledger), str(enough)]
 
 
-def again(ledger, enough):
-    return lambda go: [*command(ledger, enough), str(go)]
+def tormented(ledger, enough, **how):
+    """Torment runners that write lines, half of the blows a stop."""
+    work = command(ledger, enough)
+    return torment(work, lambda go: [*work, str(go)], ledger=ledger, logs=ledger.parent, stops=0.5, **how)
 
 
 def is_gone(pid):
@@ -79,16 +81,7 @@ def test_leaving_the_block_leaves_no_process(tmp_path, ledger):
 
 def test_torment_strikes_as_often_as_asked_and_lets_the_last_runner_finish(tmp_path, ledger):
     """Kills and stops at seeded counts; each stopped runner is woken and ends by itself."""
-    history = torment(
-        command(ledger, 3000),
-        again(ledger, 3000),
-        ledger=ledger,
-        logs=tmp_path,
-        blows=5,
-        seed=3,
-        stops=0.5,
-        reach=(5, 150),
-    )
+    history = tormented(ledger, 3000, blows=5, seed=3, reach=(5, 150))
     what = [e.what.split()[0] for e in history.entries]
     assert (history.exit_code, history.blows, history.starts) == (0, 5, 6)
     assert what.count(Blow.KILL) + what.count(Blow.STOP) == 5
@@ -103,17 +96,7 @@ def test_torment_is_the_same_for_the_same_seed(tmp_path):
     for turn in ("a", "b"):
         folder = tmp_path / turn
         folder.mkdir()
-        book = folder / "ledger"
-        history = torment(
-            command(book, 2000),
-            again(book, 2000),
-            ledger=book,
-            logs=folder,
-            blows=4,
-            seed=8,
-            stops=0.5,
-            reach=(5, 100),
-        )
+        history = tormented(folder / "ledger", 2000, blows=4, seed=8, reach=(5, 100))
         kinds.append([e.what.split()[0] for e in history.entries if e.what.startswith("SIG")])
     assert kinds[0] == kinds[1]
 
