@@ -55,9 +55,11 @@ test: venv ## unit tests, Spark tests, guards taken out
 test-unit: venv ## the tests that start no JVM
 	$(BIN)/python -m pytest tests/unit
 
+# Two files at a time: a runner that starts keeps one core busy, and leases run out while nobody works.
 .PHONY: test-faults
 test-faults: venv ## the faults: a failing storage, changing sources, overlaps, kills, a cluster (FAULTS names files)
-	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%)) --junitxml=build/faults.xml
+	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%)) --junitxml=build/faults.xml \
+		-n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: reliability
 reliability: test test-faults ## run every test, and write docs/reliability.md from what passed

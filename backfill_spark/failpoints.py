@@ -22,7 +22,7 @@ _armed: dict[tuple[str, int], str] | None = None
 # in each Python worker; after_decide: a dead runner's epoch is ended and the next one is not claimed.
 Failpoint = StrEnum(
     "Failpoint",
-    "AFTER_CREATE BEFORE_CLAIM AFTER_DECIDE AFTER_CLAIM AFTER_WALL BEFORE_STAGE IN_TASK AFTER_STAGE "
+    "AFTER_CREATE BEFORE_CLAIM AFTER_DECIDE AFTER_CLAIM AFTER_WALL BEFORE_PROMPTS BEFORE_STAGE IN_TASK AFTER_STAGE "
     "BEFORE_MERGE AFTER_MERGE BEFORE_HEARTBEAT BEFORE_END AFTER_END AFTER_CLEANUP",
 )
 

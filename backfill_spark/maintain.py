@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
 from backfill_spark import tables
+from backfill_spark.asking.spool import delete_spool, spool_folder, spooled_jobs
 from backfill_spark.job_record import Event
 from backfill_spark.job_store import JobStore
 from backfill_spark.models import JobState, compact_json
+from backfill_spark.pulse import Pulse
 from backfill_spark.settings import parse_duration
 from backfill_spark.store import Store, until_alone
 
@@ -26,24 +29,44 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
     """Drop what has expired, compact the files of our tables, and remove files that no version needs.
 
     Returns:
-        What was done: `staging_jobs` (jobs whose staged rows were dropped), `heartbeats` (jobs whose heartbeats
-        were dropped), `optimized` and `vacuumed` (tables).
+        What was done: `staging_jobs` (jobs whose staged rows were dropped), `work_jobs` and `file_jobs` (ended jobs
+        whose runner died before it dropped their prompts and choices, or their heartbeat and spool files),
+        `heartbeats` (number of jobs whose heartbeat events were dropped), `optimized` and `vacuumed` (tables).
     """
     stores = [s for s in (Store(spark, t, settings) for t in tables.ALL_TABLES) if s.exists()]
     by_name = {s.table.name: s.ensure() for s in stores}
-    done: dict[str, Any] = {"staging_jobs": [], "heartbeats": 0, "optimized": [], "vacuumed": []}
+    jobs_of = ("staging_jobs", "work_jobs", "file_jobs")
+    done: dict[str, Any] = {**{name: [] for name in jobs_of}, "heartbeats": 0, "optimized": [], "vacuumed": []}
     jobs = JobStore(spark, settings)
     if "jobs" in by_name:
         ended = _ended(jobs)
+        final = {j for j, (state, _) in ended.items() if JobState(state).is_terminal}
         if "staging" in by_name:
             done["staging_jobs"] = _expire_staging(by_name["staging"], settings, ended, clock())
-        done["heartbeats"] = _drop_heartbeats(by_name["job_events"], ended)
+        if "work" in by_name:
+            done["work_jobs"] = _drop_jobs(by_name["work"], final)
+        done["file_jobs"] = _drop_files(settings, final)
+        done["heartbeats"] = _drop_heartbeats(by_name["job_events"], final)
     for name, store in by_name.items():
         until_alone(store.delta().optimize().executeCompaction)
-        store.delta().vacuum()
+        with _quiet(spark):
+            store.delta().vacuum()
         done["optimized"].append(name)
         done["vacuumed"].append(name)
     return done
+
+
+@contextmanager
+def _quiet(spark: SparkSession) -> Iterator[None]:
+    """VACUUM prints a line a table from the JVM: that would stand in the output of `--json`."""
+    jvm: Any = spark._jvm  # noqa: SLF001
+    console = getattr(getattr(jvm.scala, "Console$"), "MODULE$")
+    before = console.out()
+    console.setOutDirect(jvm.java.io.PrintStream(jvm.java.io.OutputStream.nullOutputStream()))
+    try:
+        yield
+    finally:
+        console.setOutDirect(before)
 
 
 def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict[str, int]:
@@ -104,20 +127,35 @@ def _ended(jobs: JobStore) -> dict[str, tuple[str, float]]:
 
 def _expire_staging(store: Store, settings: Settings, ended: dict[str, tuple[str, float]], now: float) -> list[str]:
     kept_for = parse_duration(settings.limits.staging_retention).total_seconds()
-    staged = [r[0] for r in store.read().select("job_id").distinct().collect()]
-    expired = [
-        j for j in staged if j in ended and (ended[j][0] == JobState.SUCCEEDED.value or now - ended[j][1] > kept_for)
-    ]
-    if expired:
-        store.delete(F.col("job_id").isin(expired))
-    return sorted(expired)
+    return _drop_jobs(
+        store,
+        {j for j, (state, at) in ended.items() if state == JobState.SUCCEEDED.value or now - at > kept_for},
+    )
 
 
-def _drop_heartbeats(store: Store, ended: dict[str, tuple[str, float]]) -> int:
+def _drop_jobs(store: Store, jobs: set[str]) -> list[str]:
+    """Delete the rows of these jobs; return those that had some."""
+    found = sorted(jobs & {r[0] for r in store.read().select("job_id").distinct().collect()})
+    if found:
+        store.delete(F.col("job_id").isin(found))
+    return found
+
+
+def _drop_files(settings: Settings, jobs: set[str]) -> list[str]:
+    """Delete the heartbeat and spool files of these jobs; return those that had some."""
+    pulse, spool = Pulse(settings), spool_folder(settings)
+    beating, spooled = jobs & pulse.jobs(), jobs & spooled_jobs(spool)
+    for job_id in beating:
+        pulse.clear(job_id)
+    for job_id in spooled:
+        delete_spool(spool, job_id)
+    return sorted(beating | spooled)
+
+
+def _drop_heartbeats(store: Store, jobs: set[str]) -> int:
     """Drop the heartbeats of jobs that have ended for good; the other events stay."""
-    final = sorted(j for j, (state, _) in ended.items() if JobState(state).is_terminal)
-    beats = (F.col("event") == Event.HEARTBEAT.value) & F.col("job_id").isin(final)
-    count = store.read().where(beats).select("job_id").distinct().count() if final else 0
+    beats = (F.col("event") == Event.HEARTBEAT.value) & F.col("job_id").isin(sorted(jobs))
+    count = store.read().where(beats).select("job_id").distinct().count() if jobs else 0
     if count:
         store.delete(beats)
     return count

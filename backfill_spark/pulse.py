@@ -94,6 +94,17 @@ class Pulse:
             except (LookupError, OSError):
                 continue
 
+    def jobs(self) -> set[str]:
+        """Return the ids of the jobs that have files."""
+        from pyarrow.fs import FileSelector
+
+        try:
+            files, path = self._place("", "beat")
+            found = files.get_file_info(FileSelector(posixpath.dirname(path), allow_not_found=True))
+        except (LookupError, OSError):
+            return set()
+        return {posixpath.splitext(f.base_name)[0] for f in found}
+
     def _place(self, job_id: str, kind: str) -> tuple[fs.FileSystem, str]:
         from pyarrow.fs import FileType
 

@@ -20,9 +20,10 @@ from backfill_spark import pairs as P
 from backfill_spark import tables
 from backfill_spark.adoption import everything
 from backfill_spark.asking.endpoints import Service
-from backfill_spark.asking.spool import delete_spool, read_spool
+from backfill_spark.asking.spool import delete_spool, read_spool, spool_folder
 from backfill_spark.choices import WorkStore
 from backfill_spark.chunks import Cutter
+from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import Event
 from backfill_spark.models import Chunk
 from backfill_spark.scoring.prompts import Asking, Rendering, ask, fan, render
@@ -121,6 +122,7 @@ def _ask_all(
 
 def write_prompts(epoch: Epoch, selection: Selection, work: WorkStore) -> None:
     """Render the prompts of all due pairs and keep them in `work`, once a job."""
+    failpoint(Failpoint.BEFORE_PROMPTS)
     if not work.keep_prompts(epoch.job_id, rendered(epoch, selection), epoch.lease.next_txn()):
         epoch.fenced()
 
@@ -381,12 +383,6 @@ def _service(epoch: Epoch, uri: str) -> Service:
         epoch.services = {**epoch.services, uri: found}
         epoch.probed = epoch.probed | {uri}
     return found
-
-
-def spool_folder(settings: Settings) -> str:
-    """Folder of answers that are not committed yet; beside the tables where these lie in a folder."""
-    folder = settings.judge.spool or f"{settings.tables.root.rstrip('/')}/spool"
-    return f"{folder.rstrip('/')}/{settings.tables.prefix}answers"
 
 
 def forget_answers(spark: SparkSession, settings: Settings, job_id: str) -> None:

@@ -19,6 +19,8 @@ from backfill_spark.asking.answers import Answer
 if TYPE_CHECKING:
     from pyarrow import fs
 
+    from backfill_spark.settings import Settings
+
 EVERY_S = 5.0
 
 
@@ -169,6 +171,20 @@ def delete_spool(folder: str, job_id: str) -> None:
     path = posixpath.join(root, job_id)
     if files.get_file_info(path).type is fs.FileType.Directory:
         files.delete_dir(path)
+
+
+def spool_folder(settings: Settings) -> str:
+    """Folder of answers that are not committed yet; beside the tables where these lie in a folder."""
+    folder = settings.judge.spool or f"{settings.tables.root.rstrip('/')}/spool"
+    return f"{folder.rstrip('/')}/{settings.tables.prefix}answers"
+
+
+def spooled_jobs(folder: str) -> set[str]:
+    """Return the ids of the jobs that have files."""
+    from pyarrow import fs
+
+    files, root = filesystem_of(folder)
+    return {f.base_name for f in files.get_file_info(fs.FileSelector(root, allow_not_found=True))}
 
 
 def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:

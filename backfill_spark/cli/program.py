@@ -137,7 +137,7 @@ class Program:
         _forgive_encoding()
         # py4j logs the traceback of an interrupt, and of what it broke, which is raised as well: told in a sentence.
         logging.getLogger("py4j").setLevel(logging.CRITICAL)
-        logging.getLogger().addFilter(lambda record: not str(record.msg).endswith("while sending command."))
+        logging.getLogger().addFilter(_is_not_of_py4j)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_terminating())
             try:
@@ -186,6 +186,11 @@ class Program:
             body["job_id"] = job_id
         self.answer_object({"error": body})
         raise click.exceptions.Exit(code) from None
+
+
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    """Its calls are logged by the root logger, so that no level of its own keeps them out."""
+    return not str(record.msg).endswith("while sending command.")
 
 
 def _forgive_encoding() -> None:

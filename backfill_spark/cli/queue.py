@@ -69,7 +69,8 @@ def maintain(program: Program, forget_trace: str | None) -> None:
     done = upkeep.maintain(spark, program.settings)
     lines = (
         f"compacted and vacuumed: {', '.join(done['optimized']) or 'no tables yet'}",
-        f"staged rows dropped of {len(done['staging_jobs'])} jobs, heartbeats of {done['heartbeats']}",
+        f"dropped: staged rows of {len(done['staging_jobs'])} jobs, heartbeats of {done['heartbeats']}",
+        f"left by dead runners: choices or prompts of {len(done['work_jobs'])} jobs, files of {len(done['file_jobs'])}",
     )
     program.answer(lambda: Sheet("Maintained", notes=lines), lambda: done)
 

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from backfill_spark.settings import Settings
 
 
-def settings_in(folder: Path, *, lease_s: float = 20, heartbeat_s: float = 1) -> Settings:
-    """Return settings whose tables lie in `folder`."""
+def settings_in(folder: Path, *, lease_s: float = 20, heartbeat_s: float | None = None) -> Settings:
+    """Return settings whose tables lie in `folder`; a heartbeat is due four times in a lease."""
     from backfill_spark.settings import Settings
 
     return Settings(
         tables={"root": str(folder / "tables")},
         traces={"path": str(folder / "traces")},
         timezone="UTC",
-        limits={"lease_s": lease_s, "heartbeat_s": heartbeat_s},
+        limits={"lease_s": lease_s, "heartbeat_s": heartbeat_s or lease_s / 4},
         spark={"spark.master": "local[2]"},
     )
 
@@ -70,7 +70,7 @@ def make_world(
         *,
         traces: int = TRACES,
         lease_s: float = 20,
-        heartbeat_s: float = 1,
+        heartbeat_s: float | None = None,
         gate_at: int = NO_GATE,
         pause: float = 0.0,
     ) -> World:

@@ -31,7 +31,7 @@ def test_f17_a_pending_job_is_canceled_at_once(world):
 
 def test_f17_a_job_is_canceled_in_the_middle_of_a_chunk(make_world):
     """The runner sees it at its heartbeat; no call begins later than 30 s after the request."""
-    world = make_world(gate_at=300)
+    world = make_world(gate_at=300, heartbeat_s=1)
     with world.meanwhile(world.run) as job:
         world.wait_for_calls(300)
         job_id = world.newest().job_id
@@ -55,7 +55,7 @@ def test_f17_a_cancel_that_comes_between_two_of_sparks_jobs_stops_the_next_one(m
     """There is no task to stop when the runner sees it; those that come later are stopped at the next heartbeat."""
     start, leases = Lease.start, []
     monkeypatch.setattr(Lease, "start", lambda self, interrupt: (leases.append(self), start(self, interrupt)))
-    world = make_world(gate_at=1)
+    world = make_world(gate_at=1, heartbeat_s=1)
     plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.HOLD))
     with faulty(plan), world.meanwhile(world.run) as job:
         assert plan.held.wait(120)

@@ -17,6 +17,7 @@ import pytest
 import xxhash
 
 from backfill_spark import LeaseLostError
+from backfill_spark.choices import WorkStore
 from backfill_spark.lease import Lease
 from tests.factories import some_traces, write_traces
 from tests.faults.world import World
@@ -36,7 +37,7 @@ nothing else runs, ten times as much beside the kill of a JVM; the pause of five
 PARTIAL = 3
 """Exit code."""
 START_S = 300.0
-LEASE_S = 15.0
+LEASE_S = 8.0
 PRICES = {"*": {"input": 1.0, "output": 2.0}}
 KEY_ENV, KEY = "FAULT_TESTS_JUDGE_KEY", "sk-of-the-fault-tests"
 
@@ -68,10 +69,10 @@ class Judged:
     log: Path
     runners: int = 0
 
-    def start(self, action: str, *words: str) -> Runner:
+    def start(self, action: str, *words: str, failpoint: str = "") -> Runner:
         """Start the next runner."""
         self.runners += 1
-        return self.world.runner(action, *words, log=f"runner-{self.runners}")
+        return self.world.runner(action, *words, failpoint=failpoint, log=f"runner-{self.runners}")
 
     def kill(self, runner: Runner, *, after: int) -> Kill:
         """Kill a runner and all that it started when the server has seen `after` more requests."""
@@ -102,10 +103,17 @@ def judged(
     monkeypatch.setenv(KEY_ENV, KEY)
     with contextlib.ExitStack() as stack:
 
-        def make(*, traces: int, latency_s: float, response: Callable[[int], str], key: str | None = KEY) -> Judged:
+        def make(
+            *,
+            traces: int,
+            response: Callable[[int], str] = lambda i: f"Your parcel {i} arrives on Friday.",
+            latency_s: float = 0.0,
+            key: str | None = KEY,
+            **limits: float,
+        ) -> Judged:
             log = tmp_path / "requests.jsonl"
             server = stack.enter_context(serving(latency_s=latency_s, key=key, keeps_bodies=False, log_file=str(log)))
-            world = make_world(lease_s=LEASE_S, heartbeat_s=1)
+            world = make_world(**({"lease_s": LEASE_S, "heartbeat_s": 1} | limits))
             endpoint = {
                 "base_url": server.url,
                 "api_key_env": None if key is None else KEY_ENV,
@@ -157,7 +165,7 @@ def paid_twice(sent: list[Sent], kills: list[Kill], latency_s: float) -> tuple[l
 def test_a_kill_costs_what_was_in_flight_and_the_last_seconds(judged: Callable[..., Judged]) -> None:
     """Three kills of the whole family, 64 calls in flight each time: no other answer is paid twice."""
     latency_s, traces = 1.0, 3000
-    here = judged(traces=traces, latency_s=latency_s, response=lambda i: f"Your parcel {i} arrives on Friday.")
+    here = judged(traces=traces, latency_s=latency_s)
     kills = []
     for action in (("run", "polite"), ("resume",), ("resume",)):
         with here.start(*action) as runner:
@@ -194,7 +202,7 @@ def test_prompts_of_a_runner_that_was_replaced_do_not_land(
     # It does not learn of the other one by a heartbeat, which would stop its tasks: the fence alone is left.
     monkeypatch.setattr(Lease, "_renew", lambda _: None)
     # Without a key: the workers of this session were started before there was one.
-    here = judged(traces=30, latency_s=0.0, response=lambda i: f"Your parcel {i} arrives on Friday.", key=None)
+    here = judged(traces=30, key=None)
     plan = FaultPlan(Fault("work", Operation.APPEND, Kind.HOLD))
     with faulty(plan), here.world.meanwhile(lambda: here.world.run("polite")) as job:
         assert plan.held.wait(120)
@@ -206,6 +214,31 @@ def test_prompts_of_a_runner_that_was_replaced_do_not_land(
     assert ("SUCCEEDED", 30) == (done.state, done.counts["polite"].scored)
     work = here.world.spark.read.format("delta").load(f"{here.world.settings.tables.root}/work")
     assert 0 == work.count()
+    # One for each, and two probes.
+    assert here.server.log.requests <= 30 + 2
+    assert [] == here.world.broken(expected=here.world.pairs("polite"))
+
+
+def test_prompts_do_not_land_between_another_runners_look_for_some_and_its_own(
+    judged: Callable[..., Judged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner was stopped right before it wrote them, and is woken just then: each pair is asked once."""
+    # No heartbeat is due before it writes: the wall that the other one has put up is all that stops it.
+    here = judged(traces=30, key=None, lease_s=240, heartbeat_s=80)
+    look = WorkStore.has_prompts
+    with here.start("run", "polite", failpoint="before_prompts:stop") as runner:
+        runner.wait_for_text("failpoint before_prompts: stop", START_S)
+        runner.stop()
+
+        def look_and_wake(work: WorkStore, job_id: str) -> bool:
+            found = look(work, job_id)
+            runner.wake()
+            assert 0 != runner.wait(START_S)
+            return found
+
+        monkeypatch.setattr(WorkStore, "has_prompts", look_and_wake)
+        job = here.world.resume(here.world.newest().job_id)
+    assert ("SUCCEEDED", 30) == (job.state, job.counts["polite"].scored)
     # One for each, and two probes.
     assert here.server.log.requests <= 30 + 2
     assert [] == here.world.broken(expected=here.world.pairs("polite"))

@@ -147,7 +147,7 @@ def test_f24_another_writer_of_the_same_rows_makes_no_duplicates(make_world):
 
 def test_f11_heartbeats_that_fail_for_a_while_do_not_stop_the_job(make_world):
     """Shorter than two thirds of the lease: the job goes on, and its end is written when the storage is back."""
-    world = make_world(lease_s=60, gate_at=100)
+    world = make_world(lease_s=60, heartbeat_s=1, gate_at=100)
     plan = FaultPlan(Fault(*EVENTS, Kind.AWAY, nth=2, times=2))
     with faulty(plan), world.meanwhile(world.run) as job:
         world.wait_for_calls(100)

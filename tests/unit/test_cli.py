@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -289,6 +290,19 @@ class TestExitCodes:
         assert "" == result.stdout
         assert "Traceback" not in result.stderr
         assert result.stderr.strip()
+
+    def test_an_interrupt_is_told_in_one_sentence(self, caplog):
+        """py4j logs the call that it broke, with its traceback."""
+
+        class BrokenApi(FakeApi):
+            def _note(self, *_):
+                logging.error("Exception while sending command.")  # noqa: LOG015
+                logging.error("Something else.")  # noqa: LOG015
+                raise KeyboardInterrupt
+
+        result = call("run", "--scorers", "a", api=BrokenApi())
+        assert 130 == result.exit_code
+        assert ["Something else."] == [r.getMessage() for r in caplog.records]
 
     def test_an_unknown_job_exits_2(self):
         result = call("status", "bf-nonsense")

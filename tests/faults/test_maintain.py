@@ -1,0 +1,150 @@
+"""Upkeep of the tables, and what it must leave alone; one process."""
+
+import json
+import re
+import time
+
+import pytest
+
+from backfill_spark import maintain, tables
+from backfill_spark.job_record import Event
+from backfill_spark.job_store import JobStore
+from backfill_spark.pulse import Pulse
+from backfill_spark.results import ResultStore
+from backfill_spark.store import Store
+from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
+
+pytestmark = pytest.mark.faults
+DAY_S = 86_400.0
+
+
+def upkeep(world, *, days=0.0):
+    """Do the upkeep as it would be done in `days`."""
+    return maintain.maintain(world.spark, world.settings, clock=lambda: time.time() + days * DAY_S)
+
+
+def rows(world, table):
+    """Return the rows of one of our tables."""
+    return Store(world.spark, next(t for t in tables.ALL_TABLES if t.name == table), world.settings).read()
+
+
+def files(world, table):
+    """Return the number of files of a table's newest version."""
+    return len(rows(world, table).inputFiles())
+
+
+def test_what_a_job_at_rest_has_staged_is_kept_until_it_expires(world):
+    """Until then a resume calls none of it; afterwards it is paid again."""
+    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=2))):
+        job_id = world.run()
+    staged = rows(world, "staging").count()
+    assert staged
+    assert upkeep(world)["staging_jobs"] == []
+    assert rows(world, "staging").count() == staged
+    assert upkeep(world, days=400)["staging_jobs"] == [job_id]
+    assert rows(world, "staging").count() == 0
+    assert world.resume(job_id).state == "SUCCEEDED"
+    # The chunk that could not be written, and what has expired.
+    assert world.broken(extra=len(world.ids), woken=staged) == []
+
+
+def test_what_a_runner_left_that_died_behind_its_jobs_end_is_dropped(world, capfd):
+    """Staged rows, listed traces, heartbeats; the job and its results stay as they are, in fewer files."""
+    job_id = world.crash("after_end", trace_ids=world.ids)
+    jobs = JobStore(world.spark, world.settings)
+    # Where the tables have no folder, heartbeats are events.
+    jobs.write(job_id, [(Event.HEARTBEAT, {})], epoch=1)
+    Pulse(world.settings).beat(job_id, 1)
+    before = world.job(job_id)
+    results = sorted(map(str, rows(world, "assessments").collect()))
+    assert before.state == "SUCCEEDED"
+    assert rows(world, "staging").count() == rows(world, "work").count() == len(world.ids)
+    events = files(world, "job_events")
+    capfd.readouterr()
+    done = upkeep(world)
+    # VACUUM would tell of each table.
+    assert capfd.readouterr().out == ""
+    assert set(done["optimized"]) == set(done["vacuumed"]) == {t.name for t in tables.ALL_TABLES}
+    assert files(world, "job_events") < events
+    assert [done[f"{place}_jobs"] for place in ("staging", "work", "file")] == [[job_id]] * 3
+    assert done["heartbeats"] == 1
+    assert (rows(world, "staging").count(), rows(world, "work").count()) == (0, 0)
+    assert rows(world, "job_events").where("event = 'heartbeat'").count() == 0
+    assert not list((world.folder / "tables" / "pulse").glob("*.beat"))
+    assert (world.job(job_id).state, world.job(job_id).counts) == (before.state, before.counts)
+    assert sorted(map(str, rows(world, "assessments").collect())) == results
+    assert world.broken() == []
+
+
+def test_a_job_at_rest_keeps_what_it_chose(world):
+    """Its listed traces are read when it goes on."""
+    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=2))):
+        job_id = world.run(trace_ids=world.ids[:500])
+    assert upkeep(world)["work_jobs"] == []
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken(extra=500, expected={("length", i) for i in world.ids[:500]}) == []
+
+
+def test_upkeep_while_a_job_runs(make_world):
+    """The job ends as it would have ended; its events, its lease and what it staged are not touched."""
+    world = make_world(heartbeat_s=1, gate_at=250)
+    with world.meanwhile(world.run) as job:
+        world.wait_for_calls(250)
+        done = upkeep(world, days=400)
+        assert (done["staging_jobs"], done["work_jobs"], done["file_jobs"], done["heartbeats"]) == ([], [], [], 0)
+    assert job.error is None
+    assert world.job(job.result).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_a_runner_that_was_replaced_stays_fenced_off_after_upkeep(world):
+    """What its fence stands on is neither compacted away nor vacuumed."""
+    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    walls = [results.staging, results.assessments]
+    first = jobs.claim(jobs.record(world.run(launch="queue")), walls)
+    later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
+    assert later.claim(later.record(first.job_id), walls).epoch == 2
+    upkeep(world, days=400)
+    txn = first.next_txn()
+    assert [wall.append(wall.frame([{"trace_id": "tr-0"}]), txn=txn) for wall in walls] == [False, False]
+
+
+def test_a_trace_that_is_forgotten_is_in_no_table(world):
+    """Results, staged rows, choices, and what a job remembers of ids that it did not find; all else stays."""
+    gone, missing = world.ids[7], "tr-not-there"
+    done = world.run()
+    results = rows(world, "assessments").count()
+    # A second job rests with staged rows and its list of traces.
+    world.write_traces(30, first=600, mode="append")
+    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=2))):
+        job_id = world.run(trace_ids=[*world.ids, missing], reprocess="all")
+    assert world.job(job_id).state == "PARTIAL"
+
+    def holding(word):
+        found = {}
+        for table in tables.ALL_TABLES:
+            store = Store(world.spark, table, world.settings)
+            whole = re.compile(rf"\b{re.escape(word)}\b")
+            held = sum(bool(whole.search(str(row))) for row in store.read().collect())
+            if held:
+                found[table.name] = held
+        return found
+
+    assert set(holding(gone)) >= {"assessments", "work"}
+    assert set(holding(missing)) == {"job_events", "work"}
+    staged = rows(world, "staging").select("trace_id").head()[0]
+    for word in (gone, missing, staged):
+        told = maintain.forget_trace(world.spark, world.settings, word)
+        assert any(told.values())
+        assert holding(word) == {}
+    assert rows(world, "assessments").count() == results - len({gone, staged})
+    assert world.job(done).state == "SUCCEEDED"
+    assert json.loads(rows(world, "jobs").where(f"job_id = '{done}'").head()["counts"])["length"]["scored"] == 600
+
+
+def test_forgetting_a_trace_of_which_nothing_is_known_changes_nothing(world):
+    """Each count is 0."""
+    world.run()
+    before = rows(world, "assessments").count()
+    assert not any(maintain.forget_trace(world.spark, world.settings, "tr-unknown").values())
+    assert rows(world, "assessments").count() == before
