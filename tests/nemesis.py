@@ -102,9 +102,17 @@ class Runner:
         self.process.wait()
 
     def stop(self) -> None:
-        """SIGSTOP the family, and wait until all of it stands."""
-        self.signal(signal.SIGSTOP)
-        wait_until(lambda: all(state in "TtZX" for _, state in _family(self.pid)), 30, "the runner to stand")
+        """SIGSTOP the family until all of it stands."""
+
+        def stands() -> bool:
+            # A child may be born between being listed and its parent's stop: it is told at the next look.
+            moving = [pid for pid, state in _family(self.pid) if state not in "TtZX"]
+            for pid in moving:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            return not moving
+
+        wait_until(stands, 30, "the runner to stand")
 
     def wake(self) -> None:
         """SIGCONT the family."""
