@@ -35,8 +35,8 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
     """
     stores = [s for s in (Store(spark, t, settings) for t in tables.ALL_TABLES) if s.exists()]
     by_name = {s.table.name: s.ensure() for s in stores}
-    jobs_of = ("staging_jobs", "work_jobs", "file_jobs")
-    done: dict[str, Any] = {**{name: [] for name in jobs_of}, "heartbeats": 0, "optimized": [], "vacuumed": []}
+    done: dict[str, Any] = {"staging_jobs": [], "work_jobs": [], "file_jobs": [], "heartbeats": 0}
+    done |= {"optimized": [], "vacuumed": []}
     jobs = JobStore(spark, settings)
     if "jobs" in by_name:
         ended = _ended(jobs)
@@ -54,19 +54,6 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
         done["optimized"].append(name)
         done["vacuumed"].append(name)
     return done
-
-
-@contextmanager
-def _quiet(spark: SparkSession) -> Iterator[None]:
-    """VACUUM prints a line a table from the JVM: that would stand in the output of `--json`."""
-    jvm: Any = spark._jvm  # noqa: SLF001
-    console = getattr(getattr(jvm.scala, "Console$"), "MODULE$")
-    before = console.out()
-    console.setOutDirect(jvm.java.io.PrintStream(jvm.java.io.OutputStream.nullOutputStream()))
-    try:
-        yield
-    finally:
-        console.setOutDirect(before)
 
 
 def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict[str, int]:
@@ -159,3 +146,16 @@ def _drop_heartbeats(store: Store, jobs: set[str]) -> int:
     if count:
         store.delete(beats)
     return count
+
+
+@contextmanager
+def _quiet(spark: SparkSession) -> Iterator[None]:
+    """VACUUM prints a line a table from the JVM: that would stand in the output of `--json`."""
+    jvm: Any = spark._jvm  # noqa: SLF001
+    console = getattr(getattr(jvm.scala, "Console$"), "MODULE$")
+    before = console.out()
+    console.setOutDirect(jvm.java.io.PrintStream(jvm.java.io.OutputStream.nullOutputStream()))
+    try:
+        yield
+    finally:
+        console.setOutDirect(before)

@@ -180,11 +180,15 @@ def spool_folder(settings: Settings) -> str:
 
 
 def spooled_jobs(folder: str) -> set[str]:
-    """Return the ids of the jobs that have files."""
+    """Return the ids of the jobs that have files; none where the folder cannot be looked at, as without judges."""
     from pyarrow import fs
 
-    files, root = filesystem_of(folder)
-    return {f.base_name for f in files.get_file_info(fs.FileSelector(root, allow_not_found=True))}
+    try:
+        files, root = filesystem_of(folder)
+        found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    except Exception:  # an address that pyarrow does not know, or no way to its storage
+        return set()
+    return {f.base_name for f in found}
 
 
 def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:

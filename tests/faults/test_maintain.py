@@ -3,10 +3,12 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 from backfill_spark import maintain, tables
+from backfill_spark.asking.spool import spool_folder
 from backfill_spark.job_record import Event
 from backfill_spark.job_store import JobStore
 from backfill_spark.pulse import Pulse
@@ -49,12 +51,16 @@ def test_what_a_job_at_rest_has_staged_is_kept_until_it_expires(world):
 
 
 def test_what_a_runner_left_that_died_behind_its_jobs_end_is_dropped(world, capfd):
-    """Staged rows, listed traces, heartbeats; the job and its results stay as they are, in fewer files."""
+    """Staged rows, listed traces, heartbeats, spooled answers; the job and its results stay, in fewer files."""
     job_id = world.crash("after_end", trace_ids=world.ids)
     jobs = JobStore(world.spark, world.settings)
     # Where the tables have no folder, heartbeats are events.
     jobs.write(job_id, [(Event.HEARTBEAT, {})], epoch=1)
     Pulse(world.settings).beat(job_id, 1)
+    spools = Path(spool_folder(world.settings))
+    for owner in (job_id, "bf-another"):
+        (spools / owner).mkdir(parents=True)
+        (spools / owner / "answers.jsonl").touch()
     before = world.job(job_id)
     results = sorted(map(str, rows(world, "assessments").collect()))
     assert before.state == "SUCCEEDED"
@@ -71,6 +77,7 @@ def test_what_a_runner_left_that_died_behind_its_jobs_end_is_dropped(world, capf
     assert (rows(world, "staging").count(), rows(world, "work").count()) == (0, 0)
     assert rows(world, "job_events").where("event = 'heartbeat'").count() == 0
     assert not list((world.folder / "tables" / "pulse").glob("*.beat"))
+    assert [p.name for p in spools.iterdir()] == ["bf-another"]
     assert (world.job(job_id).state, world.job(job_id).counts) == (before.state, before.counts)
     assert sorted(map(str, rows(world, "assessments").collect())) == results
     assert world.broken() == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backfill_spark.asking.answers import Answer
-from backfill_spark.asking.spool import Permit, Spool, delete_spool, read_spool
+from backfill_spark.asking.spool import Permit, Spool, delete_spool, read_spool, spooled_jobs
 from backfill_spark.models import ErrorCode
 
 
@@ -94,6 +94,14 @@ def test_a_deleted_spool_is_empty(folder):
     delete_spool(folder, "bf-1")
     delete_spool(folder, "bf-1")
     assert [] == read_spool(folder, "bf-1").answers
+
+
+def test_jobs_that_have_files_are_known_by_their_folders(folder):
+    """An address that cannot be looked at has none: upkeep of tables that lie there goes on."""
+    assert set() == spooled_jobs(folder)
+    written(Spool(folder, "bf-1", 0), answer("a"), permit=Permit(1, 0.0, 1, None))
+    assert {"bf-1"} == spooled_jobs(folder)
+    assert set() == spooled_jobs("nowhere://bucket/spool")
 
 
 def test_a_kill_costs_no_more_than_what_was_not_written(folder):
