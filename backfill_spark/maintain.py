@@ -6,15 +6,16 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
 from backfill_spark import tables
-from backfill_spark.asking.spool import delete_spool, spool_folder, spooled_jobs
+from backfill_spark.asking.spool import delete_spool, forget_spooled, spool_folder, spooled_jobs
 from backfill_spark.job_record import Event
 from backfill_spark.job_store import JobStore
-from backfill_spark.models import JobState, compact_json
+from backfill_spark.models import JobState, compact_json, new_job_id
 from backfill_spark.pulse import Pulse
 from backfill_spark.settings import parse_duration
 from backfill_spark.store import Store, until_alone
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 
     from backfill_spark.settings import Settings
 
+DAY_S = 86_400.0
+
 
 def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], float] = time.time) -> dict[str, Any]:
     """Drop what has expired, compact the files of our tables, and remove files that no version needs.
 
     Returns:
         What was done: `staging_jobs` (jobs whose staged rows were dropped), `work_jobs` and `file_jobs` (ended jobs
-        whose runner died before it dropped their prompts and choices, or their heartbeat and spool files),
+        whose runner died before it dropped their prompts and choices, or their heartbeat and spool files; and choices
+        of jobs whose creator died before the job was there),
         `heartbeats` (number of jobs whose heartbeat events were dropped), `optimized` and `vacuumed` (tables).
     """
     stores = [s for s in (Store(spark, t, settings) for t in tables.ALL_TABLES) if s.exists()]
@@ -44,7 +48,7 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
         if "staging" in by_name:
             done["staging_jobs"] = _expire_staging(by_name["staging"], settings, ended, clock())
         if "work" in by_name:
-            done["work_jobs"] = _drop_jobs(by_name["work"], final)
+            done["work_jobs"] = _drop_jobs(by_name["work"], final | _never_created(by_name["work"], jobs, clock()))
         done["file_jobs"] = _drop_files(settings, final)
         done["heartbeats"] = _drop_heartbeats(by_name["job_events"], final)
     for name, store in by_name.items():
@@ -57,10 +61,10 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
 
 
 def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict[str, int]:
-    """Delete every row about one trace from our tables; returns rows deleted by table.
+    """Delete every row about one trace from our tables; returns rows deleted by table, and answers in files (`spool`).
 
     Older versions of the tables keep the rows until VACUUM removes their files (7 days by default). The traces
-    table is the user's own.
+    table is the user's own: a job at rest that goes on scores the trace again if its pinned version has it.
     """
     deleted: dict[str, int] = {}
     hashes: list[str] = []
@@ -82,6 +86,7 @@ def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict
         condition = F.col("prompt_hash").isin(sorted(set(hashes)))
         deleted["judgements"] = judgements.read().where(condition).count()
         judgements.delete(condition)
+        deleted["spool"] = forget_spooled(spool_folder(settings), set(hashes))
     return deleted
 
 
@@ -118,6 +123,14 @@ def _expire_staging(store: Store, settings: Settings, ended: dict[str, tuple[str
         store,
         {j for j, (state, at) in ended.items() if state == JobState.SUCCEEDED.value or now - at > kept_for},
     )
+
+
+def _never_created(store: Store, jobs: JobStore, now: float) -> set[str]:
+    """Jobs that made a choice more than a day ago and have no events: their creator died in between."""
+    newest = new_job_id(datetime.fromtimestamp(now - DAY_S, UTC))
+    rows = store.read().where(F.col("job_id") < newest).select("job_id").distinct().collect()
+    old = {r["job_id"] for r in rows}
+    return old - {r.job_id for r in jobs.records(sorted(old))}
 
 
 def _drop_jobs(store: Store, jobs: set[str]) -> list[str]:

@@ -81,10 +81,10 @@ def run_slices(epoch: Epoch, selection: Selection) -> None:
     if epoch.lease.epoch > 1 and not work.store.ensure().append(work.store.frame([]), txn=epoch.lease.next_txn()):
         epoch.fenced()  # an earlier runner that is still rendering must not land its prompts beside these
     if not work.has_prompts(epoch.job_id):
-        write_prompts(epoch, selection, work)
+        write_prompts(epoch, rendered(epoch, selection), work)
     spending = _spending(epoch)
     recover(epoch, judgements, spending)
-    with open_pairs(epoch, work) as pairs:
+    with open_pairs(epoch, selection, work) as pairs:
         _ask_all(epoch, selection, work, judgements, spending, pairs)
 
 
@@ -120,10 +120,10 @@ def _ask_all(
 # --- render
 
 
-def write_prompts(epoch: Epoch, selection: Selection, work: WorkStore) -> None:
-    """Render the prompts of all due pairs and keep them in `work`, once a job."""
+def write_prompts(epoch: Epoch, prompts: DataFrame, work: WorkStore) -> None:
+    """Keep rendered prompts in `work`."""
     failpoint(Failpoint.BEFORE_PROMPTS)
-    if not work.keep_prompts(epoch.job_id, rendered(epoch, selection), epoch.lease.next_txn()):
+    if not work.keep_prompts(epoch.job_id, prompts, epoch.lease.next_txn()):
         epoch.fenced()
 
 
@@ -138,19 +138,29 @@ def rendered(epoch: Epoch, selection: Selection) -> DataFrame:
 
 
 @contextmanager
-def open_pairs(epoch: Epoch, work: WorkStore) -> Iterator[DataFrame]:
+def open_pairs(epoch: Epoch, selection: Selection, work: WorkStore) -> Iterator[DataFrame]:
     """Give the job's prompts whose pairs are still to be staged: neither by this job nor by another one."""
-    pairs = work.prompts(epoch.job_id)
     if epoch.lease.epoch == 1:
-        yield pairs
+        yield work.prompts(epoch.job_id)
         return
+    judges = epoch.request.judges
     # As staging is now: this epoch may have adopted pairs since it began. Cached, since each slice asks again.
     now = everything(epoch, epoch.results.staging.version())
     still = now.select("trace_id", "trace_date", P.to_call_mask().alias("still")).where("still != 0").cache()
     try:
-        mine = [F.when(F.col("scorer_name") == epoch.request.scorers[i].name, P.bit(i)) for i in epoch.request.judges]
+        mine = [F.when(F.col("scorer_name") == epoch.request.scorers[i].name, P.bit(i)) for i in judges]
         is_open = F.col("still").bitwiseAND(F.coalesce(*mine).cast("bigint")) != 0
-        yield pairs.join(still, ["trace_id", "trace_date"]).where(is_open).drop("still")
+
+        def opened() -> DataFrame:
+            pairs = work.prompts(epoch.job_id).join(still, ["trace_id", "trace_date"])
+            return pairs.where(is_open).drop("still")
+
+        wanted = still.agg(F.sum(F.bit_count(P.submask(F.col("still"), judges)))).collect()[0][0] or 0
+        if opened().count() < wanted:
+            # Somebody had a trace forgotten: its prompt is gone, and the source may still have it.
+            have = work.prompts(epoch.job_id).select("trace_id", "scorer_name")
+            write_prompts(epoch, rendered(epoch, selection).join(have, have.columns, "left_anti"), work)
+        yield opened()
     finally:
         still.unpersist()
 

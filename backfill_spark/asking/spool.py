@@ -107,19 +107,7 @@ class Spool:
         if not self._has_folder:
             self._files.create_dir(self._folder, recursive=True)
             self._has_folder = True
-        self._put(draft.name, draft.data)
-
-    def _put(self, name: str, data: bytes) -> None:
-        final = posixpath.join(self._folder, name)
-        if self._files.type_name != "local":
-            # An object appears whole or not at all.
-            with self._files.open_output_stream(final) as stream:
-                stream.write(data)
-            return
-        draft = posixpath.join(self._folder, f"_{name}.tmp")
-        with self._files.open_output_stream(draft) as stream:
-            stream.write(data)
-        self._files.move(draft, final)
+        _put(self._files, posixpath.join(self._folder, draft.name), draft.data)
 
 
 def read_spool(folder: str, job_id: str, *, task: int | None = None, but: str | None = None) -> Spooled:
@@ -173,6 +161,20 @@ def delete_spool(folder: str, job_id: str) -> None:
         files.delete_dir(path)
 
 
+def forget_spooled(folder: str, hashes: set[str]) -> int:
+    """Take the answers to these prompts out of every job's files; return how many there were."""
+    files, found = _found(folder, recursive=True)
+    count = 0
+    for path in (f.path for f in found if f.base_name.endswith(".jsonl")):
+        with files.open_input_stream(path) as stream:
+            lines = stream.read().split(b"\n")
+        kept = [line for line in lines if (_object(line) or {}).get("prompt_hash") not in hashes]
+        if len(kept) < len(lines):
+            count += len(lines) - len(kept)
+            _put(files, path, b"\n".join(kept))
+    return count
+
+
 def spool_folder(settings: Settings) -> str:
     """Folder of answers that are not committed yet; beside the tables where these lie in a folder."""
     folder = settings.judge.spool or f"{settings.tables.root.rstrip('/')}/spool"
@@ -181,14 +183,17 @@ def spool_folder(settings: Settings) -> str:
 
 def spooled_jobs(folder: str) -> set[str]:
     """Return the ids of the jobs that have files; none where the folder cannot be looked at, as without judges."""
+    return {f.base_name for f in _found(folder)[1]}
+
+
+def _found(folder: str, *, recursive: bool = False) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
     from pyarrow import fs
 
     try:
         files, root = filesystem_of(folder)
-        found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        return files, files.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=recursive))
     except Exception:  # an address that pyarrow does not know, or no way to its storage
-        return set()
-    return {f.base_name for f in found}
+        return fs.LocalFileSystem(), []
 
 
 def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:
@@ -200,6 +205,19 @@ def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:
             folder = "file://" + folder.removeprefix("file:")
         return fs.FileSystem.from_uri(folder.rstrip("/"))  # type: ignore[no-any-return]
     return fs.LocalFileSystem(), folder.rstrip("/") or "/"
+
+
+def _put(files: fs.FileSystem, final: str, data: bytes) -> None:
+    if files.type_name != "local":
+        # An object appears whole or not at all.
+        with files.open_output_stream(final) as stream:
+            stream.write(data)
+        return
+    folder, name = posixpath.split(final)
+    draft = posixpath.join(folder, f"_{name}.tmp")
+    with files.open_output_stream(draft) as stream:
+        stream.write(data)
+    files.move(draft, final)
 
 
 def _stem(task: int) -> str:

@@ -63,8 +63,11 @@ def maintain(program: Program, forget_trace: str | None) -> None:
     if forget_trace is not None:
         deleted = upkeep.forget_trace(spark, program.settings, forget_trace)
         said = ", ".join(f"{rows} rows of {table}" for table, rows in deleted.items() if rows) or "no rows"
-        note = "Older table versions keep them until VACUUM removes their files, after 7 days by default."
-        program.answer(lambda: Sheet(f"Deleted {said}", notes=(note,)), lambda: {"deleted": deleted})
+        notes = (
+            "Older table versions keep them until VACUUM removes their files, after 7 days by default.",
+            "Your traces table is as it was. A job at rest that goes on scores the trace again if its version has it.",
+        )
+        program.answer(lambda: Sheet(f"Deleted {said}", notes=notes), lambda: {"deleted": deleted})
         return
     done = upkeep.maintain(spark, program.settings)
     lines = (

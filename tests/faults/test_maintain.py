@@ -3,26 +3,28 @@
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from backfill_spark import maintain, tables
 from backfill_spark.asking.spool import spool_folder
+from backfill_spark.choices import WorkStore, listed
 from backfill_spark.job_record import Event
 from backfill_spark.job_store import JobStore
+from backfill_spark.models import new_job_id
 from backfill_spark.pulse import Pulse
 from backfill_spark.results import ResultStore
 from backfill_spark.store import Store
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
 pytestmark = pytest.mark.faults
-DAY_S = 86_400.0
 
 
 def upkeep(world, *, days=0.0):
     """Do the upkeep as it would be done in `days`."""
-    return maintain.maintain(world.spark, world.settings, clock=lambda: time.time() + days * DAY_S)
+    return maintain.maintain(world.spark, world.settings, clock=lambda: time.time() + days * maintain.DAY_S)
 
 
 def rows(world, table):
@@ -90,6 +92,18 @@ def test_a_job_at_rest_keeps_what_it_chose(world):
     assert upkeep(world)["work_jobs"] == []
     assert world.resume(job_id).state == "SUCCEEDED"
     assert world.broken(extra=500, expected={("length", i) for i in world.ids[:500]}) == []
+
+
+def test_a_choice_of_a_job_that_was_never_created_is_dropped_after_a_day(world):
+    """Its creator died while it planned: nobody can go on with it."""
+    world.run(launch="queue")
+    work, now = WorkStore(world.spark, world.settings), datetime.now(UTC)
+    ids = [new_job_id(now - timedelta(hours=hours)) for hours in (25, 23)]
+    for job_id in ids:
+        work.keep_choice(job_id, listed(world.spark, world.ids))
+    assert upkeep(world)["work_jobs"] == ids[:1]
+    assert {r["job_id"] for r in rows(world, "work").collect()} == {ids[1]}
+    assert upkeep(world, days=1)["work_jobs"] == ids[1:]
 
 
 def test_upkeep_while_a_job_runs(make_world):

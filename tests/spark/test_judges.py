@@ -23,6 +23,9 @@ from backfill_spark import (
     resume_backfill,
     scorer,
 )
+from backfill_spark.asking.answers import Answer
+from backfill_spark.asking.spool import Permit, Spool, spool_folder
+from backfill_spark.maintain import forget_trace
 from tests.factories import NOON, some_traces, write_traces
 from tests.judge_server import serving
 
@@ -150,6 +153,27 @@ def test_jobs_that_rested_go_on_in_turn_and_pay_no_answer_twice(asked: Settings,
     rows = read_assessments(scorers=["polite"]).collect()
     assert (200, 200) == (len(rows), len({r["trace_id"] for r in rows}))
     assert requests(server) <= 160 + 4  # and the probes
+
+
+def test_a_trace_that_is_forgotten_while_its_job_rests(spark: SparkSession, asked: Settings, server: Any) -> None:
+    """Its prompt and its answer are gone, those that wait in files, too; the job renders the prompt again and ends."""
+    Guidelines(name="polite", guidelines="The answer is polite.").register().start()
+    job_id = backfill_scorers(scorers=["polite"], max_calls=50)
+    prompts = spark.read.format("delta").load(f"{asked.tables.root}/work").where("kind = 'prompt'")
+    scored = {r["trace_id"] for r in read_assessments(scorers=["polite"]).collect()}
+    waiting = next(r for r in prompts.sort("trace_id").collect() if r["trace_id"] not in scored)
+    spool = Spool(spool_folder(asked), job_id, 0)
+    spool.add(Answer(waiting["prompt_hash"], "local:/model", verdict='{"result":"no"}', attempts=1))
+    spool.put(spool.draft(Permit(1, 0.0, 1, 0.0)))
+
+    deleted = forget_trace(spark, asked, waiting["trace_id"])
+    assert {"work": 1, "spool": 1} == {table: n for table, n in deleted.items() if n}
+    assert 0 == prompts.where(f"trace_id = '{waiting['trace_id']}'").count()
+    job = resume_backfill(job_id, max_calls=400)
+    assert (JobState.SUCCEEDED, 200, 0) == (job.state, job.counts["polite"].scored, job.counts["polite"].left)
+    again = read_assessments(scorers=["polite"]).where(f"trace_id = '{waiting['trace_id']}'").collect()
+    assert ['"yes"'] == [r["value"] for r in again]
+    assert requests(server) <= 161 + 2  # and the probes
 
 
 def test_faults_are_rows_with_their_code(spark: SparkSession, asked: Settings, server: Any) -> None:

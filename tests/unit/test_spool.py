@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backfill_spark.asking.answers import Answer
-from backfill_spark.asking.spool import Permit, Spool, delete_spool, read_spool, spooled_jobs
+from backfill_spark.asking.spool import Permit, Spool, delete_spool, forget_spooled, read_spool, spooled_jobs
 from backfill_spark.models import ErrorCode
 
 
@@ -87,6 +87,19 @@ def test_a_file_uri_is_a_folder(folder):
     written(Spool(f"file://{folder}", "bf-1", 0), answer("a"), permit=Permit(1, 0.0, 1, None))
     written(Spool(f"file:{folder}", "bf-1", 0), answer("b"), permit=Permit(1, 0.0, 1, None))
     assert 2 == len(read_spool(folder, "bf-1").answers)
+
+
+def test_an_answer_that_is_forgotten_is_in_no_file_and_what_was_spent_stays(folder):
+    for job in ("bf-1", "bf-2"):
+        written(Spool(folder, job, 0), answer("gone"), answer("kept"), permit=Permit(2, 0.5, 10, 2.5))
+    before = [read_spool(folder, job) for job in ("bf-1", "bf-2")]
+    assert 0 == forget_spooled(folder, {"unknown"})
+    assert 2 == forget_spooled(folder, {"gone"})
+    assert 0 == forget_spooled("nowhere://bucket/spool", {"gone"})
+    after = [read_spool(folder, job) for job in ("bf-1", "bf-2")]
+    assert [[answer("kept")]] * 2 == [found.answers for found in after]
+    assert [found.requests for found in before] == [found.requests for found in after]
+    assert not [p for p in Path(folder).rglob("*") if p.is_file() and "gone" in p.read_text()]
 
 
 def test_a_deleted_spool_is_empty(folder):
