@@ -46,9 +46,11 @@ def take_over(epoch: Epoch, pairs: DataFrame, version: int) -> None:
     txn = epoch.lease.next_txn()
     if not epoch.results.adopt(due, epoch.job_id, epoch.request, number, version, txn):
         epoch.fenced()
-    epoch.staged(number, epoch.results.tally(epoch.job_id, epoch.request.scorers, [number]))
     rows = epoch.results.staged_by(epoch.job_id, [number]).select("trace_date").distinct().collect()
+    if not rows:
+        return
     epoch.waiting[number] = tuple(r[0] for r in rows)
+    epoch.staged(number, epoch.results.tally(epoch.job_id, epoch.request.scorers, [number]))
 
 
 def everything(epoch: Epoch, version: int | None, *, own_version: int | None = None) -> DataFrame:

@@ -276,7 +276,9 @@ def final_counts(epoch: Epoch) -> dict[str, Counts]:
     planned = epoch.selection.counts if epoch.selection is not None else epoch.planned
     out = {}
     for name, counts in planned.items():
-        t, gone = epoch.tallies.get(name, Tally()), epoch.gone.get(name, 0)
+        t = epoch.tallies.get(name, Tally())
+        # Before a survey nobody knows what a resume with --repin has added.
+        gone = epoch.gone.get(name, 0) if epoch.selection is not None else max(t.finished - counts.due, 0)
         due = counts.due + gone
         out[name] = replace(
             counts,

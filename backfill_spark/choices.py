@@ -43,7 +43,9 @@ def spark_samples(request: Request, source: TraceSource, results: ResultStore, i
         .withColumn("chosen", F.lit(P.bit(i)).cast("bigint"))
         for i, spec in enumerate(request.scorers)
     ]
-    return reduce(DataFrame.unionByName, samples).groupBy("trace_id").agg(F.bit_or("chosen").alias("chosen"))
+    chosen = reduce(DataFrame.unionByName, samples).groupBy("trace_id").agg(F.bit_or("chosen").alias("chosen"))
+    # Listed ones that were not drawn are counted as such.
+    return chosen if ids is None else ids.join(chosen, "trace_id", "left").fillna(0, ["chosen"])
 
 
 def _by_hash(request: Request) -> Request:

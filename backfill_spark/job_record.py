@@ -86,7 +86,7 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
 
     `seen` is the commit's time, which leases go by; `at` is the writer's, which people are shown.
     """
-    rows = sorted(events, key=lambda r: (r["epoch"], r["n"], r["seen"]))
+    rows = sorted(events, key=lambda r: (r["epoch"], r["n"], r["seen"], r["at"]))
     record = JobRecord(job_id, JobState.PENDING)
     changes: dict[str, Any] = {}
     staged: dict[int, Mapping[str, Any]] = {}

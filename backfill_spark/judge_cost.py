@@ -8,8 +8,9 @@ from pyspark.sql import functions as F
 
 from backfill_spark import tables
 from backfill_spark.epoch import Epoch
+from backfill_spark.judgements import known
 from backfill_spark.results import ResultStore
-from backfill_spark.slices import judge_specs, known, rendered
+from backfill_spark.slices import judge_specs, rendered
 from backfill_spark.store import Store
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLost
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.job_store import JobStore
+from backfill_spark.judgements import close_spool, forget_answers
 from backfill_spark.models import Counts, JobState, Request
 from backfill_spark.plan import Selection
 from backfill_spark.probe import executor_problems
@@ -27,7 +28,7 @@ from backfill_spark.registry import Registry
 from backfill_spark.request import Problems, limits_of
 from backfill_spark.results import ResultStore
 from backfill_spark.services import prices_missing, services_of
-from backfill_spark.slices import forget_answers, run_slices
+from backfill_spark.slices import run_slices
 from backfill_spark.sources import TraceSource, corrupt_file, open_source, source_gone
 from backfill_spark.store import aside, error_text
 
@@ -312,8 +313,10 @@ def _clean_up(spark: SparkSession, settings: Settings, record: JobRecord, *, has
         WorkStore(spark, settings).clear(job_id)
     if has_staged and record.state == End.SUCCEEDED.value:
         ResultStore(spark, settings).clear(job_id)
-    if request["models"] and settings.judge.cache != "on":
-        forget_answers(spark, settings, job_id)
+    if request["models"]:
+        close_spool(spark, settings, job_id)
+        if settings.judge.cache != "on":
+            forget_answers(spark, settings, job_id)
 
 
 def request_of(spark: SparkSession, settings: Settings, record: JobRecord) -> Request:

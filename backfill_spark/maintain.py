@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from backfill_spark import tables
-from backfill_spark.asking.spool import delete_spool, forget_spooled, spool_folder, spooled_jobs
+from backfill_spark.asking.spool import forget_spooled, spool_folder, spooled_jobs
 from backfill_spark.job_record import Event
 from backfill_spark.job_store import JobStore
+from backfill_spark.judgements import close_spool
 from backfill_spark.models import JobState, compact_json, new_job_id
 from backfill_spark.pulse import Pulse
 from backfill_spark.settings import parse_duration
@@ -49,7 +50,7 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
             done["staging_jobs"] = _expire_staging(by_name["staging"], settings, ended, clock())
         if "work" in by_name:
             done["work_jobs"] = _drop_jobs(by_name["work"], final | _never_created(by_name["work"], jobs, clock()))
-        done["file_jobs"] = _drop_files(settings, final)
+        done["file_jobs"] = _drop_files(spark, settings, final)
         done["heartbeats"] = _drop_heartbeats(by_name["job_events"], final)
     for name, store in by_name.items():
         until_alone(store.delta().optimize().executeCompaction)
@@ -74,9 +75,11 @@ def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict
             continue
         mine = store.read().where(F.col("trace_id") == trace_id)
         deleted[table.name] = mine.count()
-        if "prompt_hash" in table.schema.fieldNames():
-            found = mine.where("prompt_hash is not null").select("prompt_hash").distinct().collect()
-            hashes += [r[0] for r in found]
+        if table is tables.STAGING:
+            extras = mine.select(F.explode("results.extra").alias("extra"))
+            mine = extras.select(F.get_json_object("extra", "$.prompt_hash").alias("prompt_hash"))
+        found = mine.where("prompt_hash is not null").select("prompt_hash").distinct().collect()
+        hashes += [r[0] for r in found]
         if deleted[table.name]:
             store.delete(F.col("trace_id") == trace_id)
     deleted["job_events"] = _forget_missing(Store(spark, tables.JOB_EVENTS, settings), trace_id)
@@ -141,14 +144,14 @@ def _drop_jobs(store: Store, jobs: set[str]) -> list[str]:
     return found
 
 
-def _drop_files(settings: Settings, jobs: set[str]) -> list[str]:
+def _drop_files(spark: SparkSession, settings: Settings, jobs: set[str]) -> list[str]:
     """Delete the heartbeat and spool files of these jobs; return those that had some."""
-    pulse, spool = Pulse(settings), spool_folder(settings)
-    beating, spooled = jobs & pulse.jobs(), jobs & spooled_jobs(spool)
+    pulse = Pulse(settings)
+    beating, spooled = jobs & pulse.jobs(), jobs & spooled_jobs(spool_folder(settings))
     for job_id in beating:
         pulse.clear(job_id)
     for job_id in spooled:
-        delete_spool(spool, job_id)
+        close_spool(spark, settings, job_id)
     return sorted(beating | spooled)
 
 

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from backfill_spark import pairs as P
-from backfill_spark import tables
+from backfill_spark import sampling, tables
 from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.store import Store, Txn
 from backfill_spark.tally import Tally, Watch, tally, without_call
@@ -78,7 +78,7 @@ class ResultStore:
     def _existing(self, request: Request, dates: tuple[date, date] | None) -> DataFrame:
         rows = self.assessments.read(request.results_version).where(F.col("experiment_id") == request.experiment_id)
         if dates is not None:
-            rows = rows.where(F.col("trace_date").between(*dates))
+            rows = rows.where(F.col("trace_date").between(*map(_day, dates)))
         position = position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
         rows = rows.select("trace_id", "trace_date", "outcome", position.alias("i")).where("i is not null")
         if request.reprocess is Reprocess.FAILED:
@@ -94,7 +94,7 @@ class ResultStore:
     def _staged(self, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None) -> DataFrame:
         rows = self.staging.read(version).where(F.col("experiment_id") == request.experiment_id)
         if dates is not None:
-            rows = rows.where(F.col("trace_date").between(*dates))
+            rows = rows.where(F.col("trace_date").between(*map(_day, dates)))
         if request.reprocess is Reprocess.ALL:
             rows = rows.where(F.col("job_id") == F.lit(job_id))
         is_own = F.coalesce(F.col("job_id") == F.lit(job_id), F.lit(False))
@@ -158,6 +158,7 @@ class ResultStore:
         long = long.withColumn("k", F.dense_rank().over(first)).where("k = 1")
         rows = long.groupBy(*keys).agg(F.sort_array(F.collect_list(F.struct("p", "r"))).alias("all"))
         fields = [F.transform("all", _field(n)).alias(n) for n in names]
+        rows = rows.withColumn("draw", sampling.draw(request.seed))  # theirs may have another seed
         rows = rows.select(
             F.lit(job_id).alias("job_id"),
             F.lit(chunk).cast("int").alias("chunk"),
@@ -192,14 +193,14 @@ class ResultStore:
             Delta's counts, or None when the fence skipped the write.
         """
         replaces = request.reprocess is not Reprocess.MISSING
-        days = ", ".join(f"DATE'{d:%Y-%m-%d}'" for d in sorted(set(dates)))
+        days = ", ".join(f"DATE'{d.isoformat()}'" for d in sorted(set(dates)))
         same = " AND ".join(f"t.{k} = s.{k}" for k in (tables.ROW_KEY if replaces else tables.PAIR_KEY))
         condition = f"t.trace_date IN ({days}) AND t.trace_date = s.trace_date AND {same}"
 
         def source(spark: SparkSession) -> DataFrame:
             staged = self.staging.read(spark=spark).where(F.col("job_id") == job_id)
             puts = assessments(staged.where(F.col("chunk").isin(list(chunks))), request)
-            return self._with_deletes(spark, puts, dates) if replaces else puts
+            return self._with_deletes(spark, puts, job_id, request, dates) if replaces else puts
 
         def clauses(builder: DeltaMergeBuilder) -> DeltaMergeBuilder:
             values: Mapping[str, str | Column] = {n: f"s.{n}" for n in tables.ASSESSMENTS.schema.fieldNames()}
@@ -214,9 +215,16 @@ class ResultStore:
 
         return self.assessments.merge(source, condition, clauses, txn=txn)
 
-    def _with_deletes(self, spark: SparkSession, puts: DataFrame, dates: Sequence[date]) -> DataFrame:
+    def _with_deletes(
+        self, spark: SparkSession, puts: DataFrame, job_id: str, request: Request, dates: Sequence[date]
+    ) -> DataFrame:
         key = [*tables.PAIR_KEY, "trace_date"]
-        old = self.assessments.read(spark=spark).where(F.col("trace_date").isin(list(dates)))
+        old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([_day(d) for d in dates]))
+        if request.reprocess is Reprocess.FAILED:
+            # This job may have staged an error, and rested, before another one got a result.
+            failed = F.max(F.col("outcome") == Outcome.ERROR.value).alias("failed")
+            mended = old.where(F.col("job_id") != job_id).groupBy(*key).agg(failed).where("not failed")
+            puts = puts.join(mended, key, "left_anti")
         replaced = old.join(puts.select(*key).distinct(), key, "left_semi")
         gone = replaced.join(puts.select(*key, "ordinal"), [*key, "ordinal"], "left_anti")
         return puts.withColumn("op", F.lit("put")).unionByName(gone.withColumn("op", F.lit("delete")))
@@ -234,6 +242,11 @@ def current(rows: DataFrame) -> DataFrame:
     rows = rows.withColumn("_version", F.max("scorer_version").over(pair)).where("scorer_version = _version")
     newest = F.max_by("trace_date", F.struct("created_at", "trace_date")).over(pair)
     return rows.withColumn("_date", newest).where("trace_date = _date").drop("_version", "_date")
+
+
+def _day(day: date) -> Column:
+    """A date as Spark takes it: PySpark writes years before 1000 with too few digits."""
+    return F.lit(day.isoformat()).cast("date")
 
 
 def assessments(staged: DataFrame, request: Request) -> DataFrame:

@@ -12,19 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import DataFrame, Window
+import orjson
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from backfill_spark import backfill as loop
 from backfill_spark import pairs as P
-from backfill_spark import tables
 from backfill_spark.adoption import everything
-from backfill_spark.asking.endpoints import Service
+from backfill_spark.asking.endpoints import Service, output_limit
 from backfill_spark.asking.spool import delete_spool, read_spool, spool_folder
 from backfill_spark.choices import WorkStore
 from backfill_spark.chunks import Cutter
+from backfill_spark.errors import BackfillError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import Event
+from backfill_spark.judgements import judgements_of, keep, known
 from backfill_spark.models import Chunk
 from backfill_spark.scoring.prompts import Asking, Rendering, ask, fan, render
 from backfill_spark.services import probed, services_of
@@ -32,12 +34,9 @@ from backfill_spark.session import scheduling_slots
 from backfill_spark.store import Store
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from backfill_spark.epoch import Epoch
     from backfill_spark.models import Request, ScorerSpec
     from backfill_spark.plan import Selection
-    from backfill_spark.settings import Settings
 
 SLICE_CALLS = 2_000
 SLICE_SECONDS = 120.0
@@ -66,9 +65,12 @@ class Spending:
 
     calls: int | None
     cost_usd: float | None
+    requests: int = 0
+    """Sent so far."""
 
     def spend(self, requests: int, cost_usd: float) -> None:
         """Count what was spent."""
+        self.requests += requests
         self.calls = None if self.calls is None else self.calls - requests
         self.cost_usd = None if self.cost_usd is None else self.cost_usd - cost_usd
 
@@ -77,7 +79,7 @@ def run_slices(epoch: Epoch, selection: Selection) -> None:
     """Ask, fan out and stage until every judge's pair has its answer, or the budget or the endpoint ends it."""
     if not sum(selection.asks_by_hour.values()):
         return
-    work, judgements = WorkStore(epoch.spark, epoch.settings), _judgements(epoch)
+    work, judgements = WorkStore(epoch.spark, epoch.settings), judgements_of(epoch.spark, epoch.settings)
     if epoch.lease.epoch > 1 and not work.store.ensure().append(work.store.frame([]), txn=epoch.lease.next_txn()):
         epoch.fenced()  # an earlier runner that is still rendering must not land its prompts beside these
     if not work.has_prompts(epoch.job_id):
@@ -95,17 +97,18 @@ def _ask_all(
     while True:
         epoch.check()
         piece = next_slice(epoch, pairs, judgements, spending, draw_from, calls)
-        if piece is None:
-            epoch.reached = draw_from
-            epoch.stopped = epoch.stopped or "The budget is used up: resume with a larger one to go on."
-            return
-        draw_to = piece.draw_to
-        if piece.questions:
+        draw_to, sent = draw_from if piece is None else piece.draw_to, spending.requests
+        if piece is not None and piece.questions:
             began = time.monotonic()
             number += 1
             draw_to = ask_slice(epoch, pairs, judgements, spending, piece, draw_from, number)
             pace = piece.questions / max(time.monotonic() - began, 0.1)
             calls = max(SLICE_CALLS, int(SLICE_SECONDS * pace))
+        if draw_to == draw_from and spending.requests == sent:
+            # The next slice, or the next question of it, costs more than there is.
+            epoch.reached = draw_from
+            epoch.stopped = epoch.stopped or "The budget is used up: resume with a larger one to go on."
+            return
         if draw_to > draw_from:
             stage_answers(epoch, work, pairs, judgements, selection, draw_from, draw_to)
             loop.merge_when_due(epoch)
@@ -188,17 +191,7 @@ def recover(epoch: Epoch, judgements: Store, spending: Spending) -> None:
     spooled = read_spool(folder, epoch.job_id)
     if not spooled.requests and not spooled.answers:
         return
-    if spooled.answers:
-        have = judgements.read().where(F.col("job_id") == epoch.job_id).select("prompt_hash")
-        rows = [
-            a.to_json() | {"answer": a.verdict, "error_code": None if a.error_code is None else str(a.error_code)}
-            for a in spooled.answers
-            if a.left is None
-        ]
-        frame = judgements.frame([{**r, "job_id": epoch.job_id} for r in rows]).join(have, "prompt_hash", "left_anti")
-        judgements.append(
-            frame.withColumn("answered_at", F.current_timestamp()).select(*judgements.table.schema.fieldNames())
-        )
+    keep(judgements, epoch.job_id, spooled.answers)
     spent(epoch, spending, spooled.requests, spooled.cost_usd, None)
     delete_spool(folder, epoch.job_id)
 
@@ -243,13 +236,17 @@ def next_slice(
 
 def worst_cost(epoch: Epoch, pairs: DataFrame, draw_from: float) -> float | None:
     """Return the highest cost of one question among those that are left; None when there is none."""
-    longest = pairs.where(F.col("draw") >= draw_from).groupBy("scorer_name").agg(F.max("tokens").alias("t")).collect()
-    costs = []
-    for row in longest:
-        service = epoch.services[epoch.request.models[row["scorer_name"]]]
-        assert service.price is not None
-        costs.append(service.price.of(row["t"] or 0, service.max_output_tokens))
-    return max(costs, default=None)
+    asked = pairs.where((F.col("draw") >= draw_from) & F.col("prompt").isNotNull() & F.col("prompt_hash").isNotNull())
+    longest = asked.groupBy("scorer_name").agg(F.max("tokens").alias("tokens"), F.first("prompt").alias("prompt"))
+    return max(
+        (
+            epoch.services[epoch.request.models[row["scorer_name"]]].highest_cost(
+                row["tokens"] or 0, output_limit(orjson.loads(row["prompt"]))
+            )
+            for row in longest.collect()
+        ),
+        default=None,
+    )
 
 
 # --- ask
@@ -263,15 +260,6 @@ def unanswered(epoch: Epoch, pairs: DataFrame, judgements: Store) -> DataFrame:
         .agg(F.min("draw").alias("first"), F.max("tokens").alias("tokens"), F.first("scorer_name").alias("scorer_name"))
     )
     return hashes.join(known(epoch, judgements).select("prompt_hash"), "prompt_hash", "left_anti")
-
-
-def known(epoch: Epoch, judgements: Store) -> DataFrame:
-    """Return the answers that this job may use, one a prompt: its own, and good ones of others unless cache is off."""
-    rows = judgements.read()
-    is_own = F.col("job_id") == epoch.job_id
-    usable = is_own if epoch.settings.judge.cache == "off" else is_own | F.col("error_code").isNull()
-    best = Window.partitionBy("prompt_hash").orderBy(F.col("error_code").isNotNull(), ~is_own, "answered_at")
-    return rows.where(usable).withColumn("_rank", F.row_number().over(best)).where("_rank = 1").drop("_rank")
 
 
 def ask_slice(
@@ -308,6 +296,11 @@ def ask_slice(
         )
         why += _write_answers(epoch, judgements, ask(mine.select("prompt_hash", "prompt", "tokens"), asking))
     spooled = read_spool(folder, epoch.job_id)
+    if not spooled.writers:
+        raise BackfillError(
+            f"What the executors asked, and wrote to {folder!r}, cannot be seen by the driver: no budget can be kept. "
+            "Set judge.spool to a folder that all machines share, as an absolute path or a URI."
+        )
     left = questions_left(epoch, inside, judgements)
     draw_to = piece.draw_to if left is None else left
     spent(epoch, spending, spooled.requests, spooled.cost_usd, draw_to)
@@ -393,17 +386,6 @@ def _service(epoch: Epoch, uri: str) -> Service:
         epoch.services = {**epoch.services, uri: found}
         epoch.probed = epoch.probed | {uri}
     return found
-
-
-def forget_answers(spark: SparkSession, settings: Settings, job_id: str) -> None:
-    """Drop the answers that an ended job paid for, where the cache keeps none."""
-    store = Store(spark, tables.JUDGEMENTS, settings)
-    if store.exists():
-        store.delete(F.col("job_id") == job_id)
-
-
-def _judgements(epoch: Epoch) -> Store:
-    return Store(epoch.spark, tables.JUDGEMENTS, epoch.settings).ensure()
 
 
 def judge_specs(request: Request) -> list[ScorerSpec]:

@@ -213,9 +213,13 @@ class Store:
         log = _local_folder(self.location.path)
         if log is not None:
             return [(v, _commit_text(log / f"{v:020}.json")) for v in range(after + 1, newest + 1)]
-        rows = self.delta().history(max(newest - after, 1)).where(f"version > {after} and version <= {newest}")
-        found = rows.select("version", "operation", "userMetadata").collect()
-        return [(r[0], f'"{r[1]}" {json.dumps(r[2])}') for r in found]
+        limit = max(newest - after, 1)
+        while True:
+            # It counts back from the newest commit as it is now, which may be later than `newest`.
+            found = self.delta().history(limit).select("version", "operation", "userMetadata").collect()
+            if len(found) < limit or found[-1]["version"] <= after + 1:
+                return [(r[0], f'"{r[1]}" {json.dumps(r[2])}') for r in found if after < r[0] <= newest]
+            limit *= 2
 
     def frame(self, rows: Sequence[dict[str, Any]]) -> DataFrame:
         """Return rows of plain values as a frame of the table's shape; absent columns are NULL."""

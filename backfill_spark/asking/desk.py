@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from backfill_spark.asking.answers import Answer, Budget, Question
-from backfill_spark.asking.endpoints import Service, Shape, read_key
+from backfill_spark.asking.endpoints import Service, Shape, output_limit, read_key
 from backfill_spark.asking.faults import Action, Fault, fault_of, scrubbed, without_key
 from backfill_spark.asking.limiter import Limiter
 from backfill_spark.asking.permits import Permits
@@ -170,10 +170,8 @@ class Desk:
 
     def _call(self, question: Question) -> _Call:
         prompt = orjson.loads(question.prompt)
-        output = prompt.get("parameters", {}).get("max_tokens", self._service.max_output_tokens)
-        price = self._service.price
-        # The estimate of a prompt may be short of the truth by a third; a budget holds the longer one.
-        held = 0.0 if price is None else price.of(int(question.tokens * 1.5) + 50, output)
+        output = output_limit(prompt) or self._service.max_output_tokens
+        held = self._service.highest_cost(question.tokens, output)
         return _Call(question, prompt, question.tokens + output, held)
 
     async def _send_all(self) -> None:
@@ -205,7 +203,7 @@ class Desk:
                 continue
             if self._permits is not None:
                 await self._permits.cover(call.held)
-                if self._next()[0] is not call:
+                if self._next()[0] is not call or not self._budget.fits(call.held, kept=kept):
                     continue
             self._start(call)
 
@@ -297,7 +295,7 @@ class Desk:
         """Settle an answer with status 200: a verdict, or a row that says why there is none."""
         try:
             reply = self._wire.reply(orjson.loads(body))
-        except orjson.JSONDecodeError:
+        except Exception:  # whatever stands in it: one odd answer is data
             reply = Reply(is_empty=True)
         read, wrote = reply.input_tokens, reply.output_tokens
         used = None if read is None or wrote is None else read + wrote

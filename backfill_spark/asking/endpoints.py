@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from backfill_spark.errors import BackfillRefusedError, nearest_first
 from backfill_spark.judge_settings import PROVIDERS, EndpointSettings, JudgeSettings
@@ -79,6 +80,24 @@ class Service:
     def uri(self) -> str:
         """The model as `<endpoint>:/<model>`."""
         return f"{self.endpoint.name}:/{self.model}"
+
+    def highest_cost(self, tokens: int, output_tokens: int | None = None) -> float:
+        """Return what one request may cost at most, in US dollars; 0 where the price is unknown.
+
+        Args:
+            tokens: estimated, of the prompt. The estimate may be short of the truth by a third.
+            output_tokens: longest answer; None takes the service's limit.
+        """
+        return (
+            0.0
+            if self.price is None
+            else self.price.of(int(tokens * 1.5) + 50, output_tokens or self.max_output_tokens)
+        )
+
+
+def output_limit(prompt: Mapping[str, Any]) -> int | None:
+    """Return a judge's own limit for the length of an answer to this prompt."""
+    return prompt.get("parameters", {}).get("max_tokens")  # type: ignore[no-any-return]
 
 
 def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, str]:

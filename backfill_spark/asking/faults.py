@@ -114,7 +114,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         except ValueError:
             try:
                 moment = parsedate_to_datetime(text)
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)

@@ -47,14 +47,14 @@ class Permits:
         self._spool.add(answer)
 
     async def cover(self, held: float) -> None:
-        """Return once one more request, which may cost `held`, is covered by what is on disk.
+        """Return once another request, which may cost `held`, is covered by what is on disk; or does not fit any more.
 
         Raises:
             StoodStillError: this process was stopped for longer than `still_s`.
         """
         self._look()
         self._highest = max(self._highest, held)
-        while not self._covers(held):
+        while self._budget.fits(held) and not self._covers(held):
             await self._write()
 
     async def write_all(self) -> None:

@@ -41,12 +41,12 @@ def verdict_of(reply: Reply) -> tuple[ErrorCode | None, str | None, str | None]:
         return ErrorCode.JUDGE_BAD_OUTPUT, "the answer was cut off (judge.max_output_tokens)", None
     if reply.is_empty:
         return ErrorCode.JUDGE_BAD_OUTPUT, NO_ANSWER, None
-    if reply.data is not None:
-        return None, None, compact_json(reply.data)
     try:
-        return None, None, compact_json(parse_reply(reply.text or ""))
+        return None, None, compact_json(parse_reply(reply.text or "") if reply.data is None else reply.data)
     except ReplyError as error:
         return ErrorCode.JUDGE_BAD_OUTPUT, str(error), None
+    except RecursionError:
+        return ErrorCode.JUDGE_BAD_OUTPUT, "the answer is nested too deep", None
 
 
 def described(error: Exception) -> str:

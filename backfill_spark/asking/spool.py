@@ -47,6 +47,8 @@ class Spooled:
     """Requests that were sent, at most."""
     cost_usd: float
     """What they cost, at most; of unknown prices only what is known."""
+    writers: int
+    """Tasks that wrote, however little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def read_spool(folder: str, job_id: str, *, task: int | None = None, but: str | 
                 answers[answer.prompt_hash] = answer
     requests = sum(p["requests"] if p["is_closed"] else p["max_requests"] for p in permits.values())
     cost = sum(_most(p) for p in permits.values())
-    return Spooled(list(answers.values()), requests, cost)
+    return Spooled(list(answers.values()), requests, cost, len(permits))
 
 
 def delete_spool(folder: str, job_id: str) -> None:

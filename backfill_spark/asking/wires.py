@@ -140,7 +140,8 @@ def _anthropic_reply(body: dict[str, Any]) -> Reply:
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     read = [_count(usage.get(k)) for k in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")]
-    blocks = [b for b in body.get("content") or [] if isinstance(b, dict)]
+    content = body.get("content")
+    blocks = [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []
     data = next((b["input"] for b in blocks if b.get("type") == "tool_use" and isinstance(b.get("input"), dict)), None)
     texts = [b["text"] for b in blocks if b.get("type") == "text" and isinstance(b.get("text"), str)]
     stop = body.get("stop_reason")

@@ -182,7 +182,7 @@ def fan_out(
             value, rationale, metadata = loaded.judge.interpret(judgement["answer"])
             feedback = Feedback(value=value, rationale=rationale)
             row = normalise(feedback, scorer=name, version=version, latency_ms=tail[0], input_digest=tail[1])[0]
-        except JudgeOutputError as error:
+        except (JudgeOutputError, RecursionError) as error:
             row = failure(ErrorCode.JUDGE_BAD_OUTPUT, str(error), scorer=name, version=version, tail=tail)
     return (*row[:-1], _extra(loaded.model, prompt_hash, judgement, metadata, cached=cached))
 

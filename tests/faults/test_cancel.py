@@ -7,11 +7,11 @@ import time
 import pytest
 from py4j.protocol import Py4JNetworkError
 
-from backfill_spark import resume_backfill
+from backfill_spark import failpoints, resume_backfill
 from backfill_spark.lease import Lease
 from backfill_spark.results import ResultStore
 from tests.checker import calls_of
-from tests.faults.world import refusal
+from tests.faults.world import clock_shifted, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
 
@@ -27,6 +27,23 @@ def test_f17_a_pending_job_is_canceled_at_once(world):
     assert world.job(job_id).state == "CANCELED"
     assert world.broken(expected=set()) == []
     assert world.lines() == []
+
+
+def test_f19_a_job_that_was_repinned_to_more_traces_and_canceled_adds_up(world):
+    """Its canceller counts nothing anew: what was staged beyond the first plan is due."""
+    job_id = world.run(launch="queue")
+    world.write_traces(300, first=600, mode="append")
+    failpoints.arm("before_end:raise")
+    try:
+        with pytest.raises(failpoints.FailpointError):
+            resume_backfill(job_id, repin=True, spark=world.spark, settings=world.settings)
+    finally:
+        failpoints.arm("")
+    with clock_shifted(world.settings.limits.lease_s + 1):
+        world.cancel(job_id)
+    counts = world.job(job_id).counts["length"]
+    assert (world.job(job_id).state, counts.due, counts.scored, counts.left) == ("CANCELED", 900, 900, 0)
+    assert counts.in_window == 900
 
 
 def test_f17_a_job_is_canceled_in_the_middle_of_a_chunk(make_world):

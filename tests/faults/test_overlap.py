@@ -2,12 +2,16 @@
 
 import random
 from collections import Counter
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
+from pyspark.sql import functions as F
 
-from backfill_spark import chunks, read_assessments
+from backfill_spark import BackfillFailedError, ScorerSamplingConfig, chunks, read_assessments, scorer
+from backfill_spark.adoption import adopt
 from backfill_spark.api import work
+from backfill_spark.results import ResultStore
+from backfill_spark.sampling import draw
 from tests.factories import NOON, some_traces
 
 pytestmark = pytest.mark.faults
@@ -53,6 +57,82 @@ def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothin
     assert (job.state, counts.scored + counts.already_scored) == ("SUCCEEDED", len(world.ids))
     assert len(world.lines()) == len(world.ids)
     assert world.broken() == []
+
+
+def test_f20_what_another_job_writes_about_other_traces_changes_nothing(world, monkeypatch):
+    """A job with nothing due looks once more before it ends, and finds only rows that are none of its own."""
+    from backfill_spark import backfill
+
+    world.run()
+    before = read_assessments(spark=world.spark, settings=world.settings).count()
+    staging = ResultStore(world.spark, world.settings).staging
+
+    def adopt_late(epoch, selection):
+        adopt(epoch, selection)
+        keys = {"experiment_id": epoch.request.experiment_id, "trace_date": date(2024, 6, 1)}
+        staging.append(staging.frame([{"job_id": "bf-another", "trace_id": "tr-elsewhere", **keys}]))
+
+    monkeypatch.setattr(backfill, "adopt", adopt_late)
+    job = world.job(world.run())
+    assert (job.state, job.calls, job.error) == ("SUCCEEDED", 0, None)
+    assert read_assessments(spark=world.spark, settings=world.settings).count() == before
+
+
+@pytest.fixture
+def moody(world):
+    """A world with a scorer that fails while the file `bad` is on its desk."""
+    world.write_traces(60)
+    bad = world.desk / "bad"
+
+    def mood(trace):
+        from pathlib import Path
+
+        if Path(where).exists():
+            raise ValueError("bad")
+        return 1
+
+    where = str(bad)
+    scorer(name="mood")(mood).register().start(sampling_config=ScorerSamplingConfig(sample_rate=1.0))
+    bad.touch()
+    return world
+
+
+def results_of(world):
+    """Return the outcomes of all results with their number."""
+    rows = read_assessments(spark=world.spark, settings=world.settings).select("outcome").collect()
+    return Counter(r["outcome"] for r in rows)
+
+
+def test_f20_an_error_that_was_staged_before_does_not_replace_a_later_result(moody):
+    """Two jobs tried the errors again; the one that failed again rested before the other one succeeded."""
+    moody.run("mood", max_error_rate=1.0)
+    assert results_of(moody) == {"error": 60}
+    dead = moody.crash("after_stage", "mood", reprocess="failed", max_error_rate=1.0)
+    (moody.desk / "bad").unlink()
+    assert moody.job(moody.run("mood", reprocess="failed")).state == "SUCCEEDED"
+    assert moody.resume(dead).state == "SUCCEEDED"
+    assert results_of(moody) == {"scored": 60}
+
+
+def test_f20_adopted_errors_beyond_the_limit_are_shown(moody):
+    """The job says that its error rows say why: they are there."""
+    moody.crash("after_stage", "mood", max_error_rate=1.0)
+    with pytest.raises(BackfillFailedError):
+        moody.run("mood", max_error_rate=0.1)
+    job = moody.newest()
+    errors = job.counts["mood"].errored
+    assert (job.state, job.calls) == ("FAILED", 0)
+    assert results_of(moody) == {"error": errors}
+    assert errors
+
+
+def test_f20_what_is_adopted_has_the_draw_of_its_own_jobs_seed(world):
+    """The job that staged it drew by another one."""
+    world.crash("after_stage")
+    job = world.job(world.run(seed=7))
+    assert job.calls < job.counts["length"].scored == len(world.ids)
+    rows = read_assessments(spark=world.spark, settings=world.settings)
+    assert rows.where((F.col("seed") != 7) | (F.col("draw") != draw(7))).count() == 0
 
 
 @pytest.mark.parametrize("phase", range(10))

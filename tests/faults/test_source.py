@@ -39,6 +39,17 @@ def test_f25_traces_that_are_appended_meanwhile_are_not_scored(gated):
     assert gated.broken(expected=before) == []
 
 
+def test_f25_a_trace_of_the_year_one_is_a_trace(world):
+    """Zero times of other languages: scored like any other, by every way to results."""
+    sql(world, "UPDATE {t} SET request_time = TIMESTAMP'0001-01-01 00:00:00' WHERE trace_id = 'tr-3'")
+    for reprocess in ("missing", "all"):
+        job = world.job(world.run(reprocess=reprocess))
+        assert (job.state, job.error, job.counts["length"].scored) == ("SUCCEEDED", None, 600)
+    rows = world.spark.read.format("delta").load(f"{world.settings.tables.root}/assessments")
+    assert rows.where("trace_date = DATE'0001-01-01'").count() == 1
+    assert rows.count() == 600
+
+
 @pytest.mark.parametrize(
     ("fault", "statement"),
     [

@@ -5,6 +5,8 @@ import threading
 import pytest
 
 from backfill_spark import backfill
+from backfill_spark.results import ResultStore
+from backfill_spark.store import Txn
 from tests.checker import commits, transactions
 from tests.faults.world import refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
@@ -31,6 +33,22 @@ def test_f05_a_staging_commit_whose_reply_is_lost_is_found(world):
     job = a_run_under(world, Fault(*STAGE, Kind.LOSE_REPLY, nth=2))
     assert job.state == "SUCCEEDED"
     assert world.broken() == []
+
+
+def test_commits_that_come_while_a_job_looks_for_others_hide_none(world, monkeypatch):
+    """Where the log is no folder of this machine, Delta counts its history from the newest commit."""
+    from backfill_spark import store as stores
+
+    staging = ResultStore(world.spark, world.settings).staging
+    monkeypatch.setattr(stores, "_local_folder", lambda path: None)
+    before = staging.version()
+    staging.append(staging.frame([{"job_id": "bf-other"}]))
+    staging.append(staging.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", 1))
+    looked_at = staging.version()
+    for number in range(2, 5):
+        staging.append(staging.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", number))
+    assert staging.versions_of_others(before, looked_at, "bf-mine") == [looked_at]
+    assert staging.versions_of_others(looked_at, staging.version(), "bf-mine") == []
 
 
 @pytest.mark.parametrize("seen", ["twice", "never"])

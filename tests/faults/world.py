@@ -184,16 +184,16 @@ class World:
 
         cancel_backfill(job_id, spark=self.spark, settings=self.settings)
 
-    def crash(self, place: str, **options: Any) -> str:
+    def crash(self, place: str, *scorers: str, **options: Any) -> str:
         """Run a backfill that dies at a failpoint (in this process: as if its runner were gone); return its id."""
         from backfill_spark import failpoints, resume_backfill
 
         # A job that its creator runs at once is claimed in the commit that creates it; a queued one is not.
-        job_id = self.run(launch="queue", **options) if place == "before_claim" else None
+        job_id = self.run(*scorers, launch="queue", **options) if place == "before_claim" else None
         failpoints.arm(f"{place}:raise")
         try:
             if job_id is None:
-                self.run(**options)
+                self.run(*scorers, **options)
             else:
                 resume_backfill(job_id, spark=self.spark, settings=self.settings)
         except failpoints.FailpointError:

@@ -16,16 +16,22 @@ from backfill_spark import (
     Safety,
     ScorerSamplingConfig,
     backfill_scorers,
+    cancel_backfill,
     configure,
     get_backfill,
+    make_judge,
     plan_backfill,
     read_assessments,
     resume_backfill,
     scorer,
+    slices,
+    tables,
 )
 from backfill_spark.asking.answers import Answer
 from backfill_spark.asking.spool import Permit, Spool, spool_folder
+from backfill_spark.judgements import judgements_of
 from backfill_spark.maintain import forget_trace
+from backfill_spark.results import ResultStore
 from tests.factories import NOON, some_traces, write_traces
 from tests.judge_server import serving
 
@@ -174,6 +180,66 @@ def test_a_trace_that_is_forgotten_while_its_job_rests(spark: SparkSession, aske
     again = read_assessments(scorers=["polite"]).where(f"trace_id = '{waiting['trace_id']}'").collect()
     assert ['"yes"'] == [r["value"] for r in again]
     assert requests(server) <= 161 + 2  # and the probes
+
+
+def test_a_budget_in_dollars_ends_where_it_pays_for_no_further_question(asked: Settings, server: Any) -> None:
+    """A judge whose answers may be long: what each may cost at most is what the budget goes by."""
+    judge = make_judge(name="kind", instructions="Is {{ outputs }} kind?", inference_params={"max_tokens": 2000})
+    judge.register().start()
+    # Answers of 2,000 tokens at 2 dollars a million.
+    job_id = backfill_scorers(scorers=["kind"], max_cost_usd=0.003)
+    job = get_backfill(job_id)
+    assert (JobState.PARTIAL, 0, 0) == (job.state, job.calls, job.counts["kind"].scored)
+    assert "budget" in str(job.error)
+    assert JobState.SUCCEEDED is resume_backfill(job_id, max_cost_usd=10.0).state
+
+
+def test_answers_of_a_canceled_job_that_were_in_no_table_are_kept(spark: SparkSession, asked: Settings) -> None:
+    """Its runner died before it wrote them; another job pays for none of them."""
+    Guidelines(name="polite", guidelines="The answer is polite.").register().start()
+    first = backfill_scorers(scorers=["polite"], max_calls=50)
+    scored = {r["trace_id"] for r in read_assessments(scorers=["polite"]).collect()}
+    prompts = spark.read.format("delta").load(f"{asked.tables.root}/work").where("kind = 'prompt'").collect()
+    open_ones = sorted({r["prompt_hash"] for r in prompts if r["trace_id"] not in scored})[:5]
+    known = spark.read.format("delta").load(f"{asked.tables.root}/judgements")
+    known_before = {r["prompt_hash"] for r in known.collect()}
+    spool = Spool(spool_folder(asked), first, 0)
+    for prompt_hash in open_ones:
+        spool.add(Answer(prompt_hash, "local:/model", verdict='{"result":"no","rationale":""}', attempts=1))
+    spool.put(spool.draft(Permit(5, 0.0, 5, 0.0)))
+    assert JobState.CANCELED is cancel_backfill(first).state
+    assert not Path(spool_folder(asked), first).exists()
+    second = get_backfill(backfill_scorers(scorers=["polite"]))
+    assert (JobState.SUCCEEDED, 0) == (second.state, second.counts["polite"].left)
+    assert second.calls <= 160 - len(known_before | set(open_ones))
+    no = read_assessments(scorers=["polite"]).where("value = '\"no\"'").collect()
+    assert set(open_ones) - known_before <= {r["prompt_hash"] for r in no}
+
+
+def test_a_spool_that_the_driver_cannot_see_stops_the_asking(
+    asked: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody could keep a budget: the job rests after its first slice, and says which setting to mend."""
+    read = slices.read_spool
+    monkeypatch.setattr(slices, "read_spool", lambda folder, job_id: read(str(tmp_path / "elsewhere"), job_id))
+    Guidelines(name="polite", guidelines="The answer is polite.").register().start()
+    job = get_backfill(backfill_scorers(scorers=["polite"]))
+    assert JobState.PARTIAL is job.state
+    assert "judge.spool" in str(job.error)
+
+
+def test_the_answer_of_a_staged_pair_is_forgotten_with_its_trace(spark: SparkSession, asked: Settings) -> None:
+    """A job that was canceled has dropped its prompts: only what it staged tells which answer was the trace's."""
+    results = ResultStore(spark, asked)
+    results.ensure()
+    extra = dict.fromkeys(tables.RESULTS.fieldNames()) | {"extra": ['{"prompt_hash":"h-1"}']}
+    row = {"job_id": "bf-canceled", "trace_id": "tr-gone", "results": extra}
+    results.staging.append(results.staging.frame([row]))
+    judgements = judgements_of(spark, asked)
+    judgements.append(judgements.frame([{"prompt_hash": f"h-{i}", "answer": "{}"} for i in (1, 2)]))
+    deleted = forget_trace(spark, asked, "tr-gone")
+    assert {"staging": 1, "judgements": 1} == {table: n for table, n in deleted.items() if n}
+    assert ["h-2"] == [r["prompt_hash"] for r in judgements.read().collect()]
 
 
 def test_faults_are_rows_with_their_code(spark: SparkSession, asked: Settings, server: Any) -> None:

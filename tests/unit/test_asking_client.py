@@ -389,3 +389,17 @@ def test_a_coroutine_hands_out_each_answer_once(server):
         ask_many([question(f"q{n}") for n in range(10)], service(server), budget=Budget(), on_answer=found.append)
     )
     assert (10, 10, None) == (len({a.prompt_hash for a in found}), asked.requests, asked.stopped)
+
+
+def test_a_budget_that_is_used_up_while_a_permit_is_written_asks_nothing_more(tmp_path):
+    budget = Budget(max_cost_usd=1.0)
+
+    class Dear(Spool):
+        def put(self, draft):
+            super().put(draft)
+            # Another answer cost more than was held for it.
+            budget.settle(0.0, 0.9)
+
+    writer = permits.Permits(Dear(str(tmp_path), "bf-1", 0), budget, window=4, has_price=True)
+    asyncio.run(asyncio.wait_for(writer.cover(0.5), 20))
+    assert not budget.fits(0.5)

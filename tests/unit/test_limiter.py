@@ -173,6 +173,7 @@ NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "nan"}, None),
+        ({"retry-after": "Mon, 01 Jan 2020 00:00:00 +99999999999999999999"}, None),
         ({"retry-after-ms": "soon", "retry-after": "3"}, 3.0),
     ],
 )

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backfill_spark.asking.readings import verdict_of
 from backfill_spark.asking.replies import ReplyError, parse_reply
+from backfill_spark.asking.wires import Reply
+from backfill_spark.models import ErrorCode
 
 GOOD = {"rationale": 'It says "}" and {', "result": "yes"}
 TEXT = orjson.dumps(GOOD).decode()
@@ -48,6 +51,14 @@ def test_the_object_is_found(text):
 def test_what_holds_no_whole_object_is_refused(text, why):
     with pytest.raises(ReplyError, match=why):
         parse_reply(text)
+
+
+def test_an_answer_that_nests_too_deep_is_bad_output():
+    deep = {}
+    for _ in range(2_000):
+        deep = {"a": deep}
+    code, message, verdict = verdict_of(Reply(data=deep))
+    assert (ErrorCode.JUDGE_BAD_OUTPUT, "the answer is nested too deep", None) == (code, message, verdict)
 
 
 @given(st.text() | st.text(alphabet='{}"\\`json\n<think/> '))
