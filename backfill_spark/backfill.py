@@ -261,7 +261,8 @@ def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
     payload: dict[str, Any] = {
         "counts": {n: c.to_json() for n, c in counts.items()},
         "calls": sum(c.calls for c in counts.values()),
-        "cost_usd": sum(costs) if costs else None,
+        # Answers that no pair has yet, and failed attempts, were paid as well.
+        "cost_usd": max(sum(costs), epoch.spent_usd) if costs or epoch.spent_usd else None,
         "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else epoch.reached,
         "error": error,
     }

@@ -71,6 +71,8 @@ class Epoch:
     """Model URIs whose service has answered a probe."""
     ask_judges: Callable[[Epoch, Selection], None] | None = None
     """Gives the judges' pairs their answers, slice of the draw by slice."""
+    spent_usd: float = 0.0
+    """What all epochs of the job have spent on judges, at most; of unknown prices only what is known."""
     reached: float | None = None
     """Draw that the judges came to, when they stopped early."""
     stopped: str | None = None

@@ -102,6 +102,7 @@ def run_job(
         bar=bar or _Silent(),
         ask_judges=run_slices,
         planned={n: Counts.from_json(c) for n, c in lease.record.created["counts"].items()},
+        spent_usd=sum(a["cost_usd"] or 0.0 for a in lease.record.asked),
     )
     earlier = sys.exception()
     try:

@@ -199,6 +199,7 @@ def recover(epoch: Epoch, judgements: Store, spending: Spending) -> None:
 def spent(epoch: Epoch, spending: Spending, requests: int, cost_usd: float, draw_to: float | None) -> None:
     """Tell what was spent; a budget counts from these events."""
     spending.spend(requests, cost_usd)
+    epoch.spent_usd += cost_usd
     epoch.lease.note(Event.ASKED, {"requests": requests, "cost_usd": cost_usd, "draw_to": draw_to})
     epoch.lease.tell()
 

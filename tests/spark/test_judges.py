@@ -79,6 +79,14 @@ def requests(server: Any) -> int:
     return int(server.log.requests)
 
 
+def waits_in_a_file(settings: Settings, job_id: str, hashes: list[str], *, cost_usd: float = 0.0) -> None:
+    """Leave answers as a task does that was killed before they came to a table."""
+    spool = Spool(spool_folder(settings), job_id, 0)
+    for prompt_hash in hashes:
+        spool.add(Answer(prompt_hash, "local:/model", verdict='{"result":"no","rationale":""}', attempts=1))
+    spool.put(spool.draft(Permit(len(hashes), cost_usd, len(hashes), cost_usd)))
+
+
 def test_the_seed_snippet_runs_and_every_answer_is_paid_once(asked: Settings, server: Any) -> None:
     """Safety and a code scorer as the seed page has them; equal prompts and another name cost nothing again."""
     safety_judge = Safety()
@@ -127,8 +135,13 @@ def test_the_seed_snippet_runs_and_every_answer_is_paid_once(asked: Settings, se
     assert before == requests(server)
 
 
-def test_a_budget_ends_at_one_draw_and_a_larger_one_goes_on_from_there(asked: Settings, server: Any) -> None:
-    """Never more calls than the budget; what is scored is every pair below one draw, both times."""
+def test_a_budget_ends_at_one_draw_and_a_larger_one_goes_on_from_there(
+    spark: SparkSession, asked: Settings, server: Any
+) -> None:
+    """Never more calls than the budget; what is scored is every pair below one draw, both times.
+
+    Meanwhile a trace is forgotten, with its prompt, and with an answer that waits in a file: it is asked again.
+    """
     Guidelines(name="polite", guidelines="The answer is polite.").register().start()
     job_id = backfill_scorers(scorers=["polite"], max_calls=50)
     job = get_backfill(job_id)
@@ -143,9 +156,21 @@ def test_a_budget_ends_at_one_draw_and_a_larger_one_goes_on_from_there(asked: Se
         assert max(r["draw"] for r in rows) < draw
 
     holds_below(job.rate_reached)
+    prompts = spark.read.format("delta").load(f"{asked.tables.root}/work").where("kind = 'prompt'")
+    waiting = prompts.sort("draw", ascending=False).first()
+    assert waiting is not None
+    waits_in_a_file(asked, job_id, [waiting["prompt_hash"]], cost_usd=0.5)
+    deleted = forget_trace(spark, asked, waiting["trace_id"])
+    assert {"work": 1, "spool": 1} == {table: n for table, n in deleted.items() if n}
+    assert 0 == prompts.where(f"trace_id = '{waiting['trace_id']}'").count()
+
     job = resume_backfill(job_id, max_calls=400)
     assert (JobState.SUCCEEDED, 200, 160) == (job.state, job.counts["polite"].scored, job.calls)
     holds_below(1.0)
+    assert 0 == read_assessments(scorers=["polite"]).where("value = '\"no\"'").count()
+    # What is lost was paid.
+    cost = read_assessments(scorers=["polite"]).agg({"cost_usd": "sum"}).collect()[0][0]
+    assert pytest.approx(cost + 0.5) == job.cost_usd
 
 
 def test_jobs_that_rested_go_on_in_turn_and_pay_no_answer_twice(asked: Settings, server: Any) -> None:
@@ -161,27 +186,6 @@ def test_jobs_that_rested_go_on_in_turn_and_pay_no_answer_twice(asked: Settings,
     assert requests(server) <= 160 + 4  # and the probes
 
 
-def test_a_trace_that_is_forgotten_while_its_job_rests(spark: SparkSession, asked: Settings, server: Any) -> None:
-    """Its prompt and its answer are gone, those that wait in files, too; the job renders the prompt again and ends."""
-    Guidelines(name="polite", guidelines="The answer is polite.").register().start()
-    job_id = backfill_scorers(scorers=["polite"], max_calls=50)
-    prompts = spark.read.format("delta").load(f"{asked.tables.root}/work").where("kind = 'prompt'")
-    scored = {r["trace_id"] for r in read_assessments(scorers=["polite"]).collect()}
-    waiting = next(r for r in prompts.sort("trace_id").collect() if r["trace_id"] not in scored)
-    spool = Spool(spool_folder(asked), job_id, 0)
-    spool.add(Answer(waiting["prompt_hash"], "local:/model", verdict='{"result":"no"}', attempts=1))
-    spool.put(spool.draft(Permit(1, 0.0, 1, 0.0)))
-
-    deleted = forget_trace(spark, asked, waiting["trace_id"])
-    assert {"work": 1, "spool": 1} == {table: n for table, n in deleted.items() if n}
-    assert 0 == prompts.where(f"trace_id = '{waiting['trace_id']}'").count()
-    job = resume_backfill(job_id, max_calls=400)
-    assert (JobState.SUCCEEDED, 200, 0) == (job.state, job.counts["polite"].scored, job.counts["polite"].left)
-    again = read_assessments(scorers=["polite"]).where(f"trace_id = '{waiting['trace_id']}'").collect()
-    assert ['"yes"'] == [r["value"] for r in again]
-    assert requests(server) <= 161 + 2  # and the probes
-
-
 def test_a_budget_in_dollars_ends_where_it_pays_for_no_further_question(asked: Settings, server: Any) -> None:
     """A judge whose answers may be long: what each may cost at most is what the budget goes by."""
     judge = make_judge(name="kind", instructions="Is {{ outputs }} kind?", inference_params={"max_tokens": 2000})
@@ -191,29 +195,21 @@ def test_a_budget_in_dollars_ends_where_it_pays_for_no_further_question(asked: S
     job = get_backfill(job_id)
     assert (JobState.PARTIAL, 0, 0) == (job.state, job.calls, job.counts["kind"].scored)
     assert "budget" in str(job.error)
-    assert JobState.SUCCEEDED is resume_backfill(job_id, max_cost_usd=10.0).state
 
 
 def test_answers_of_a_canceled_job_that_were_in_no_table_are_kept(spark: SparkSession, asked: Settings) -> None:
-    """Its runner died before it wrote them; another job pays for none of them."""
+    """Its runner died before it wrote them: other jobs find them with all others."""
     Guidelines(name="polite", guidelines="The answer is polite.").register().start()
-    first = backfill_scorers(scorers=["polite"], max_calls=50)
-    scored = {r["trace_id"] for r in read_assessments(scorers=["polite"]).collect()}
-    prompts = spark.read.format("delta").load(f"{asked.tables.root}/work").where("kind = 'prompt'").collect()
-    open_ones = sorted({r["prompt_hash"] for r in prompts if r["trace_id"] not in scored})[:5]
-    known = spark.read.format("delta").load(f"{asked.tables.root}/judgements")
-    known_before = {r["prompt_hash"] for r in known.collect()}
-    spool = Spool(spool_folder(asked), first, 0)
-    for prompt_hash in open_ones:
-        spool.add(Answer(prompt_hash, "local:/model", verdict='{"result":"no","rationale":""}', attempts=1))
-    spool.put(spool.draft(Permit(5, 0.0, 5, 0.0)))
-    assert JobState.CANCELED is cancel_backfill(first).state
-    assert not Path(spool_folder(asked), first).exists()
-    second = get_backfill(backfill_scorers(scorers=["polite"]))
-    assert (JobState.SUCCEEDED, 0) == (second.state, second.counts["polite"].left)
-    assert second.calls <= 160 - len(known_before | set(open_ones))
-    no = read_assessments(scorers=["polite"]).where("value = '\"no\"'").collect()
-    assert set(open_ones) - known_before <= {r["prompt_hash"] for r in no}
+    job_id = backfill_scorers(scorers=["polite"], max_calls=50)
+    judgements = judgements_of(spark, asked)
+    known = {r["prompt_hash"] for r in judgements.read().collect()}
+    answered = min(known)
+    waits_in_a_file(asked, job_id, [answered, "h-1", "h-2"])
+    assert JobState.CANCELED is cancel_backfill(job_id).state
+    assert not Path(spool_folder(asked), job_id).exists()
+    now = judgements.read().collect()
+    assert sorted({*known, "h-1", "h-2"}) == sorted(r["prompt_hash"] for r in now)
+    assert {job_id} == {r["job_id"] for r in now}
 
 
 def test_a_spool_that_the_driver_cannot_see_stops_the_asking(
