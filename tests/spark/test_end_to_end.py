@@ -263,6 +263,11 @@ def test_spark_sampling_reads_the_same_choice_again(spark: SparkSession, setting
     asked: dict[str, Any] = {"scorers": ["length"], "sampling": "spark", "seed": 11}
     plan = plan_backfill(**asked)
     assert any("Sampling by Spark" in note for note in plan.notes)
+    # Listed traces: those that are not drawn are counted, every fourth is filtered out.
+    half = {"scorers": [BackfillScorerConfig("length", sample_rate=0.5)]}
+    listed = plan_backfill(**asked | half, trace_ids=[row["trace_id"] for row in rows[:40]]).counts["length"]
+    assert (40, 10, 30) == (listed.in_window, listed.filtered_out, listed.sampled_out + listed.due)
+    assert listed.sampled_out
     job = run(**asked)
     ids = called(ledger)
     assert len(ids) == len(set(ids)) == job.counts["length"].due == plan.calls
