@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from backfill_spark.settings import Settings
 
+_PAIR = [*tables.PAIR_KEY, "trace_date"]
+
 
 class ResultStore:
     """Owner of `assessments` and `staging`."""
@@ -200,7 +202,12 @@ class ResultStore:
         def source(spark: SparkSession) -> DataFrame:
             staged = self.staging.read(spark=spark).where(F.col("job_id") == job_id)
             puts = assessments(staged.where(F.col("chunk").isin(list(chunks))), request)
-            return self._with_deletes(spark, puts, job_id, request, dates) if replaces else puts
+            if not replaces:
+                return puts
+            old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([_day(d) for d in dates]))
+            if request.reprocess is Reprocess.FAILED:
+                puts = _without_mended(puts, old, job_id)
+            return _with_deletes(puts, old)
 
         def clauses(builder: DeltaMergeBuilder) -> DeltaMergeBuilder:
             values: Mapping[str, str | Column] = {n: f"s.{n}" for n in tables.ASSESSMENTS.schema.fieldNames()}
@@ -215,20 +222,6 @@ class ResultStore:
 
         return self.assessments.merge(source, condition, clauses, txn=txn)
 
-    def _with_deletes(
-        self, spark: SparkSession, puts: DataFrame, job_id: str, request: Request, dates: Sequence[date]
-    ) -> DataFrame:
-        key = [*tables.PAIR_KEY, "trace_date"]
-        old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([_day(d) for d in dates]))
-        if request.reprocess is Reprocess.FAILED:
-            # This job may have staged an error, and rested, before another one got a result.
-            failed = F.max(F.col("outcome") == Outcome.ERROR.value).alias("failed")
-            mended = old.where(F.col("job_id") != job_id).groupBy(*key).agg(failed).where("not failed")
-            puts = puts.join(mended, key, "left_anti")
-        replaced = old.join(puts.select(*key).distinct(), key, "left_semi")
-        gone = replaced.join(puts.select(*key, "ordinal"), [*key, "ordinal"], "left_anti")
-        return puts.withColumn("op", F.lit("put")).unionByName(gone.withColumn("op", F.lit("delete")))
-
     # --- read
 
     def current(self) -> DataFrame:
@@ -242,6 +235,20 @@ def current(rows: DataFrame) -> DataFrame:
     rows = rows.withColumn("_version", F.max("scorer_version").over(pair)).where("scorer_version = _version")
     newest = F.max_by("trace_date", F.struct("created_at", "trace_date")).over(pair)
     return rows.withColumn("_date", newest).where("trace_date = _date").drop("_version", "_date")
+
+
+def _without_mended(puts: DataFrame, old: DataFrame, job_id: str) -> DataFrame:
+    """Drop pairs that another job got a result for after this one had staged an error, and rested."""
+    failed = F.max(F.col("outcome") == Outcome.ERROR.value).alias("failed")
+    mended = old.where(F.col("job_id") != job_id).groupBy(*_PAIR).agg(failed).where("not failed")
+    return puts.join(mended, _PAIR, "left_anti")
+
+
+def _with_deletes(puts: DataFrame, old: DataFrame) -> DataFrame:
+    """Add a `delete` for each old row of these pairs that is not put again."""
+    replaced = old.join(puts.select(*_PAIR).distinct(), _PAIR, "left_semi")
+    gone = replaced.join(puts.select(*_PAIR, "ordinal"), [*_PAIR, "ordinal"], "left_anti")
+    return puts.withColumn("op", F.lit("put")).unionByName(gone.withColumn("op", F.lit("delete")))
 
 
 def _day(day: date) -> Column:

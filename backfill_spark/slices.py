@@ -280,7 +280,7 @@ def ask_slice(
     slots = scheduling_slots(epoch.spark) - (0 if epoch.lease.store.pulse.has_folder else 1)
     tasks = max(1, min(slots, -(-piece.questions // 50)))
     folder = spool_folder(epoch.settings)
-    why: list[str] = []
+    count, why = 0, None
     uris = sorted(set(epoch.request.models.values()))
     for i, uri in enumerate(uris):
         names = [n for n, u in epoch.request.models.items() if u == uri]
@@ -295,9 +295,11 @@ def ask_slice(
             cost_each=None if piece.cost_usd is None else piece.cost_usd / piece.questions,
             still_s=epoch.settings.limits.lease_s * 2 / 3,
         )
-        why += _write_answers(epoch, judgements, ask(mine.select("prompt_hash", "prompt", "tokens"), asking))
+        asked, reason = _write_answers(epoch, judgements, ask(mine.select("prompt_hash", "prompt", "tokens"), asking))
+        count, why = count + asked, why or reason
     spooled = read_spool(folder, epoch.job_id)
-    if not spooled.writers:
+    # Nothing is asked when another job has just answered all of it.
+    if count and not spooled.writers:
         raise BackfillError(
             f"What the executors asked, and wrote to {folder!r}, cannot be seen by the driver: no budget can be kept. "
             "Set judge.spool to a folder that all machines share, as an absolute path or a URI."
@@ -306,13 +308,12 @@ def ask_slice(
     draw_to = piece.draw_to if left is None else left
     spent(epoch, spending, spooled.requests, spooled.cost_usd, draw_to)
     delete_spool(folder, epoch.job_id)
-    if why:
-        epoch.stopped = why[0]
+    epoch.stopped = epoch.stopped or why
     return draw_to
 
 
-def _write_answers(epoch: Epoch, judgements: Store, answers: DataFrame) -> list[str]:
-    """Append the answers; return why questions were left, other than for the budget."""
+def _write_answers(epoch: Epoch, judgements: Store, answers: DataFrame) -> tuple[int, str | None]:
+    """Append the answers; return the number of questions, and why some were left, other than for the budget."""
     from pyspark.sql import Observation
 
     seen = Observation()
@@ -327,8 +328,8 @@ def _write_answers(epoch: Epoch, judgements: Store, answers: DataFrame) -> list[
             }
         ).select(*judgements.table.schema.fieldNames())
     )
-    why = seen.get.get("why")
-    return [str(why)] if why else []
+    found = seen.get
+    return int(found.get("n", 0)), found.get("why")
 
 
 def questions_left(epoch: Epoch, inside: DataFrame, judgements: Store) -> float | None:

@@ -316,7 +316,7 @@ JOBS = Table(
         ("counts", STRING, "JSON object: scorer to its counts."),
         ("rate_reached", DOUBLE, "How far in the draw the job came; NULL before its end."),
         ("calls", BIGINT, "Scorer calls made."),
-        ("cost_usd", DOUBLE, ""),
+        ("cost_usd", DOUBLE, "What its judges cost at most, answers and lost requests alike; NULL where unknown."),
         ("owner", STRING, "Runner: host, process and a random part."),
         ("epoch", BIGINT, ""),
         ("heartbeat_at", TIMESTAMP, ""),

@@ -88,11 +88,9 @@ class Service:
             tokens: estimated, of the prompt. The estimate may be short of the truth by a third.
             output_tokens: longest answer; None takes the service's limit.
         """
-        return (
-            0.0
-            if self.price is None
-            else self.price.of(int(tokens * 1.5) + 50, output_tokens or self.max_output_tokens)
-        )
+        if self.price is None:
+            return 0.0
+        return self.price.of(int(tokens * 1.5) + 50, output_tokens or self.max_output_tokens)
 
 
 def output_limit(prompt: Mapping[str, Any]) -> int | None:
