@@ -22,7 +22,15 @@ if TYPE_CHECKING:
         resume_backfill,
         wait_for_backfill,
     )
-    from backfill_spark.assessment import Assessment, AssessmentError, AssessmentSource, Feedback
+    from backfill_spark.assessment import (
+        Assessment,
+        AssessmentError,
+        AssessmentSource,
+        AssessmentSourceType,
+        CategoricalRating,
+        Expectation,
+        Feedback,
+    )
     from backfill_spark.context import configure, set_experiment
     from backfill_spark.errors import (
         BackfillError,
@@ -59,7 +67,8 @@ if TYPE_CHECKING:
     )
     from backfill_spark.session import get_spark
     from backfill_spark.settings import Settings
-    from backfill_spark.trace import Span, Trace
+    from backfill_spark.span import Document, Span, SpanEvent, SpanStatus, SpanStatusCode, SpanType
+    from backfill_spark.trace import Trace, TraceData, TraceInfo, TraceState
 
 _HOMES = {
     "api": (
@@ -73,7 +82,15 @@ _HOMES = {
         "resume_backfill",
         "wait_for_backfill",
     ),
-    "assessment": ("Assessment", "AssessmentError", "AssessmentSource", "Feedback"),
+    "assessment": (
+        "Assessment",
+        "AssessmentError",
+        "AssessmentSource",
+        "AssessmentSourceType",
+        "CategoricalRating",
+        "Expectation",
+        "Feedback",
+    ),
     "context": ("configure", "set_experiment"),
     "errors": tuple(
         n for n, v in vars(_errors).items() if isinstance(v, type) and issubclass(v, _errors.BackfillError)
@@ -94,7 +111,8 @@ _HOMES = {
     "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
     "session": ("get_spark",),
     "settings": ("Settings",),
-    "trace": ("Span", "Trace"),
+    "span": ("Document", "Span", "SpanEvent", "SpanStatus", "SpanStatusCode", "SpanType"),
+    "trace": ("Trace", "TraceData", "TraceInfo", "TraceState"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -102,14 +120,18 @@ __all__ = [
     "Assessment",
     "AssessmentError",
     "AssessmentSource",
+    "AssessmentSourceType",
     "BackfillError",
     "BackfillFailedError",
     "BackfillJob",
     "BackfillPlan",
     "BackfillRefusedError",
     "BackfillScorerConfig",
+    "CategoricalRating",
     "Completeness",
     "Correctness",
+    "Document",
+    "Expectation",
     "Feedback",
     "FilterError",
     "Guidelines",
@@ -136,8 +158,15 @@ __all__ = [
     "SettingsError",
     "SourceGoneError",
     "Span",
+    "SpanEvent",
+    "SpanStatus",
+    "SpanStatusCode",
+    "SpanType",
     "Trace",
+    "TraceData",
+    "TraceInfo",
     "TraceSourceError",
+    "TraceState",
     "TraceUnreadableError",
     "backfill_scorers",
     "cancel_backfill",

@@ -14,6 +14,8 @@ from backfill_spark.errors import TraceUnreadableError
 _decode_json = json.JSONDecoder().decode
 ATOMS = frozenset({str, int, float, bool, type(None)})
 """Types whose values nobody can change."""
+MLFLOW_JSON = "mlflow-json"
+"""Payload rule of a trace in MLflow's own JSON: the attributes of its spans are JSON texts, and nothing else is."""
 
 
 def decode_payload(text: Any, payload: str = "auto") -> Any:
@@ -25,7 +27,7 @@ def decode_payload(text: Any, payload: str = "auto") -> Any:
 
     Text that does not parse is the text itself, and so are a bare `NaN` and `Infinity`, which are no JSON.
     """
-    if text.__class__ is not str or not text or payload == "text":
+    if text.__class__ is not str or not text or payload in ("text", MLFLOW_JSON):
         return text
     if payload == "auto":
         first = text[0]

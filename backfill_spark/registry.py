@@ -304,12 +304,17 @@ def list_scorer_versions(*, name: str, experiment_id: str | None = None) -> list
     return registry.versions(name, experiment_id=experiment)
 
 
-def delete_scorer(*, name: str, version: int | None = None, experiment_id: str | None = None) -> None:
-    """Delete one version of a scorer, or all of them. Results stay; numbers are never used again.
+def delete_scorer(*, name: str, version: int | str | None = None, experiment_id: str | None = None) -> None:
+    """Delete one version of a scorer, or all of them (None or "all"). Results stay; numbers are never used again.
 
     Raises:
+        ScorerLifecycleError: the version is neither a number nor "all".
         ScorerNotFoundError: no such scorer or version.
     """
+    if version == "all":
+        version = None
+    elif isinstance(version, bool | str):
+        raise ScorerLifecycleError(f'version is a number, or "all" or None for all of them; got {version!r:.80}.')
     registry, experiment = here(experiment_id)
     registry.delete(name, version=version, experiment_id=experiment)
 

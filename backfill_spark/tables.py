@@ -161,7 +161,7 @@ ASSESSMENTS = Table(
         ("scorer_digest", STRING, ""),
         ("ordinal", INT, "0, 1, … among the feedbacks of one pair."),
         ("outcome", STRING, "scored, empty or error."),
-        ("source_type", STRING, "CODE or LLM_JUDGE."),
+        ("source_type", STRING, "CODE, LLM_JUDGE or HUMAN."),
         ("source_id", STRING, ""),
         ("value", STRING, "Compact JSON text; NULL unless scored."),
         ("value_double", DOUBLE, "Number; booleans and yes/no as 1 and 0; else NULL."),

@@ -8,15 +8,49 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from math import isnan
+from types import SimpleNamespace
+from typing import Any, Self, cast
 
-from backfill_spark.assessment import Assessment, AssessmentError, AssessmentSource, Expectation, Feedback
-from backfill_spark.recorded import RecordedTrace, decode_payload, instant, integer, own, own_payload
-from backfill_spark.span import Span, SpanStatus, SpanStatusCode
+from backfill_spark.assessment import (
+    Assessment,
+    Expectation,
+    Feedback,
+    RefusesByName,
+    expected,
+    is_expectation,
+    is_valid,
+    name_of,
+    read_assessment,
+)
+from backfill_spark.errors import TraceUnreadableError
+from backfill_spark.recorded import (
+    MLFLOW_JSON,
+    RecordedTrace,
+    as_dict,
+    decode_payload,
+    instant,
+    integer,
+    own,
+    own_payload,
+)
+from backfill_spark.span import Span, SpanStatus, SpanStatusCode, as_json_text
 
-__all__ = ["Span", "SpanStatus", "SpanStatusCode", "Trace", "TraceData", "TraceInfo", "TraceState", "decode_payload"]
+__all__ = [
+    "Span",
+    "SpanStatus",
+    "SpanStatusCode",
+    "Trace",
+    "TraceData",
+    "TraceInfo",
+    "TraceLocation",
+    "TraceState",
+    "decode_payload",
+]
 
 _UNSET: Any = object()
 
@@ -30,7 +64,24 @@ class TraceState(StrEnum):
     STATE_UNSPECIFIED = "STATE_UNSPECIFIED"
 
 
-class TraceInfo:
+@dataclass(frozen=True, slots=True)
+class TraceLocation(RefusesByName):
+    """Where a trace is kept: an experiment, or what else MLflow's JSON names; what does not hold is None."""
+
+    type: str
+    mlflow_experiment: Any = None
+    inference_table: Any = None
+    uc_schema: Any = None
+    uc_table_prefix: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return MLflow's JSON of it, as plain values."""
+        kinds = ("mlflow_experiment", "inference_table", "uc_schema", "uc_table_prefix")
+        named = {kind: getattr(self, kind) for kind in kinds}
+        return {"type": self.type} | {kind: dict(vars(value)) for kind, value in named.items() if value is not None}
+
+
+class TraceInfo(RefusesByName):
     """What is known of a trace without its spans."""
 
     __slots__ = ("_assessments", "_row", "_tags", "_trace_metadata")
@@ -55,6 +106,15 @@ class TraceInfo:
     @property
     def experiment_id(self) -> str | None:
         return cast("str | None", self._row.values.get("experiment_id"))
+
+    @property
+    def trace_location(self) -> TraceLocation:
+        """The experiment that it was recorded in, or what else its JSON names."""
+        told = self._row.values.get("trace_location")
+        if not isinstance(told, Mapping):
+            told = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": self.experiment_id}}
+        parts = {kind: SimpleNamespace(**value) for kind, value in told.items() if isinstance(value, Mapping)}
+        return TraceLocation(str(told.get("type") or ""), **parts)
 
     @property
     def session_id(self) -> str | None:
@@ -122,21 +182,48 @@ class TraceInfo:
     @property
     def token_usage(self) -> dict[str, Any] | None:
         """`input_tokens`, `output_tokens`, `total_tokens` where the trace has them."""
-        found = decode_payload(self.trace_metadata.get("mlflow.trace.tokenUsage"))
+        return self._sums("mlflow.trace.tokenUsage")
+
+    @property
+    def cost(self) -> dict[str, Any] | None:
+        """`input_cost`, `output_cost`, `total_cost` in US dollars where the trace has them."""
+        return self._sums("mlflow.trace.cost")
+
+    def _sums(self, key: str) -> dict[str, Any] | None:
+        found = decode_payload(self.trace_metadata.get(key))
         return found if isinstance(found, dict) else None
 
     @property
     def assessments(self) -> list[Assessment]:
         """Feedback and expectations that the trace had in the source."""
         if self._assessments is _UNSET:
-            self._assessments = [_assessment(raw, self._row) for raw in self._row.items("assessments")]
+            self._assessments = [read_assessment(raw, self._row.payload) for raw in self._row.items("assessments")]
         return cast("list[Assessment]", self._assessments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values under the names of the attributes; times are milliseconds."""
+        names = ("trace_id", "experiment_id", "client_request_id", "request_time", "execution_duration")
+        return {name: getattr(self, name) for name in names} | {
+            "execution_duration_ms": self.execution_duration,
+            "trace_location": self.trace_location.to_dict(),
+            "state": str(self.state),
+            "request_preview": self.request_preview,
+            "response_preview": self.response_preview,
+            "trace_metadata": dict(self.trace_metadata),
+            "tags": dict(self.tags),
+            "assessments": copy.deepcopy(self._row.items("assessments")),
+        }
+
+    @classmethod
+    def from_dict(cls, info: Mapping[str, Any]) -> TraceInfo:
+        """Read the `info` of MLflow's JSON (V2, V3), or what `to_dict` gives."""
+        return cls(RecordedTrace(_info_values(info), MLFLOW_JSON))
 
     def __repr__(self) -> str:
         return f"TraceInfo(trace_id={self.trace_id!r}, state={str(self.state)!r})"
 
 
-class TraceData:
+class TraceData(RefusesByName):
     """Spans of a trace, and the texts of its request and response."""
 
     __slots__ = ("_row", "_spans")
@@ -153,13 +240,32 @@ class TraceData:
 
     @property
     def request(self) -> str | None:
-        """Text of the request as it was recorded: the column, else the root span's inputs."""
-        return self._text("request", "inputs")
+        """The request as JSON text: the column, else the root span's inputs."""
+        return self._json("request", "inputs")
 
     @property
     def response(self) -> str | None:
-        """Text of the response as it was recorded: the column, else the root span's outputs."""
-        return self._text("response", "outputs")
+        """The response as JSON text: the column, else the root span's outputs."""
+        return self._json("response", "outputs")
+
+    @property
+    def intermediate_outputs(self) -> dict[str, Any] | None:
+        """Name → outputs of the spans below the root, numbered where several have a name; None for a single span.
+
+        MLflow's older way; `trace.search_spans(name=…)` is the newer one.
+        """
+        root = self.root_span()
+        told = None if root is None else root.get_attribute("mlflow.trace.intermediate_outputs")
+        if told or len(self.spans) < 2:
+            return cast("dict[str, Any] | None", told or None)
+        total, seen = Counter(span.name for span in self.spans), Counter[str | None]()
+        found = {}
+        for span in self.spans:
+            seen[span.name] += 1
+            name = str(span.name) if total[span.name] == 1 else f"{span.name}_{seen[span.name]}"
+            if span.parent_id and span.outputs is not None:
+                found[name] = span.outputs
+        return found
 
     def root_span(self) -> Span | None:
         """Return the first span without a parent, else the earliest whose parent is not in the trace."""
@@ -178,15 +284,20 @@ class TraceData:
     def __repr__(self) -> str:
         return f"TraceData(spans={len(self.spans)})"
 
-    def _text(self, column: str, field: str) -> str | None:
-        values = self._row.values
-        if column in values:
-            found = values[column]
-            if found is None or isinstance(found, str):
-                return found
-            return json.dumps(found, ensure_ascii=False, default=str)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spans as plain values."""
+        return {"spans": [span.to_dict() for span in self.spans]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TraceData:
+        """Read the `data` of MLflow's JSON (V2, V3), or what `to_dict` gives."""
+        return cls(RecordedTrace({"spans": data.get("spans")}, MLFLOW_JSON))
+
+    def _json(self, column: str, field: str) -> str | None:
+        if column in self._row.values:
+            return as_json_text(self._row.values[column], self._row.payload)
         root = self.root_span()
-        return None if root is None else root.recorded_text(field)
+        return None if root is None else root.json_text(field)
 
 
 def _start_or_last(span: Span) -> tuple[bool, int]:
@@ -194,12 +305,12 @@ def _start_or_last(span: Span) -> tuple[bool, int]:
     return start is None, start or 0
 
 
-class Trace:
+class Trace(RefusesByName):
     """One recorded trace.
 
     Args:
         values: Canonical column → raw value. Maps and arrays may be JSON text, dicts and lists, or absent;
-            `request_time` is an integer of microseconds since the epoch.
+            `request_time` is an integer of microseconds since the epoch. Or a row of `mlflow.search_traces()`.
         payload: How recorded texts are decoded, see `decode_payload`.
 
     Reading `tags`, `trace_metadata`, `spans` or `assessments` that cannot be decoded raises
@@ -209,6 +320,8 @@ class Trace:
     __slots__ = ("_row", "data", "info")
 
     def __init__(self, values: Mapping[str, Any], *, payload: str = "auto") -> None:
+        if "trace" in values or "execution_duration" in values:  # columns of MLflow's frame, none of the canonical
+            values, payload = _row_values(values), MLFLOW_JSON
         self._wrap(RecordedTrace(values, payload))
 
     def _wrap(self, row: RecordedTrace) -> None:
@@ -222,6 +335,28 @@ class Trace:
         other._wrap(self._row)
         return other
 
+    @classmethod
+    def from_dict(cls, trace: Mapping[str, Any]) -> Self:
+        """Read a trace of MLflow's JSON (V2, V3), or what `to_dict` gives.
+
+        Raises:
+            TraceUnreadableError: it has no `info` and `data`.
+        """
+        return cls(_values_of(trace), payload=MLFLOW_JSON)
+
+    @classmethod
+    def from_json(cls, trace: str) -> Self:
+        """Read a trace of MLflow's JSON text (V2, V3), or what `to_json` gives.
+
+        Raises:
+            TraceUnreadableError: it is no JSON object with `info` and `data`.
+        """
+        return cls(_values_of_json(trace), payload=MLFLOW_JSON)
+
+    @property
+    def trace_id(self) -> str:
+        return self.info.trace_id
+
     @property
     def inputs(self) -> Any:
         """The request column where the trace has one, else the root span's inputs; decoded."""
@@ -233,14 +368,13 @@ class Trace:
         return self._payload_of("response", "outputs")
 
     @property
-    def expectations(self) -> dict[str, Any] | None:
-        """Name → value of the expectations that the trace has, or None; of equal names the last one counts."""
-        found = {
-            str(raw.get("assessment_name") or raw.get("name")): _expected(raw["expectation"], self._row)
+    def expectations(self) -> dict[str, Any]:
+        """Name → value of the expectations that the trace has, {} for none; of equal names the last one counts."""
+        return {
+            name_of(raw): expected(raw["expectation"], self._row.payload)
             for raw in self._row.items("assessments")
-            if _is_expectation(raw) and _is_valid(raw)
+            if is_expectation(raw) and is_valid(raw)
         }
-        return found or None
 
     def search_spans(
         self,
@@ -248,7 +382,13 @@ class Trace:
         name: str | re.Pattern[str] | None = None,
         span_id: str | None = None,
     ) -> list[Span]:
-        """Return the spans that fit all that is given, in recorded order; `name` is a text or a compiled pattern."""
+        """Return the spans that fit all that is given, in recorded order; `name` is a text or a compiled pattern.
+
+        Raises:
+            ValueError: the type is no text, or the name neither a text nor a pattern.
+        """
+        if not isinstance(span_type, str | None) or not isinstance(name, str | re.Pattern | None):
+            raise ValueError(f"search_spans takes texts, and a pattern as name; got {span_type!r:.80}, {name!r:.80}.")
         found = self.data.spans
         if span_type is not None:
             found = [span for span in found if span.span_type == span_type]
@@ -281,27 +421,40 @@ class Trace:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: `info` (attribute names), `data.spans`, and the decoded inputs and outputs."""
-        info = self.info
-        names = ("trace_id", "experiment_id", "client_request_id", "request_time", "execution_duration")
+        """Return plain values: `info` and `data` (see there), and the decoded inputs and outputs."""
         return {
-            "info": {name: getattr(info, name) for name in names}
-            | {
-                "state": str(info.state),
-                "request_preview": info.request_preview,
-                "response_preview": info.response_preview,
-                "trace_metadata": dict(info.trace_metadata),
-                "tags": dict(info.tags),
-                "assessments": copy.deepcopy(self._row.items("assessments")),
-            },
-            "data": {"spans": [span.to_dict() for span in self.data.spans]},
+            "info": self.info.to_dict(),
+            "data": self.data.to_dict(),
             "inputs": own(self.inputs),
             "outputs": own(self.outputs),
         }
 
-    def to_json(self) -> str:
-        """Return `to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, default=str)
+    def to_json(self, pretty: bool = False) -> str:  # noqa: FBT001, FBT002 - MLflow's signature
+        """Return `to_dict()` as JSON text; `from_json` reads it."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, default=str, indent=2 if pretty else None)
+
+    def to_pandas_dataframe_row(self) -> dict[str, Any]:
+        """Return the trace as a row of the frame that `mlflow.search_traces()` gives."""
+        info = self.info
+        return {
+            "trace_id": info.trace_id,
+            "trace": self.to_json(),
+            "client_request_id": info.client_request_id,
+            "state": info.state,
+            "request_time": info.request_time,
+            "execution_duration": info.execution_duration,
+            "request": self.inputs,
+            "response": self.outputs,
+            "trace_metadata": info.trace_metadata,
+            "tags": info.tags,
+            "spans": self.data.to_dict()["spans"],
+            "assessments": [assessment.to_dictionary() for assessment in info.assessments],
+        }
+
+    @staticmethod
+    def pandas_dataframe_columns() -> list[str]:
+        """Return the names of the columns of `to_pandas_dataframe_row`."""
+        return list(Trace({"trace_id": ""}).to_pandas_dataframe_row())
 
     def __repr__(self) -> str:
         return f"Trace(trace_id={self.info.trace_id!r})"
@@ -321,55 +474,56 @@ def _restored(values: dict[str, Any], payload: str) -> Trace:
     return Trace(values, payload=payload)
 
 
-def _is_valid(raw: Mapping[str, Any]) -> bool:
-    return str(raw.get("valid")).lower() != "false"
+_COPIES = {"request": "inputs", "response": "outputs"}
+_V2_INFO = {"request_id": "trace_id", "status": "state", "request_metadata": "trace_metadata"}
 
 
-def _is_expectation(raw: Mapping[str, Any]) -> bool:
-    expectation = raw.get("expectation")
-    if expectation is None:
-        return False
-    # A struct column may hold a struct of NULLs beside a feedback.
-    is_hollow = isinstance(expectation, Mapping) and all(value is None for value in expectation.values())
-    return not (is_hollow and raw.get("feedback") is not None)
+def _info_values(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return canonical columns of the `info` of MLflow's JSON (V2, V3), or of `TraceInfo.to_dict()`."""
+    values = {_V2_INFO.get(name, name): value for name, value in info.items()}
+    if isinstance(values.get("tags"), list):  # V1 of the same
+        values["tags"] = {tag["key"]: tag["value"] for tag in values["tags"]}
+    location = values.get("trace_location")
+    if "experiment_id" not in values and isinstance(location, Mapping):
+        values["experiment_id"] = (location.get("mlflow_experiment") or {}).get("experiment_id")
+    started = values.get("request_time", values.get("timestamp_ms"))
+    # Milliseconds where it is a number, RFC 3339 where it is a text.
+    values["request_time"] = started * 1000 if isinstance(started, int) else instant(started, 1_000_000)
+    for name in ("execution_time_ms", "execution_duration"):
+        duration = values.pop(name, None)
+        values.setdefault("execution_duration_ms", duration)
+    return values
 
 
-def _expected(expectation: Any, row: RecordedTrace) -> Any:
-    if isinstance(expectation, Mapping):
-        value = expectation.get("value")
-        serialized = expectation.get("serialized_value")
-        if value is None and isinstance(serialized, Mapping):
-            value = serialized.get("value")
-        expectation = value
-    return own_payload(expectation, row.payload)
+def _values_of(trace: Mapping[str, Any]) -> dict[str, Any]:
+    info, data = trace.get("info"), trace.get("data")
+    if not isinstance(info, Mapping) or not isinstance(data, Mapping):
+        raise TraceUnreadableError(
+            f"A trace is an object with info and data, as trace.to_json() of MLflow gives it; this has {sorted(trace)}."
+        )
+    copies = {column: trace[name] for column, name in _COPIES.items() if name in trace}
+    return _info_values(info) | {"spans": data.get("spans")} | copies
 
 
-def _assessment(raw: Mapping[str, Any], row: RecordedTrace) -> Assessment:
-    source = raw.get("source")
-    error, value = None, None
-    kind: type[Assessment] = Feedback
-    if _is_expectation(raw):
-        kind, value = Expectation, _expected(raw["expectation"], row)
-    elif isinstance(raw.get("feedback"), Mapping):
-        feedback = raw["feedback"]
-        value = own_payload(feedback.get("value"), row.payload)
-        if isinstance(feedback.get("error"), Mapping) and any(v is not None for v in feedback["error"].values()):
-            found = feedback["error"]
-            error = AssessmentError(found.get("error_code") or "", found.get("error_message"), found.get("stack_trace"))
-    return kind(
-        raw.get("assessment_name") or raw.get("name") or "",
-        value,
-        error,
-        AssessmentSource(source.get("source_type") or "", source.get("source_id") or "")
-        if isinstance(source, Mapping)
-        else None,
-        raw.get("trace_id"),
-        dict(raw["metadata"]) if isinstance(raw.get("metadata"), Mapping) else None,
-        raw.get("span_id"),
-        instant(raw.get("create_time"), 1000),
-        instant(raw.get("last_update_time"), 1000),
-        raw.get("rationale"),
-        raw.get("overrides"),
-        _is_valid(raw),
-        raw.get("assessment_id"),
-    )
+def _values_of_json(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TraceUnreadableError(f"The trace is no JSON text: {error}.") from None
+    return _values_of(as_dict(found, "trace"))
+
+
+def _row_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return canonical columns of a row of `mlflow.search_traces()`: of its column `trace` where it has one."""
+    whole = row.get("trace")
+    if isinstance(whole, str):
+        return _values_of_json(whole)
+    if whole is not None:
+        raise TraceUnreadableError(
+            f"The column 'trace' holds a {type(whole).__name__} where MLflow has JSON text; give trace.to_json()."
+        )
+    # pandas tells what is missing as a NaN.
+    values = {name: None if isinstance(value, float) and isnan(value) else value for name, value in row.items()}
+    for name in ("request_time", "execution_duration"):
+        values[name] = integer(values.get(name))
+    return _info_values(values)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring as quoted
 from typing import Any, NamedTuple, cast
 
-from backfill_spark.assessment import DEFAULT_FEEDBACK_NAME, DEFAULT_SOURCE_ID, Feedback
+from backfill_spark.assessment import DEFAULT_FEEDBACK_NAME, DEFAULT_SOURCE_ID, TEXT_ERROR, Feedback
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.models import ErrorCode
 
@@ -61,7 +61,7 @@ _LOOKED_AT = 4_000
 _ACCEPTED = "a scorer returns an int, float, bool, str, None, a Feedback or a list of Feedback"
 _SHAPE = ("name", "value", "error", "rationale", "metadata", "span_id", "source")
 _YES_NO = {"yes": 1.0, "no": 0.0}
-_SOURCE_TYPES = {"CODE": "CODE", "LLM_JUDGE": "LLM_JUDGE", "AI_JUDGE": "LLM_JUDGE"}
+_SOURCE_TYPES = {"CODE": "CODE", "LLM_JUDGE": "LLM_JUDGE", "AI_JUDGE": "LLM_JUDGE", "HUMAN": "HUMAN"}
 _REDACTED = "[redacted]"
 _SECRETS = re.compile(
     r"""
@@ -269,6 +269,39 @@ def _scalar(value: Any, kind: type) -> _Scalar | None:
     return None
 
 
+def _container(value: Any) -> _Scalar | None:
+    """Return the columns of a list or dict as JSON text, or None for anything else."""
+    if not issubclass(type(value), list | dict):
+        return None
+    try:
+        text = clean(json.dumps(_json_of(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        code = ErrorCode.VALUE_NOT_FINITE if "JSON compliant" in str(error) else ErrorCode.BAD_RETURN_TYPE
+        return _Scalar(error=(code, f"A {_type_name(value)} that JSON cannot hold: {_safe_text(error)}."))
+    if len(text) > MAX_TEXT:
+        why = f"A {_type_name(value)} of {len(text):,} characters of JSON; the longest value is {MAX_TEXT:,}."
+        return _Scalar(error=(ErrorCode.VALUE_TOO_LONG, why))
+    return _Scalar(text)
+
+
+def _json_of(value: Any) -> Any:
+    kind = type(value)
+    if issubclass(kind, list):
+        return [_json_of(item) for item in list.__iter__(value)]
+    if issubclass(kind, dict):
+        if not all(issubclass(type(key), str) for key in dict.keys(value)):
+            raise TypeError("a key is no text")
+        return {str.__str__(key): _json_of(item) for key, item in dict.items(value)}
+    scalar = None if value is None else _scalar(value, kind)
+    if scalar is None:
+        if value is not None:
+            raise TypeError(f"{_type_name(value)} in it")
+        return None
+    if scalar.error is not None:
+        raise ValueError(f"{scalar.error[1]} is not JSON compliant")
+    return json.loads(scalar.value or "null")
+
+
 def _text_scalar(value: str) -> _Scalar:
     if len(value) > MAX_TEXT:
         why = f"A text of {len(value):,} characters; the longest value is {MAX_TEXT:,}. Return less of it."
@@ -329,9 +362,12 @@ def _feedback_row(
     elif value is None:
         scalar = _Scalar()
     else:
-        found = _scalar(value, type(value))
+        found = _scalar(value, type(value)) or _container(value)
         if found is None:
-            why = f"The feedback {name!r} of {scorer} holds {_type_name(value)}; a value is an int, float, bool or str."
+            why = (
+                f"The feedback {name!r} of {scorer} holds {_type_name(value)}; a value is an int, float, bool or str, "
+                "or a list or dict (its keys texts) of such."
+            )
             found = _Scalar(error=(ErrorCode.BAD_RETURN_TYPE, why))
         scalar = found
     return _row(scalar, scorer, version, ordinal, name, tail, rationale, extra)
@@ -357,6 +393,7 @@ def _error_text(error: Any) -> str:
     code, message = getattr(error, "error_code", None), getattr(error, "error_message", None)
     if code is None and message is None:
         return _safe_text(error)
+    code = None if code == TEXT_ERROR and message else code
     return ": ".join(_safe_text(part)[:_LOOKED_AT] for part in (code, message) if part)
 
 

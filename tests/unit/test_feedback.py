@@ -262,7 +262,7 @@ def test_a_feedback_without_a_name_of_its_own_takes_the_scorers():
 def test_a_list_of_feedback_is_a_row_each():
     """Ordinals count from 0; a bad or empty one costs its own row only."""
     found = rows(
-        [Feedback("a", 1), Feedback("b", error="no"), Feedback("c", [1]), Feedback("d"), Feedback("e", math.nan)]
+        [Feedback("a", 1), Feedback("b", error="no"), Feedback("c", (1,)), Feedback("d"), Feedback("e", math.nan)]
     )
 
     assert [row["ordinal"] for row in found] == [0, 1, 2, 3, 4]

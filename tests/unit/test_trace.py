@@ -187,7 +187,7 @@ def test_a_span_is_read_from_mlflows_json():
     assert (span.start_time_ns, span.end_time_ns) == (1_718_452_800_000_000_000, 1_718_452_801_000_000_000)
     assert (span.status.status_code, span.status.description) == ("ERROR", "no")
     assert span.attributes["mlflow.spanType"] == "TOOL"
-    assert (span.attributes["n"], span.get_attribute("o"), span.get_attribute("x")) == ("18", [1], None)
+    assert (span.attributes["n"], span.get_attribute("o"), span.get_attribute("x")) == (18, [1], None)
 
 
 @pytest.mark.parametrize(
@@ -244,9 +244,9 @@ def test_expectations_are_decoded_by_the_payload_rule():
         assert found.expectations == {"n": "18", "o": {"a": 1}, "archive": "y"}
         assert Trace({"assessments": column}, payload="json").expectations["n"] == 18
         assert [type(a) for a in found.info.assessments].count(Feedback) == 2
-    assert a_trace(assessments=assessments[2:4]).expectations is None
-    assert a_trace(assessments=None).expectations is None
-    assert a_trace().expectations is None
+    assert a_trace(assessments=assessments[2:4]).expectations == {}
+    assert a_trace(assessments=None).expectations == {}
+    assert a_trace().expectations == {}
 
 
 def test_assessments_have_mlflows_names():
@@ -319,9 +319,10 @@ def test_to_dict_is_plain_and_pickle_keeps_everything():
     assert repr(trace) == "Trace(trace_id='tr-1')"
 
 
-def test_data_gives_the_recorded_texts():
-    """`data.request` and `data.response` are texts, as in MLflow."""
+def test_data_gives_json_texts():
+    """`data.request` and `data.response` are JSON texts, as in MLflow."""
     assert a_trace(request='{"q": 1}').data.request == '{"q": 1}'
     assert a_trace(spans=[{"span_id": "1", "inputs": {"q": "ü"}}]).data.request == '{"q": "ü"}'
-    assert a_trace(spans=[{"span_id": "1", "outputs": "o"}]).data.response == "o"
+    assert a_trace(spans=[{"span_id": "1", "outputs": "o"}]).data.response == '"o"'
+    assert a_trace(response="o").data.response == '"o"'
     assert a_trace().data.request is None
