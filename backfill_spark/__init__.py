@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         CategoricalRating,
         Expectation,
         Feedback,
+        IssueReference,
     )
     from backfill_spark.context import configure, set_experiment
     from backfill_spark.errors import (
@@ -67,8 +68,8 @@ if TYPE_CHECKING:
     )
     from backfill_spark.session import get_spark
     from backfill_spark.settings import Settings
-    from backfill_spark.span import Document, Span, SpanEvent, SpanStatus, SpanStatusCode, SpanType
-    from backfill_spark.trace import Trace, TraceData, TraceInfo, TraceState
+    from backfill_spark.span import Document, Link, Span, SpanEvent, SpanLogLevel, SpanStatus, SpanStatusCode, SpanType
+    from backfill_spark.trace import Trace, TraceData, TraceInfo, TraceLocation, TraceState
 
 _HOMES = {
     "api": (
@@ -90,6 +91,7 @@ _HOMES = {
         "CategoricalRating",
         "Expectation",
         "Feedback",
+        "IssueReference",
     ),
     "context": ("configure", "set_experiment"),
     "errors": tuple(
@@ -111,8 +113,8 @@ _HOMES = {
     "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
     "session": ("get_spark",),
     "settings": ("Settings",),
-    "span": ("Document", "Span", "SpanEvent", "SpanStatus", "SpanStatusCode", "SpanType"),
-    "trace": ("Trace", "TraceData", "TraceInfo", "TraceState"),
+    "span": ("Document", "Link", "Span", "SpanEvent", "SpanLogLevel", "SpanStatus", "SpanStatusCode", "SpanType"),
+    "trace": ("Trace", "TraceData", "TraceInfo", "TraceLocation", "TraceState"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -135,9 +137,11 @@ __all__ = [
     "Feedback",
     "FilterError",
     "Guidelines",
+    "IssueReference",
     "JobNotFoundError",
     "JobState",
     "LeaseLostError",
+    "Link",
     "NameRefusedError",
     "PIIDetection",
     "RegexMatch",
@@ -159,12 +163,14 @@ __all__ = [
     "SourceGoneError",
     "Span",
     "SpanEvent",
+    "SpanLogLevel",
     "SpanStatus",
     "SpanStatusCode",
     "SpanType",
     "Trace",
     "TraceData",
     "TraceInfo",
+    "TraceLocation",
     "TraceSourceError",
     "TraceState",
     "TraceUnreadableError",

@@ -24,6 +24,8 @@ TEXT_ERROR = "ASSESSMENT_ERROR"
 """MLflow's code of an error that was given as a bare text."""
 _RUN_KEY = "mlflow.assessment.sourceRunId"
 _PROTOBUF = "protobuf messages are made by MLflow alone; use to_dict(), or to_dictionary() of an assessment"
+_READING = "Trace.from_dict(), Trace.from_json() and Assessment.from_dictionary() read MLflow's JSON, V2 and V3"
+_WRITING = "traces are only read here; MLflow's tracing writes them"
 _ABSENT = {
     "to_proto": _PROTOBUF,
     "from_proto": _PROTOBUF,
@@ -34,8 +36,13 @@ _ABSENT = {
     "to_otel_proto_status": _PROTOBUF,
     "from_otel_proto_status": _PROTOBUF,
     "to_json_bytes": "use json.dumps(data.to_dict()).encode()",
-    "from_dict_v2": "Trace.from_dict() reads traces of both versions",
-    "from_exception": "only MLflow's tracing makes events",
+    "from_dict": _READING,
+    "from_dict_v2": _READING,
+    "from_dictionary": _READING,
+    "from_exception": _WRITING,
+    "from_experiment_id": _WRITING,
+    "from_databricks_uc_schema": _WRITING,
+    "from_databricks_uc_table_prefix": _WRITING,
     "get": "it is no dict; read its attributes by name",
 }
 
@@ -126,8 +133,8 @@ class FeedbackValue(RefusesByName):
     def to_dictionary(self) -> dict[str, Any]:
         """Return MLflow's JSON of it, as plain values."""
         error = self.error
-        shown = error.to_dictionary() if isinstance(error, AssessmentError) else None
-        return _given(value=copy.deepcopy(self.value), error=None if shown is None else _given(**shown))
+        shown = {"error": _given(**error.to_dictionary())} if isinstance(error, AssessmentError) else {}
+        return {"value": copy.deepcopy(self.value)} | shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,7 +421,9 @@ def read_assessment(raw: Mapping[str, Any], payload: str) -> Assessment:
     made.create_time_ms = instant(raw.get("create_time"), 1000)
     made.last_update_time_ms = instant(raw.get("last_update_time"), 1000)
     made.rationale, made.overrides = raw.get("rationale"), raw.get("overrides")
-    made.valid, made.assessment_id = is_valid(raw), raw.get("assessment_id")
+    made.assessment_id = raw.get("assessment_id")
+    if not is_valid(raw):
+        made.valid = False
     return made
 
 

@@ -64,21 +64,29 @@ class TraceState(StrEnum):
     STATE_UNSPECIFIED = "STATE_UNSPECIFIED"
 
 
+class LocationPart(RefusesByName, SimpleNamespace):
+    """What a trace's JSON says of one kind of place, for example `experiment_id`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return MLflow's JSON of it, as plain values."""
+        return dict(vars(self))
+
+
 @dataclass(frozen=True, slots=True)
 class TraceLocation(RefusesByName):
     """Where a trace is kept: an experiment, or what else MLflow's JSON names; what does not hold is None."""
 
     type: str
-    mlflow_experiment: Any = None
-    inference_table: Any = None
-    uc_schema: Any = None
-    uc_table_prefix: Any = None
+    mlflow_experiment: LocationPart | None = None
+    inference_table: LocationPart | None = None
+    uc_schema: LocationPart | None = None
+    uc_table_prefix: LocationPart | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return MLflow's JSON of it, as plain values."""
         kinds = ("mlflow_experiment", "inference_table", "uc_schema", "uc_table_prefix")
         named = {kind: getattr(self, kind) for kind in kinds}
-        return {"type": self.type} | {kind: dict(vars(value)) for kind, value in named.items() if value is not None}
+        return {"type": self.type} | {kind: value.to_dict() for kind, value in named.items() if value is not None}
 
 
 class TraceInfo(RefusesByName):
@@ -113,7 +121,7 @@ class TraceInfo(RefusesByName):
         told = self._row.values.get("trace_location")
         if not isinstance(told, Mapping):
             told = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": self.experiment_id}}
-        parts = {kind: SimpleNamespace(**value) for kind, value in told.items() if isinstance(value, Mapping)}
+        parts = {kind: LocationPart(**value) for kind, value in told.items() if isinstance(value, Mapping)}
         return TraceLocation(str(told.get("type") or ""), **parts)
 
     @property
@@ -490,8 +498,8 @@ def _info_values(info: Mapping[str, Any]) -> dict[str, Any]:
     # Milliseconds where it is a number, RFC 3339 where it is a text.
     values["request_time"] = started * 1000 if isinstance(started, int) else instant(started, 1_000_000)
     for name in ("execution_time_ms", "execution_duration"):
-        duration = values.pop(name, None)
-        values.setdefault("execution_duration_ms", duration)
+        if name in values:
+            values["execution_duration_ms"] = values.pop(name)
     return values
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self, cast, overload
 
+from backfill_spark.assessment import DEFAULT_FEEDBACK_NAME, Feedback
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSamplingConfig, ScorerSpec, ScorerStatus
 from backfill_spark.scorers import checks
@@ -196,9 +197,12 @@ class Scorer:
         trace: Any = None,
         session: Any = None,
     ) -> Any:
-        """Call it with those of the arguments that it takes, as MLflow does."""
+        """Call it with those of the arguments that it takes, as MLflow does; feedback without a name gets its."""
         given = {"inputs": inputs, "outputs": outputs, "expectations": expectations, "trace": trace, "session": session}
-        return self(**{name: given[name] for name in self._accepted()})
+        result = self(**{name: given[name] for name in self._accepted()})
+        if isinstance(result, Feedback) and result.name == DEFAULT_FEEDBACK_NAME:
+            result.name = self._name
+        return result
 
     def captured(self) -> tuple[Any, ...]:
         """Return what decides its answers: kind and function. For digests."""

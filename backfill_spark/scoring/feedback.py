@@ -269,15 +269,20 @@ def _scalar(value: Any, kind: type) -> _Scalar | None:
     return None
 
 
+class _BadPartError(Exception):
+    """A part of a list or dict that cannot be stored: its code, and why."""
+
+
 def _container(value: Any) -> _Scalar | None:
     """Return the columns of a list or dict as JSON text, or None for anything else."""
     if not issubclass(type(value), list | dict):
         return None
     try:
-        text = clean(json.dumps(_json_of(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        code = ErrorCode.VALUE_NOT_FINITE if "JSON compliant" in str(error) else ErrorCode.BAD_RETURN_TYPE
-        return _Scalar(error=(code, f"A {_type_name(value)} that JSON cannot hold: {_safe_text(error)}."))
+        text = clean(json.dumps(_json_of(value), ensure_ascii=False, separators=(",", ":")))
+    except _BadPartError as error:
+        return _Scalar(error=(error.args[0], f"In a {_type_name(value)}: {error.args[1]}"))
+    except RecursionError:
+        return _Scalar(error=(ErrorCode.BAD_RETURN_TYPE, f"A {_type_name(value)} that nests too deeply."))
     if len(text) > MAX_TEXT:
         why = f"A {_type_name(value)} of {len(text):,} characters of JSON; the longest value is {MAX_TEXT:,}."
         return _Scalar(error=(ErrorCode.VALUE_TOO_LONG, why))
@@ -286,20 +291,21 @@ def _container(value: Any) -> _Scalar | None:
 
 def _json_of(value: Any) -> Any:
     kind = type(value)
+    if value is None:
+        return None
     if issubclass(kind, list):
         return [_json_of(item) for item in list.__iter__(value)]
     if issubclass(kind, dict):
-        if not all(issubclass(type(key), str) for key in dict.keys(value)):
-            raise TypeError("a key is no text")
+        odd = next((key for key in dict.keys(value) if not issubclass(type(key), str)), None)
+        if odd is not None:
+            raise _BadPartError(ErrorCode.BAD_RETURN_TYPE, f"A key is {_type_name(odd)}; keys are texts.")
         return {str.__str__(key): _json_of(item) for key, item in dict.items(value)}
-    scalar = None if value is None else _scalar(value, kind)
+    scalar = _scalar(value, kind)
     if scalar is None:
-        if value is not None:
-            raise TypeError(f"{_type_name(value)} in it")
-        return None
-    if scalar.error is not None:
-        raise ValueError(f"{scalar.error[1]} is not JSON compliant")
-    return json.loads(scalar.value or "null")
+        raise _BadPartError(ErrorCode.BAD_RETURN_TYPE, f"{_type_name(value)} is nothing that JSON has.")
+    if scalar.value is None:
+        raise _BadPartError(*(scalar.error or ()))
+    return json.loads(scalar.value)
 
 
 def _text_scalar(value: str) -> _Scalar:

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -441,3 +442,64 @@ def test_scrubbed_messages_are_one_short_line(text):
 
     assert len(found) <= 500
     assert found.splitlines() in ([], [found])
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ([1, 2.5, "é", True, None], '[1,2.5,"é",true,null]'),
+        ({"a": {"b": [1]}}, '{"a":{"b":[1]}}'),
+        ([], "[]"),
+        ({}, "{}"),
+        (["\ud800"], '["\ufffd"]'),
+        ([np.int64(3), np.float32(0.5)], "[3,0.5]"),
+    ],
+    ids=repr,
+)
+def test_a_feedback_may_hold_a_list_or_a_dict(value, stored):
+    """It is stored as compact JSON, and has no number."""
+    row = one(Feedback("a", value))
+
+    assert (row["value"], row["value_double"], row["value_string"], row["error_code"]) == (stored, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ([math.nan], "value_not_finite"),
+        ({"a": {"b": math.inf}}, "value_not_finite"),
+        ({1: "a"}, "bad_return_type"),
+        ([(1,)], "bad_return_type"),
+        ([object()], "bad_return_type"),
+        ([10**309], "value_out_of_range"),
+        (["x" * 40_000, "y" * 40_000], "value_too_long"),
+        (["x" * 70_000], "value_too_long"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_container_that_json_cannot_hold_has_a_code(value, code):
+    """The code of what is wrong in it; never a row that is no JSON."""
+    row = one(Feedback("a", value))
+
+    assert (row["value"], row["error_code"]) == (None, code)
+
+
+def test_a_container_within_itself_has_a_code():
+    """No end of it is looked for."""
+    loop: list[object] = []
+    loop.append(loop)
+
+    assert one(Feedback("a", loop))["error_code"] == "bad_return_type"
+
+
+def test_a_bare_container_is_still_no_return_value():
+    """As in MLflow: a scorer returns it within a Feedback."""
+    assert one({"a": 1})["error_code"] == one([1])["error_code"] == "bad_return_type"
+
+
+@pytest.mark.parametrize("kind", ["HUMAN", "human"])
+def test_a_human_source_is_kept(kind):
+    """Who said it is stored as it was given."""
+    row = one(Feedback("a", 1, source=AssessmentSource(kind, "anna")))
+
+    assert json.loads(row["extra"]) == {"source_type": "HUMAN", "source_id": "anna"}

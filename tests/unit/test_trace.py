@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.assessment import Expectation, Feedback
+from backfill_spark.assessment import Expectation, Feedback, IssueReference
 from backfill_spark.errors import TraceUnreadableError
+from backfill_spark.span import SpanLogLevel, SpanStatus, SpanStatusCode
 from backfill_spark.trace import Span, Trace, decode_payload
+from tests import mlflow_snippets
 
 
 def a_trace(**values):
@@ -326,3 +328,264 @@ def test_data_gives_json_texts():
     assert a_trace(spans=[{"span_id": "1", "outputs": "o"}]).data.response == '"o"'
     assert a_trace(response="o").data.response == '"o"'
     assert a_trace().data.request is None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ('"gold"', "gold"),
+        ("150", 150),
+        ("0.5", 0.5),
+        ("true", True),
+        ("null", None),
+        ('"[1]"', "[1]"),
+        ("bare words", "bare words"),
+        (150, 150),
+    ],
+)
+@pytest.mark.parametrize("dress", [lambda x: x, json.dumps, lambda x: list(x.items())], ids=["map", "text", "pairs"])
+def test_every_attribute_of_a_span_that_mlflow_wrote_is_decoded(attribute, value, dress):
+    """One key of MLflow tells that it wrote the span, and it writes each attribute as JSON text."""
+    span = Span({"attributes": dress({"mlflow.spanType": '"LLM"', "own": attribute})})
+
+    assert span.get_attribute("own") == value
+    assert type(span.get_attribute("own")) is type(value)
+
+
+def test_attributes_of_other_spans_follow_the_payload():
+    """Without a key of MLflow `18` stays a text under `auto`; under `text` nothing is decoded at all."""
+    ours = {"n": "18", "o": "[1]"}
+
+    assert Trace({"spans": [{"attributes": ours}]}).data.spans[0].attributes == {"n": "18", "o": [1]}
+    assert Trace({"spans": [{"attributes": ours}]}, payload="json").data.spans[0].attributes == {"n": 18, "o": [1]}
+    theirs = {"mlflow.spanType": '"LLM"', "n": "18"}
+    assert Trace({"spans": [{"attributes": theirs}]}, payload="text").data.spans[0].attributes == theirs
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ("qD+0zxxjl3w=", "a83fb4cf1c63977c"),
+        ("0xa83fb4cf1c63977c", "a83fb4cf1c63977c"),
+        ("0x3977c", "000000000003977c"),
+        ("a83fb4cf1c63977c", "a83fb4cf1c63977c"),
+        ("span-7", "span-7"),
+        ("no=", "no="),
+        ("aGVsbG8=", "aGVsbG8="),  # base64 of five bytes
+        (None, None),
+    ],
+)
+def test_span_ids_are_hex_where_mlflow_wrote_them_otherwise(recorded, shown):
+    """V3 has base64, V2 0x…; ids of other sources stay as they are."""
+    assert Span({"span_id": recorded}).span_id == shown
+    assert Span({"context": {"span_id": recorded}}).span_id == shown
+    assert Span({"parent_span_id": recorded}).parent_id == shown
+
+
+def test_an_assessment_of_a_span_is_found_by_the_spans_id():
+    """Spans of V3 have base64 ids, assessments hex ones."""
+    trace = a_trace(spans=[{"span_id": "qD+0zxxjl3w="}], assessments=[{"name": "a", "span_id": "a83fb4cf1c63977c"}])
+
+    assert [a.name for a in trace.search_assessments(span_id=trace.data.spans[0].span_id)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("column", "payload", "text"),
+    [
+        ("plain", "auto", '"plain"'),
+        ('"quoted"', "json", '"quoted"'),
+        ('"quoted"', "auto", '"\\"quoted\\""'),
+        ("18", "json", "18"),
+        ("18", "auto", '"18"'),
+        ('{"a":  1}', "auto", '{"a":  1}'),
+        ('{"a": 1}', "text", '"{\\"a\\": 1}"'),
+        ([1], "auto", "[1]"),
+        ("{broken", "json", '"{broken"'),
+    ],
+)
+def test_the_response_text_says_what_outputs_are(column, payload, text):
+    """`json.loads(data.response)` is `outputs`, whatever the source has; JSON that was recorded stays as it is."""
+    trace = Trace({"response": column}, payload=payload)
+
+    assert trace.data.response == text
+    assert json.loads(trace.data.response) == trace.outputs
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"name": "exception", "time_unix_nano": 5, "attributes": {"exception.message": "no"}},
+        {"name": "exception", "timestamp": 5, "attributes": '{"exception.message": "no"}'},
+        {"name": "exception", "time_unix_nano": "5", "attributes": [("exception.message", "no")]},
+    ],
+)
+def test_events_are_objects(event):
+    """Of V3 and V2, with attributes as a map, as text or as pairs."""
+    for events in ([event], json.dumps([event])):
+        (found,) = Span({"events": events}).events
+        assert (found.name, found.timestamp, found.attributes) == ("exception", 5, {"exception.message": "no"})
+    assert Span({"events": [{"name": "n"}]}).events[0].attributes == {}
+    assert Span({}).events == []
+
+
+def test_what_a_model_call_says_of_itself():
+    """Model, cost, severity and links have MLflow's names."""
+    span = Span(
+        {
+            "attributes": {
+                "mlflow.llm.model": '"m"',
+                "mlflow.llm.cost": '{"total_cost": 0.5}',
+                "mlflow.spanLogLevel": "30",
+                "mlflow.traceRequestId": '"tr-9"',
+            },
+            "links": [{"trace_id": "tr-2", "span_id": "qD+0zxxjl3w=", "attributes": {"why": "retry"}}],
+        }
+    )
+
+    assert (span.model_name, span.llm_cost, span.log_level) == ("m", {"total_cost": 0.5}, SpanLogLevel.WARNING)
+    assert span.trace_id == span.request_id == "tr-9"
+    assert [link.to_dict() for link in span.links] == [
+        {"trace_id": "tr-2", "span_id": "a83fb4cf1c63977c", "attributes": {"why": "retry"}}
+    ]
+    assert SpanStatus("OK") == SpanStatus(SpanStatusCode.OK)
+
+
+@pytest.mark.parametrize("wrong", [{"span_type": 123}, {"span_type": ["TOOL"]}, {"name": 5}])
+def test_a_search_that_can_find_nothing_is_refused(wrong):
+    """A type that is no text, or a name that is neither text nor pattern."""
+    with pytest.raises(ValueError, match="search_spans takes texts"):
+        a_trace(spans=[]).search_spans(**wrong)
+
+
+V2 = {
+    "info": {
+        "request_id": "tr-2",
+        "experiment_id": "7",
+        "timestamp_ms": 1_718_452_800_123,
+        "execution_time_ms": 12,
+        "status": "OK",
+        "request_metadata": {"mlflow.trace.session": "s"},
+        "tags": {"a": "b"},
+    },
+    "data": {
+        "request": '{"q": 1}',
+        "response": '"done"',
+        "spans": [
+            {
+                "name": "root",
+                "context": {"span_id": "0xa83fb4cf1c63977c", "trace_id": "0x1"},
+                "parent_id": None,
+                "start_time": 1_718_452_800_123_000_000,
+                "end_time": 1_718_452_800_135_000_000,
+                "status_code": "OK",
+                "status_message": "",
+                "attributes": {"mlflow.spanInputs": '{"q": 1}', "mlflow.spanOutputs": '"done"', "tier": '"gold"'},
+                "events": [],
+            }
+        ],
+    },
+}
+
+
+def test_a_trace_of_mlflows_older_json_is_read():
+    """V2 has other names in info, and other ids in spans."""
+    trace = Trace.from_json(json.dumps(V2))
+
+    assert (trace.trace_id, trace.info.experiment_id, trace.info.state) == ("tr-2", "7", "OK")
+    assert (trace.info.request_time, trace.info.execution_duration) == (1_718_452_800_123, 12)
+    assert (trace.info.trace_metadata, trace.info.tags) == ({"mlflow.trace.session": "s"}, {"a": "b"})
+    assert (trace.inputs, trace.outputs, trace.data.response) == ({"q": 1}, "done", '"done"')
+    span = trace.data.spans[0]
+    assert (span.span_id, span.parent_id, span.get_attribute("tier")) == ("a83fb4cf1c63977c", None, "gold")
+    assert span.start_time_ns == 1_718_452_800_123_000_000
+
+
+@pytest.mark.parametrize("text", mlflow_snippets.traces(), ids=range(10))
+def test_a_row_of_search_traces_has_milliseconds(text):
+    """Both with its column `trace` and, where that was dropped, from the others; NaN is what pandas has for nothing."""
+    whole = Trace.from_json(text)
+    row = whole.to_pandas_dataframe_row() | {"client_request_id": float("nan")}
+    parts = {name: value for name, value in row.items() if name != "trace"}
+
+    for shape in (row, parts):
+        again = Trace(shape)
+        assert again.info.request_time == whole.info.request_time
+        assert again.info.execution_duration == whole.info.execution_duration
+        assert (again.inputs, again.outputs, again.expectations) == (whole.inputs, whole.outputs, whole.expectations)
+        assert [s.attributes for s in again.data.spans] == [s.attributes for s in whole.data.spans]
+        assert again.info.state == whole.info.state
+    assert Trace(parts).info.client_request_id is None
+
+
+def test_a_row_with_a_trace_object_is_refused():
+    """The column `trace` of MLflow's frame is JSON text; an object in it is told, with what to give."""
+    with pytest.raises(TraceUnreadableError, match=r"trace\.to_json"):
+        Trace({"trace": object()})
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"info": {}}', '{"info": [], "data": {}}', "5"])
+def test_what_is_no_trace_is_refused(text):
+    """`from_json` says what a trace is."""
+    with pytest.raises(TraceUnreadableError):
+        Trace.from_json(text)
+
+
+@pytest.mark.parametrize("text", mlflow_snippets.traces(), ids=range(10))
+def test_a_trace_comes_back_from_its_json(text):
+    """`from_json(to_json())` loses nothing."""
+    once = Trace.from_json(text)
+    again = Trace.from_json(once.to_json(pretty=True))
+
+    assert again.to_dict() == once.to_dict()
+    assert pickle.loads(pickle.dumps(again)).to_dict() == once.to_dict()
+
+
+def test_places_of_a_trace():
+    """An experiment; or a place of Unity Catalog, where the JSON names one."""
+    found = a_trace(experiment_id="7").info.trace_location
+    assert (found.type, found.mlflow_experiment.experiment_id) == ("MLFLOW_EXPERIMENT", "7")
+    place = {"type": "UC_SCHEMA", "uc_schema": {"catalog_name": "main", "schema_name": "traces"}}
+    info = Trace.from_dict({"info": {"trace_id": "t", "trace_location": place}, "data": {}}).info
+    assert (info.trace_location.uc_schema.catalog_name, info.trace_location.mlflow_experiment) == ("main", None)
+    assert (info.experiment_id, info.trace_location.to_dict()) == (None, place)
+
+
+def test_an_issue_is_neither_feedback_nor_expectation():
+    """It is found without a type, and by its own attributes."""
+    trace = a_trace(assessments=[{"assessment_name": "is-1", "issue": {"issue_name": "slow"}, "expectation": None}])
+    (found,) = trace.search_assessments()
+
+    assert (type(found), found.issue_id, found.issue.issue_name) == (IssueReference, "is-1", "slow")
+    assert (found.feedback, found.expectation, trace.expectations) == (None, None, {})
+    assert trace.search_assessments(type="feedback") == trace.search_assessments(type="expectation") == []
+
+
+def test_a_serialised_expectation_is_always_decoded():
+    """MLflow writes containers so, whatever the payload rule of the source."""
+    kept = {"serialization_format": "JSON_FORMAT", "value": "[1]"}
+    for payload in ("auto", "json", "text"):
+        found = Trace({"assessments": [an_assessment("e", expectation={"serialized_value": kept})]}, payload=payload)
+        assert found.expectations == {"e": [1]}
+
+
+def test_intermediate_outputs_are_those_below_the_root():
+    """Spans of one name are numbered; a single span has none."""
+    spans = [
+        {"span_id": "a", "name": "root", "outputs": "r"},
+        {"span_id": "b", "name": "step", "parent_id": "a", "outputs": "1"},
+        {"span_id": "c", "name": "step", "parent_id": "a", "outputs": "2"},
+        {"span_id": "d", "name": "none", "parent_id": "a"},
+    ]
+
+    assert a_trace(spans=spans).data.intermediate_outputs == {"step_1": "1", "step_2": "2"}
+    assert a_trace(spans=spans[:1]).data.intermediate_outputs is None
+
+
+@pytest.mark.parametrize("name", ["to_proto", "from_proto", "from_dict_v2", "to_otel_proto"])
+def test_names_that_only_mlflow_has_are_refused_with_a_sentence(name):
+    """`hasattr` is False, and the error says what to use."""
+    trace = a_trace(spans=[{}])
+    for thing in (trace, trace.info, trace.data, trace.data.spans[0], Feedback(value=1)):
+        assert not hasattr(thing, name)
+        with pytest.raises(AttributeError, match=r"use to_dict\(\)|from_dict\(\)"):
+            getattr(thing, name)
