@@ -16,6 +16,7 @@ ATOMS = frozenset({str, int, float, bool, type(None)})
 """Types whose values nobody can change."""
 MLFLOW_JSON = "mlflow-json"
 """Payload rule of a trace in MLflow's own JSON: the attributes of its spans are JSON texts, and nothing else is."""
+_AS_IT_IS = frozenset({"text", MLFLOW_JSON})
 
 
 def decode_payload(text: Any, payload: str = "auto") -> Any:
@@ -27,7 +28,7 @@ def decode_payload(text: Any, payload: str = "auto") -> Any:
 
     Text that does not parse is the text itself, and so are a bare `NaN` and `Infinity`, which are no JSON.
     """
-    if text.__class__ is not str or not text or payload in ("text", MLFLOW_JSON):
+    if text.__class__ is not str or not text or payload in _AS_IT_IS:
         return text
     if payload == "auto":
         first = text[0]

@@ -135,12 +135,12 @@ def hex_id(value: Any, size: int = 8) -> Any:
 class Span(RefusesByName):
     """One step of a trace, with MLflow's attribute names."""
 
-    __slots__ = ("_attributes", "_inputs", "_outputs", "_plain", "_raw", "_row")
+    __slots__ = ("_attributes", "_inputs", "_outputs", "_plain", "_raw", "_row", "_rule")
 
     def __init__(self, raw: Mapping[str, Any], row: RecordedTrace | None = None) -> None:
         self._raw = raw
         self._row = RecordedTrace({}, "auto") if row is None else row
-        self._inputs = self._outputs = self._attributes = self._plain = _UNSET
+        self._inputs = self._outputs = self._attributes = self._plain = self._rule = _UNSET
 
     @property
     def name(self) -> str | None:
@@ -337,10 +337,11 @@ class Span(RefusesByName):
         return [as_dict(item, "spans") for item in found] if isinstance(found, list | tuple) else []
 
     def _attribute_payload(self) -> str:
-        payload = self._row.payload
-        if payload == "text" or not any(key.startswith("mlflow.") for key in self._raw_attributes()):
-            return payload
-        return "json"
+        if self._rule is _UNSET:
+            payload = self._row.payload
+            is_mlflows = payload != "text" and any(key.startswith("mlflow.") for key in self._raw_attributes())
+            self._rule = "json" if is_mlflows else payload
+        return cast("str", self._rule)
 
     def _recorded(self, name: str, key: str, others: Sequence[str]) -> Any:
         found, payload = self._raw_payload(name, key, others)

@@ -5,12 +5,14 @@ MLflow's side was written down by `scripts/mlflow_values.py`; docs/mlflow.md has
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 
 from backfill_spark import Feedback, Scorer, Trace
 from backfill_spark.models import ScorerKind, ScorerSpec
+from backfill_spark.scorers import definition
 from backfill_spark.scorers.judges import Judge
 from backfill_spark.scoring.feedback import FIELD_NAMES, failure_of, normalise
 from backfill_spark.scoring.worker import LoadedScorer, score_batch
@@ -90,7 +92,7 @@ def test_a_worker_hands_over_the_same(payload):
         found.append({"inputs": inputs, "outputs": outputs, "expectations": expectations, "trace": trace})
 
     signature = ("inputs", "outputs", "expectations", "trace")
-    spec = ScorerSpec("recorder", 1, ScorerKind.FUNCTION, "0" * 64, {}, None, signature, 1.0)
+    spec = ScorerSpec("recorder", 1, "0" * 64, ScorerKind.FUNCTION, {}, None, signature, 1.0)
     rows = [as_columns(json.loads(text)) for text in TEN]
     columns = {name: [row.get(name) for row in rows] for name in rows[0]}
     score_batch(columns, [1] * 10, [LoadedScorer(spec, recorder, frozenset(columns))], payload=payload)
@@ -112,7 +114,10 @@ def score(one, trace):
     """Name, value, rationale and whether it is an error, of each row that a job would store."""
     given = {"inputs": trace.inputs, "outputs": trace.outputs, "expectations": trace.expectations, "trace": trace}
     try:
-        value = judged(one, given) if isinstance(one, Judge) else one.run(**given)
+        if isinstance(one, Judge):
+            value = judged(one, given)
+        else:
+            value = travelled(one)(**{name: given[name] for name in one.signature})
     except Exception as error:
         return [[one.name, None, failure_of(error)[1], True]]
     rows = [dict(zip(FIELD_NAMES, row, strict=True)) for row in normalise(value, scorer=one.name, version=1)]
@@ -120,6 +125,14 @@ def score(one, trace):
         [r["assessment_name"], json.loads(r["value"] or "null"), r["rationale"], r["error_code"] is not None]
         for r in rows
     ]
+
+
+@functools.cache
+def travelled(one):
+    """The scorer as an executor has it: stored, and loaded again."""
+    stored = None if one.function is None else definition.dump(one.function).definition
+    spec = ScorerSpec(one.name, 1, one.digest, one.kind, one.parameters, stored, one.signature, 1.0)
+    return definition.load(spec)
 
 
 def judged(judge, given):
