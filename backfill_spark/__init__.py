@@ -68,7 +68,17 @@ if TYPE_CHECKING:
     )
     from backfill_spark.session import get_spark
     from backfill_spark.settings import Settings
-    from backfill_spark.span import Document, Link, Span, SpanEvent, SpanLogLevel, SpanStatus, SpanStatusCode, SpanType
+    from backfill_spark.span import (
+        Document,
+        Link,
+        Span,
+        SpanAttributeKey,
+        SpanEvent,
+        SpanLogLevel,
+        SpanStatus,
+        SpanStatusCode,
+        SpanType,
+    )
     from backfill_spark.trace import Trace, TraceData, TraceInfo, TraceLocation, TraceState
 
 _HOMES = {
@@ -113,7 +123,17 @@ _HOMES = {
     "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
     "session": ("get_spark",),
     "settings": ("Settings",),
-    "span": ("Document", "Link", "Span", "SpanEvent", "SpanLogLevel", "SpanStatus", "SpanStatusCode", "SpanType"),
+    "span": (
+        "Document",
+        "Link",
+        "Span",
+        "SpanAttributeKey",
+        "SpanEvent",
+        "SpanLogLevel",
+        "SpanStatus",
+        "SpanStatusCode",
+        "SpanType",
+    ),
     "trace": ("Trace", "TraceData", "TraceInfo", "TraceLocation", "TraceState"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -162,6 +182,7 @@ __all__ = [
     "SettingsError",
     "SourceGoneError",
     "Span",
+    "SpanAttributeKey",
     "SpanEvent",
     "SpanLogLevel",
     "SpanStatus",

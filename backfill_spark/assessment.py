@@ -172,7 +172,7 @@ class Assessment(RefusesByName):
         name: str,
         value: Any = None,
         error: Any = None,
-        source: AssessmentSource | None = None,
+        source: AssessmentSource | str | None = None,
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         span_id: str | None = None,
@@ -186,7 +186,8 @@ class Assessment(RefusesByName):
         self.name = name
         self.value = value
         self.error = error
-        self.source = AssessmentSource(self._default_source) if source is None else source
+        given: Any = self._default_source if source is None else source
+        self.source: AssessmentSource = AssessmentSource(given) if issubclass(type(given), str) else given
         self.trace_id = trace_id
         self.metadata = metadata
         self.span_id = span_id
@@ -278,7 +279,7 @@ class Feedback(Assessment):
         name: str = DEFAULT_FEEDBACK_NAME,
         value: Any = None,
         error: Any = None,
-        source: AssessmentSource | None = None,
+        source: AssessmentSource | str | None = None,
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         span_id: str | None = None,
@@ -319,7 +320,7 @@ class Expectation(Assessment):
         self,
         name: str,
         value: Any = None,
-        source: AssessmentSource | None = None,
+        source: AssessmentSource | str | None = None,
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         span_id: str | None = None,
@@ -344,7 +345,7 @@ class IssueReference(Assessment):
         self,
         issue_id: str,
         issue_name: str,
-        source: AssessmentSource | None = None,
+        source: AssessmentSource | str | None = None,
         trace_id: str | None = None,
         rationale: str | None = None,
         metadata: Mapping[str, Any] | None = None,

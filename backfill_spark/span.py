@@ -59,6 +59,24 @@ class SpanType:
     EVALUATOR = "EVALUATOR"
 
 
+class SpanAttributeKey:
+    """Keys of what MLflow itself writes into a span's attributes."""
+
+    REQUEST_ID = "mlflow.traceRequestId"
+    SPAN_TYPE = "mlflow.spanType"
+    INPUTS = "mlflow.spanInputs"
+    OUTPUTS = "mlflow.spanOutputs"
+    LOG_LEVEL = "mlflow.spanLogLevel"
+    DESCRIPTION = "mlflow.spanDescription"
+    FUNCTION_NAME = "mlflow.spanFunctionName"
+    CHAT_TOOLS = "mlflow.chat.tools"
+    CHAT_USAGE = "mlflow.chat.tokenUsage"
+    MESSAGE_FORMAT = "mlflow.message.format"
+    MODEL = "mlflow.llm.model"
+    MODEL_PROVIDER = "mlflow.llm.provider"
+    LLM_COST = "mlflow.llm.cost"
+
+
 class SpanLogLevel(IntEnum):
     """How severe a span is, where its author said it."""
 
@@ -164,7 +182,7 @@ class Span(RefusesByName):
     @property
     def trace_id(self) -> str | None:
         """Id of the trace, as `trace.info.trace_id`."""
-        known = self._row.values.get("trace_id") or self.get_attribute("mlflow.traceRequestId")
+        known = self._row.values.get("trace_id") or self.get_attribute(SpanAttributeKey.REQUEST_ID)
         return cast("str | None", known or self._raw.get("trace_id"))
 
     @property
@@ -178,7 +196,7 @@ class Span(RefusesByName):
         kind = self._raw.get("span_type")
         if kind is None:
             attributes = self._raw_attributes()
-            kind = attributes.get("mlflow.spanType", attributes.get("openinference.span.kind"))
+            kind = attributes.get(SpanAttributeKey.SPAN_TYPE, attributes.get("openinference.span.kind"))
         return kind.strip('"') if isinstance(kind, str) and kind else "UNKNOWN"
 
     @property
@@ -209,35 +227,35 @@ class Span(RefusesByName):
     def inputs(self) -> Any:
         """What went in, decoded by the payload rule of the trace."""
         if self._inputs is _UNSET:
-            self._inputs = self._recorded("inputs", "mlflow.spanInputs", _INPUT_KEYS)
+            self._inputs = self._recorded("inputs", SpanAttributeKey.INPUTS, _INPUT_KEYS)
         return self._inputs
 
     @property
     def outputs(self) -> Any:
         """What came out, decoded by the payload rule of the trace."""
         if self._outputs is _UNSET:
-            self._outputs = self._recorded("outputs", "mlflow.spanOutputs", _OUTPUT_KEYS)
+            self._outputs = self._recorded("outputs", SpanAttributeKey.OUTPUTS, _OUTPUT_KEYS)
         return self._outputs
 
     @property
     def model_name(self) -> str | None:
         """The model that was asked."""
-        return cast("str | None", self.get_attribute("mlflow.llm.model"))
+        return cast("str | None", self.get_attribute(SpanAttributeKey.MODEL))
 
     @property
     def llm_cost(self) -> dict[str, Any] | None:
         """`input_cost`, `output_cost`, `total_cost` in US dollars, where the span has them."""
-        return cast("dict[str, Any] | None", self.get_attribute("mlflow.llm.cost"))
+        return cast("dict[str, Any] | None", self.get_attribute(SpanAttributeKey.LLM_COST))
 
     @property
     def description(self) -> str | None:
         """What its author wrote about it."""
-        return cast("str | None", self.get_attribute("mlflow.spanDescription"))
+        return cast("str | None", self.get_attribute(SpanAttributeKey.DESCRIPTION))
 
     @property
     def log_level(self) -> SpanLogLevel | None:
         """How severe it is; None where it says nothing, or a number of its own."""
-        level = self.get_attribute("mlflow.spanLogLevel")
+        level = self.get_attribute(SpanAttributeKey.LOG_LEVEL)
         return next((known for known in SpanLogLevel if known == level), None)
 
     @property
@@ -360,7 +378,9 @@ class Span(RefusesByName):
 
     def json_text(self, name: str) -> str | None:
         """Return the inputs or outputs as JSON text: as it was recorded where it was such a text."""
-        key, others = ("mlflow.spanInputs", _INPUT_KEYS) if name == "inputs" else ("mlflow.spanOutputs", _OUTPUT_KEYS)
+        key, others = (
+            (SpanAttributeKey.INPUTS, _INPUT_KEYS) if name == "inputs" else (SpanAttributeKey.OUTPUTS, _OUTPUT_KEYS)
+        )
         return as_json_text(*self._raw_payload(name, key, others))
 
 

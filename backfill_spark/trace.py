@@ -64,6 +64,16 @@ class TraceState(StrEnum):
     STATE_UNSPECIFIED = "STATE_UNSPECIFIED"
 
 
+class TraceLocationType(StrEnum):
+    """Kinds of places."""
+
+    TRACE_LOCATION_TYPE_UNSPECIFIED = "TRACE_LOCATION_TYPE_UNSPECIFIED"
+    MLFLOW_EXPERIMENT = "MLFLOW_EXPERIMENT"
+    INFERENCE_TABLE = "INFERENCE_TABLE"
+    UC_SCHEMA = "UC_SCHEMA"
+    UC_TABLE_PREFIX = "UC_TABLE_PREFIX"
+
+
 class LocationPart(RefusesByName, SimpleNamespace):
     """What a trace's JSON says of one kind of place, for example `experiment_id`."""
 
@@ -86,7 +96,7 @@ class TraceLocation(RefusesByName):
         """Return MLflow's JSON of it, as plain values."""
         kinds = ("mlflow_experiment", "inference_table", "uc_schema", "uc_table_prefix")
         named = {kind: getattr(self, kind) for kind in kinds}
-        return {"type": self.type} | {kind: value.to_dict() for kind, value in named.items() if value is not None}
+        return {"type": str(self.type)} | {kind: value.to_dict() for kind, value in named.items() if value is not None}
 
 
 class TraceInfo(RefusesByName):
@@ -122,7 +132,8 @@ class TraceInfo(RefusesByName):
         if not isinstance(told, Mapping):
             told = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": self.experiment_id}}
         parts = {kind: LocationPart(**value) for kind, value in told.items() if isinstance(value, Mapping)}
-        return TraceLocation(str(told.get("type") or ""), **parts)
+        kind = str(told.get("type") or "")
+        return TraceLocation(TraceLocationType.__members__.get(kind) or kind, **parts)
 
     @property
     def session_id(self) -> str | None:

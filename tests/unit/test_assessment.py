@@ -105,6 +105,7 @@ def test_an_error_of_a_feedback_is_an_object(error, code, message):
 def test_a_source_is_spelled_as_mlflow_does(given, kept):
     """In capitals, and the older name of judges as the newer one."""
     assert AssessmentSource(given).source_type == kept
+    assert Feedback(value=1, source=given).source == AssessmentSource(kept)
     assert AssessmentSource(source_type=given, source_id="x").to_dictionary() == {"source_type": kept, "source_id": "x"}
 
 

@@ -41,8 +41,7 @@ DECIDED = {
 """Snippets that give something else by decision, and for which of the ten traces."""
 REFUSED = {
     "judge_called_by_hand": "is not called by hand: it asks a model, within a job and its budget",
-    "scorer_class": "function",
-    "trace_attribute_keys": "SpanAttributeKey",
+    "scorer_class": "function|@scorer",
 }
 """Snippets that are refused, and words of the sentence."""
 
