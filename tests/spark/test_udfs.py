@@ -128,7 +128,7 @@ def test_both_kinds_give_the_same(spark):
         "[1718452800000, 1, 'OK', {'k': '\"1\"\\n'}, 1, {'q': 'ü'}]",
         "scorer_error",
     ]
-    assert by_kind[0]["tr-0"][2]["value_string"] == "None"
+    assert by_kind[0]["tr-0"][2]["value_string"] == "{}"
     assert by_kind[0]["tr-0"][3]["value_string"] == "[1718452800000, None, 'OK', {}, 0, []]"
 
 
