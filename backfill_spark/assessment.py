@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self, cast
 
-from backfill_spark.recorded import instant, own_payload
+from backfill_spark.recorded import MLFLOW_JSON, instant, own_payload
 
 DEFAULT_FEEDBACK_NAME = "feedback"
 """Name of a feedback that was given none; such a feedback takes the name of its scorer."""
@@ -251,7 +251,7 @@ class Assessment(RefusesByName):
     @classmethod
     def from_dictionary(cls, assessment: Mapping[str, Any]) -> Assessment:
         """Read an assessment of MLflow's JSON: a Feedback, an Expectation, or an IssueReference."""
-        return read_assessment(assessment, "text")
+        return read_assessment(assessment, MLFLOW_JSON)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.__dict__ == self.__dict__
@@ -388,11 +388,11 @@ def name_of(raw: Mapping[str, Any]) -> str:
 
 
 def expected(expectation: Any, payload: str) -> Any:
-    """Return the value of a recorded expectation; what MLflow serialised is always decoded."""
+    """Return the value of a recorded expectation; what MLflow serialised is JSON text."""
     if isinstance(expectation, Mapping):
         value, serialized = expectation.get("value"), expectation.get("serialized_value")
         if value is None and isinstance(serialized, Mapping):
-            return own_payload(serialized.get("value"), "json")
+            return own_payload(serialized.get("value"), "text" if payload == "text" else "json")
         expectation = value
     return own_payload(expectation, payload)
 

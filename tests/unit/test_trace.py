@@ -560,12 +560,17 @@ def test_an_issue_is_neither_feedback_nor_expectation():
     assert trace.search_assessments(type="feedback") == trace.search_assessments(type="expectation") == []
 
 
-def test_a_serialised_expectation_is_always_decoded():
-    """MLflow writes containers so, whatever the payload rule of the source."""
-    kept = {"serialization_format": "JSON_FORMAT", "value": "[1]"}
-    for payload in ("auto", "json", "text"):
-        found = Trace({"assessments": [an_assessment("e", expectation={"serialized_value": kept})]}, payload=payload)
-        assert found.expectations == {"e": [1]}
+def test_a_serialised_expectation_is_decoded():
+    """MLflow writes containers so; only under `text` nothing is decoded."""
+    kept = {"serialization_format": "JSON_FORMAT", "value": '"[1]"'}
+    found = [
+        Trace(
+            {"assessments": [an_assessment("e", expectation={"serialized_value": kept})]}, payload=payload
+        ).expectations
+        for payload in ("auto", "json", "text")
+    ]
+
+    assert found == [{"e": "[1]"}, {"e": "[1]"}, {"e": '"[1]"'}]
 
 
 def test_intermediate_outputs_are_those_below_the_root():
