@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isnan
 from types import SimpleNamespace
 from typing import Any, Self, cast
 
@@ -27,11 +26,10 @@ from backfill_spark.assessment import (
     name_of,
     read_assessment,
 )
-from backfill_spark.errors import TraceUnreadableError
+from backfill_spark.mlflow_json import columns_of_json, info_columns, row_columns, trace_columns
 from backfill_spark.recorded import (
     MLFLOW_JSON,
     RecordedTrace,
-    as_dict,
     decode_payload,
     instant,
     integer,
@@ -236,7 +234,7 @@ class TraceInfo(RefusesByName):
     @classmethod
     def from_dict(cls, info: Mapping[str, Any]) -> TraceInfo:
         """Read the `info` of MLflow's JSON (V2, V3), or what `to_dict` gives."""
-        return cls(RecordedTrace(_info_values(info), MLFLOW_JSON))
+        return cls(RecordedTrace(info_columns(info), MLFLOW_JSON))
 
     def __repr__(self) -> str:
         return f"TraceInfo(trace_id={self.trace_id!r}, state={str(self.state)!r})"
@@ -340,7 +338,7 @@ class Trace(RefusesByName):
 
     def __init__(self, values: Mapping[str, Any], *, payload: str = "auto") -> None:
         if "trace" in values or "execution_duration" in values:  # columns of MLflow's frame, none of the canonical
-            values, payload = _row_values(values), MLFLOW_JSON
+            values, payload = row_columns(values), MLFLOW_JSON
         self._wrap(RecordedTrace(values, payload))
 
     def _wrap(self, row: RecordedTrace) -> None:
@@ -361,7 +359,7 @@ class Trace(RefusesByName):
         Raises:
             TraceUnreadableError: it has no `info` and `data`.
         """
-        return cls(_values_of(trace), payload=MLFLOW_JSON)
+        return cls(trace_columns(trace), payload=MLFLOW_JSON)
 
     @classmethod
     def from_json(cls, trace: str) -> Self:
@@ -370,7 +368,7 @@ class Trace(RefusesByName):
         Raises:
             TraceUnreadableError: it is no JSON object with `info` and `data`.
         """
-        return cls(_values_of_json(trace), payload=MLFLOW_JSON)
+        return cls(columns_of_json(trace), payload=MLFLOW_JSON)
 
     @property
     def trace_id(self) -> str:
@@ -491,58 +489,3 @@ class Trace(RefusesByName):
 
 def _restored(values: dict[str, Any], payload: str) -> Trace:
     return Trace(values, payload=payload)
-
-
-_COPIES = {"request": "inputs", "response": "outputs"}
-_V2_INFO = {"request_id": "trace_id", "status": "state", "request_metadata": "trace_metadata"}
-
-
-def _info_values(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return canonical columns of the `info` of MLflow's JSON (V2, V3), or of `TraceInfo.to_dict()`."""
-    values = {_V2_INFO.get(name, name): value for name, value in info.items()}
-    if isinstance(values.get("tags"), list):  # V1 of the same
-        values["tags"] = {tag["key"]: tag["value"] for tag in values["tags"]}
-    location = values.get("trace_location")
-    if "experiment_id" not in values and isinstance(location, Mapping):
-        values["experiment_id"] = (location.get("mlflow_experiment") or {}).get("experiment_id")
-    started = values.get("request_time", values.get("timestamp_ms"))
-    # Milliseconds where it is a number, RFC 3339 where it is a text.
-    values["request_time"] = started * 1000 if isinstance(started, int) else instant(started, 1_000_000)
-    for name in ("execution_time_ms", "execution_duration"):
-        if name in values:
-            values["execution_duration_ms"] = values.pop(name)
-    return values
-
-
-def _values_of(trace: Mapping[str, Any]) -> dict[str, Any]:
-    info, data = trace.get("info"), trace.get("data")
-    if not isinstance(info, Mapping) or not isinstance(data, Mapping):
-        raise TraceUnreadableError(
-            f"A trace is an object with info and data, as trace.to_json() of MLflow gives it; this has {sorted(trace)}."
-        )
-    copies = {column: trace[name] for column, name in _COPIES.items() if name in trace}
-    return _info_values(info) | {"spans": data.get("spans")} | copies
-
-
-def _values_of_json(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TraceUnreadableError(f"The trace is no JSON text: {error}.") from None
-    return _values_of(as_dict(found, "trace"))
-
-
-def _row_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return canonical columns of a row of `mlflow.search_traces()`: of its column `trace` where it has one."""
-    whole = row.get("trace")
-    if isinstance(whole, str):
-        return _values_of_json(whole)
-    if whole is not None:
-        raise TraceUnreadableError(
-            f"The column 'trace' holds a {type(whole).__name__} where MLflow has JSON text; give trace.to_json()."
-        )
-    # pandas tells what is missing as a NaN.
-    values = {name: None if isinstance(value, float) and isnan(value) else value for name, value in row.items()}
-    for name in ("request_time", "execution_duration"):
-        values[name] = integer(values.get(name))
-    return _info_values(values)
