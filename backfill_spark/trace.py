@@ -327,7 +327,8 @@ class Trace(RefusesByName):
 
     Args:
         values: Canonical column → raw value. Maps and arrays may be JSON text, dicts and lists, or absent;
-            `request_time` is an integer of microseconds since the epoch. Or a row of `mlflow.search_traces()`.
+            `request_time` is an integer of microseconds since the epoch. Or a row of `mlflow.search_traces()`, or
+            what `from_dict` takes.
         payload: How recorded texts are decoded, see `decode_payload`.
 
     Reading `tags`, `trace_metadata`, `spans` or `assessments` that cannot be decoded raises
@@ -339,6 +340,8 @@ class Trace(RefusesByName):
     def __init__(self, values: Mapping[str, Any], *, payload: str = "auto") -> None:
         if "trace" in values or "execution_duration" in values:  # columns of MLflow's frame, none of the canonical
             values, payload = row_columns(values), MLFLOW_JSON
+        elif "info" in values:
+            values, payload = trace_columns(values), MLFLOW_JSON
         self._wrap(RecordedTrace(values, payload))
 
     def _wrap(self, row: RecordedTrace) -> None:

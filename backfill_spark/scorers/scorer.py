@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Self, cast, overload
+from typing import Any, NoReturn, Self, cast, overload
 
 from backfill_spark.assessment import DEFAULT_FEEDBACK_NAME, Feedback
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerLoadError
@@ -328,6 +328,12 @@ class Scorer:
         if self._spec.definition is None and self._registration is not None:
             self._spec = _lifecycle().with_definition(self._spec, self._registration.experiment_id)
         return self._spec
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "A scorer is no pair: list_scorer_versions gives scorers here, where MLflow gives (scorer, version). "
+            "Write `for s in list_scorer_versions(name=…)` and take s.scorer_version."
+        )
 
     def __repr__(self) -> str:
         shown = [f"name={self._name!r}", f"status={self.status}"]

@@ -194,3 +194,9 @@ def test_importing_scorers_imports_neither_spark_nor_pandas():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert run.stdout.strip() == "[]"
+
+
+def test_a_scorer_is_no_pair():
+    """MLflow's `list_scorer_versions` gives pairs; unpacking a scorer says what to write."""
+    with pytest.raises(TypeError, match=r"take s\.scorer_version"):
+        _, _ = bare

@@ -517,6 +517,13 @@ def test_a_row_of_search_traces_has_milliseconds(text):
     assert Trace(parts).info.client_request_id is None
 
 
+def test_mlflows_object_may_be_given_as_a_row_is():
+    """`Trace(json.loads(text))` is `Trace.from_json(text)`, not a trace of nothing."""
+    text = mlflow_snippets.traces()[1]
+
+    assert Trace(json.loads(text)).to_dict() == Trace.from_json(text).to_dict()
+
+
 def test_a_row_with_a_trace_object_is_refused():
     """The column `trace` of MLflow's frame is JSON text; an object in it is told, with what to give."""
     with pytest.raises(TraceUnreadableError, match=r"trace\.to_json"):
