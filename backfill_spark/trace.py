@@ -92,9 +92,11 @@ class TraceLocation(RefusesByName):
 
     def to_dict(self) -> dict[str, Any]:
         """Return MLflow's JSON of it, as plain values."""
-        kinds = ("mlflow_experiment", "inference_table", "uc_schema", "uc_table_prefix")
-        named = {kind: getattr(self, kind) for kind in kinds}
+        named = {kind: getattr(self, kind) for kind in _PLACES}
         return {"type": str(self.type)} | {kind: value.to_dict() for kind, value in named.items() if value is not None}
+
+
+_PLACES = ("mlflow_experiment", "inference_table", "uc_schema", "uc_table_prefix")
 
 
 class TraceInfo(RefusesByName):
@@ -129,7 +131,7 @@ class TraceInfo(RefusesByName):
         told = self._row.values.get("trace_location")
         if not isinstance(told, Mapping):
             told = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": self.experiment_id}}
-        parts = {kind: LocationPart(**value) for kind, value in told.items() if isinstance(value, Mapping)}
+        parts = {kind: LocationPart(**told[kind]) for kind in _PLACES if isinstance(told.get(kind), Mapping)}
         kind = str(told.get("type") or "")
         return TraceLocation(TraceLocationType.__members__.get(kind) or kind, **parts)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark import ScorerSamplingConfig, ScorerStatus, scorer
+from backfill_spark import ScorerSamplingConfig, ScorerStatus, delete_scorer, scorer
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError
 from backfill_spark.scorers import checks
 
@@ -200,3 +200,10 @@ def test_a_scorer_is_no_pair():
     """MLflow's `list_scorer_versions` gives pairs; unpacking a scorer says what to write."""
     with pytest.raises(TypeError, match=r"take s\.scorer_version"):
         _, _ = bare
+
+
+@pytest.mark.parametrize("version", ["2", "ALL", True, ""])
+def test_a_version_to_delete_is_a_number_or_all(version):
+    """Anything else is refused before Spark starts: no typing error deletes every version."""
+    with pytest.raises(ScorerLifecycleError, match=r'version is a number, or "all"'):
+        delete_scorer(name="x", version=version)
