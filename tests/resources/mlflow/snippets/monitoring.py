@@ -89,18 +89,9 @@ RegexMatch(name="gone", pattern="b").register()
 delete_scorer(name="gone", version="all")
 shown = ["gone" in [s.name for s in list_scorers()]]
 
-# --- lifecycle_delete_one_version
-from mlflow.genai.scorers import RegexMatch, delete_scorer, get_scorer
-
-RegexMatch(name="trimmed", pattern="a").register()
-RegexMatch(name="trimmed", pattern="b").register()
-delete_scorer(name="trimmed", version=2)
-shown = [get_scorer(name="trimmed").scorer_version, get_scorer(name="trimmed").pattern]
-
 # --- lifecycle_list_versions
 from mlflow.genai.scorers import RegexMatch
 from mlflow.genai.scorers.registry import list_scorer_versions
 
 RegexMatch(name="listed", pattern="a").register()
-RegexMatch(name="listed", pattern="b").register()
 shown = [[version, s.pattern] for s, version in list_scorer_versions(name="listed")]
