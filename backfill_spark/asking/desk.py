@@ -18,7 +18,7 @@ from backfill_spark.asking.endpoints import Service, Shape, output_limit, read_k
 from backfill_spark.asking.faults import Action, Fault, fault_of, scrubbed, without_key
 from backfill_spark.asking.limiter import Limiter
 from backfill_spark.asking.permits import Permits
-from backfill_spark.asking.readings import TOO_LONG, described, read_body, verdict_of
+from backfill_spark.asking.readings import TOO_LONG, decoded, described, read_body, verdict_of
 from backfill_spark.asking.spool import Spool
 from backfill_spark.asking.wires import Reply, Wire
 from backfill_spark.models import ErrorCode
@@ -294,7 +294,7 @@ class Desk:
     def _replied(self, call: _Call, body: bytes, headers: Any, latency: float) -> None:
         """Settle an answer with status 200: a verdict, or a row that says why there is none."""
         try:
-            reply = self._wire.reply(orjson.loads(body))
+            reply = self._wire.reply(decoded(body))
         except Exception:  # whatever stands in it: one odd answer is data
             reply = Reply(is_empty=True)
         read, wrote = reply.input_tokens, reply.output_tokens
@@ -304,7 +304,7 @@ class Desk:
         self._budget.settle(call.held, call.held if cost is None else cost)
         self._limiter.answered(call.charged, used, headers, succeeded=True)
         self._failures = 0
-        code, message, verdict = verdict_of(reply)
+        code, message, verdict = verdict_of(reply, call.prompt.get("schema"))
         self._finish(
             Answer(
                 prompt_hash=call.question.prompt_hash,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import aiohttp
+import orjson
 
 from backfill_spark.asking.faults import Action, Fault
 from backfill_spark.asking.replies import ReplyError, parse_reply
@@ -31,8 +36,22 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes | None:
     return b"".join(parts)
 
 
-def verdict_of(reply: Reply) -> tuple[ErrorCode | None, str | None, str | None]:
-    """Return error code and message, or the JSON object of an answer."""
+def decoded(body: bytes) -> Any:
+    """Decode the JSON body of an answer; half a surrogate pair in it is no reason to lose the rest.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body.decode("utf-8", "replace"), strict=False)
+
+
+def verdict_of(
+    reply: Reply, schema: Mapping[str, Any] | None = None
+) -> tuple[ErrorCode | None, str | None, str | None]:
+    """Return error code and message, or the JSON object of an answer that `schema` was given for."""
     if reply.refusal is not None:
         return ErrorCode.JUDGE_REFUSED, "the model refused to answer", None
     if reply.finish == "content_filter":
@@ -42,7 +61,8 @@ def verdict_of(reply: Reply) -> tuple[ErrorCode | None, str | None, str | None]:
     if reply.is_empty:
         return ErrorCode.JUDGE_BAD_OUTPUT, NO_ANSWER, None
     try:
-        return None, None, compact_json(parse_reply(reply.text or "") if reply.data is None else reply.data)
+        verdict = compact_json(parse_reply(reply.text or "", schema) if reply.data is None else reply.data)
+        return None, None, verdict.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     except ReplyError as error:
         return ErrorCode.JUDGE_BAD_OUTPUT, str(error), None
     except RecursionError:

@@ -1,89 +1,213 @@
-"""From the text that a model wrote to the JSON object in it."""
+"""From the text that a model wrote to the JSON object in it that is its answer."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import orjson
+from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
+from backfill_spark.models import compact_json
+from backfill_spark.scorers.judges.verdict import VerdictType
 
-MAX_TRIES = 32
-"""Places in a text where an object is looked for: a text of a thousand braces must stay cheap."""
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
+MAX_UNCLOSED = 32
+"""Braces that nothing closes before a text is given up: a text of a thousand of them must stay cheap."""
+_FENCED = re.compile(r"```[\w-]*\s*(.*?)\s*```", re.DOTALL)
+_START = re.compile(r'\{(?=\s*["}])')
+_PART = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}]', re.DOTALL)
+_FAULT = re.compile(r'"(?:[^"\\]|\\.)*+"|,(?=\s*[}\]])', re.DOTALL)
+_BAD_ESCAPE = re.compile(r'\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|)')
+# Thoughts: `<think>` and its many spellings, and the channels of gpt-oss.
+_TAG = re.compile(
+    r"(?:<|&lt;)\s*\|?\s*(?P<a>/|end_(?:of_)?)?\s*(?:[\w-]*[:_-])?"
+    r"(?:think|thought|reason|analy[sz]|scratch_?pad|reflect|monologue)\w*(?:\s[^<>]*)?(?<!/)\|?(?:>|&gt;)"
+    r"|\[(?P<b>/)?think(?:ing)?\]|◁(?P<c>/)?think▷|<\|channel>|(?P<d><channel\|>)",
+    re.IGNORECASE,
+)
+_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_CHANNEL = re.compile(r"<\|channel\|>|\A\s*(?:assistant)?(?:analysis|commentary)(?=\w)|assistantfinal")
+_FINAL = re.compile(
+    r"(?:<\|channel\|>\s*final\b.{0,60}?<\|message\|>|assistantfinal)(.*?)"
+    r"(?=<\|(?:end|return|start|channel|call)\|>|assistantfinal|\Z)",
+    re.DOTALL,
+)
+_FORM = re.compile(r"\s*(?:[.…]+|<[^<>]*>|\[[^\[\]]*\]|yes\W+(?:or\W+)?no)\s*", re.IGNORECASE)
+_SAID = re.compile(
+    r"""\b(?:result|verdict|answer|decision)\b["'`*_\s]*[:=]["'`*_\s]*([\w.+-]++)(?!["'`*\s]*(?:\||/|or\b))""",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"\w+")
+
+Reader = Callable[[Any], Any]
 
 
 class ReplyError(ValueError):
-    """A text without one JSON object in it."""
+    """A text without one JSON object that is its answer."""
 
 
-def parse_reply(text: str) -> dict[str, Any]:
-    """Return the JSON object that a model's text is or holds.
+def parse_reply(text: str, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the JSON object that is a model's answer.
 
-    Accepted are the bare object, an object in a code fence, and one object with words around it. Thoughts
-    between `<think>` tags are not looked at.
+    The text may be the object, or hold it in a code fence, in a list or among words. Of several objects, those count
+    that have a rationale and a result, then those whose result fits `schema`; they must agree in it. Thoughts do not
+    count. Line breaks in texts, trailing commas and invalid escapes are read.
 
     Raises:
-        ReplyError: there is no complete object; a list, a number or a text is none.
+        ReplyError: there is no such object, or what the text says contradicts itself.
     """
-    bare = text.strip()
-    found = _object(bare)
-    if found is not None:
-        return found
-    bare = _THOUGHTS.sub("", bare).strip()
-    for candidate in _candidates(bare):
-        found = _object(candidate)
-        if found is not None:
-            return found
-    if not bare:
-        raise ReplyError("the answer is empty")
-    if "{" in bare:
+    whole = whole_object(text)
+    if whole is not None:
+        return whole
+    answer = _without_thoughts(text)
+    whole = whole_object(answer)
+    if whole is not None:
+        return whole
+    found: list[dict[str, Any]] = []
+    words = []
+    for part in _parts(answer):
+        if isinstance(part, str):
+            words.append(part)
+        else:
+            found.append(part)
+    if found:
+        return _chosen(found, " ".join(words), _reader(schema))
+    if not answer.strip():
+        raise ReplyError("the answer is empty" if not text.strip() else "there is no answer after the thoughts")
+    if "{" in answer:
         raise ReplyError("the answer holds no complete JSON object: it was cut off, or is no valid JSON")
     raise ReplyError("the answer holds no JSON object")
 
 
-def _candidates(text: str) -> Iterator[str]:
-    yield text
-    for match in _FENCE.finditer(text):
-        yield match[1].strip()
-    start = text.find("{")
-    for _ in range(MAX_TRIES):
-        if start < 0:
-            return
-        end = _end_of_object(text, start)
+def whole_object(text: str) -> dict[str, Any] | None:
+    """Return the object that the whole text is, with or without a code fence around it."""
+    fenced = _FENCED.fullmatch(text.strip())
+    return _object((fenced[1] if fenced else text).strip())
+
+
+def _without_thoughts(text: str) -> str:
+    if _CHANNEL.search(text):
+        text = "\n".join(_FINAL.findall(text))
+    text = _TAG.sub(lambda tag: "</think>" if any(tag.groups()) else "<think>", text)
+    # A chat template may have written the first tag itself, or the model never came to the last one.
+    return _THOUGHTS.sub("", text).rpartition("</think>")[2].partition("<think>")[0]
+
+
+def _parts(text: str) -> Iterator[str | dict[str, Any]]:
+    """Cut a text into its outermost JSON objects and the words around them."""
+    said, position, unclosed = 0, 0, 0
+    while (start := _START.search(text, position)) is not None:
+        end = _end_of_object(text, start.start())
         if end is None:
-            start = text.find("{", start + 1)
-        else:
-            yield text[start:end]
-            start = text.find("{", end)
+            unclosed += 1
+            if unclosed > MAX_UNCLOSED:
+                raise ReplyError("the answer holds no complete JSON object: it was cut off, or is no valid JSON")
+            position = start.end()
+            continue
+        found = _object(text[start.start() : end])
+        if found is not None:
+            yield text[said : start.start()]
+            yield found
+            said = end
+        position = end
+    yield text[said:]
 
 
 def _end_of_object(text: str, start: int) -> int | None:
     """Return the place after the brace that closes the one at `start`, or None."""
-    depth, position, inside, size = 0, start, False, len(text)
-    while position < size:
-        character = text[position]
-        if inside:
-            if character == "\\":
-                position += 1
-            elif character == '"':
-                inside = False
-        elif character == '"':
-            inside = True
-        elif character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return position + 1
-        position += 1
+    depth = 0
+    for part in _PART.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(part[0], 0)
+        if depth == 0:
+            return part.end()
     return None
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError:
+    if not (text.startswith("{") and text.endswith("}")):
         return None
-    return found if isinstance(found, dict) else None
+    for mend in (False, True):
+        try:
+            found = json.loads(
+                _FAULT.sub(_mended, text) if mend else text,
+                strict=False,
+                parse_constant=_no_number,
+                object_pairs_hook=_unambiguous,
+            )
+        except ReplyError:
+            raise
+        except RecursionError:
+            raise ReplyError("the answer is nested too deep") from None
+        except ValueError:
+            continue
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _mended(part: re.Match[str]) -> str:
+    """Drop a trailing comma, or read the backslash of an invalid escape as itself."""
+    if part[0] == ",":
+        return ""
+    return _BAD_ESCAPE.sub(lambda escape: escape[0] if escape[1] else "\\\\", part[0])
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if any(key == "result" and value != made["result"] for key, value in pairs):
+        raise ReplyError("the answer has two results that differ")
+    return made
+
+
+def _reader(schema: Mapping[str, Any] | None) -> Reader:
+    """Return what reads a result as the schema wants it, and gives None where it does not fit."""
+    try:
+        verdict_type = VerdictType.of((schema or {})["properties"]["result"])
+    except (KeyError, TypeError, ScorerDefinitionError):
+        return lambda found: compact_json(_folded(found))
+
+    def read(found: Any) -> Any:
+        try:
+            return _folded(verdict_type.value_of(found))
+        except JudgeOutputError:
+            return None
+
+    return read
+
+
+def _folded(value: Any) -> Any:
+    return value.strip().casefold() if isinstance(value, str) else value
+
+
+def _chosen(found: list[dict[str, Any]], words: str, read: Reader) -> dict[str, Any]:
+    """Return the object that counts, when all that say a result agree."""
+    objects = [o for o in found if not _is_form(o)] or found
+    complete = [o for o in objects if {"result", "rationale"} <= o.keys()]
+    pool = complete or [o for o in objects if "result" in o] or objects
+    pool = [o for o in pool if read(o.get("result")) is not None] or pool
+    first = pool[0]
+    result = read(first.get("result"))
+    if any(read(o.get("result")) != result or ("result" not in o and o != first) for o in pool):
+        raise ReplyError("the answer holds several JSON objects that differ")
+    if "result" in first:
+        # A quoted verdict has no rationale; the model's own may then stand in the words around it.
+        others = [m[1] for m in _SAID.finditer(words)] + ([] if complete else _WORD.findall(words))
+        if any(_contradicts(word, result, read) for word in others):
+            raise ReplyError("the answer says one thing in its JSON object and another around it")
+    return first
+
+
+def _contradicts(word: str, result: Any, read: Reader) -> bool:
+    word = word.strip(".")
+    said = read(word)
+    # Free texts fit everything; only a plain yes or no is told apart from them.
+    is_free = read("\0") is not None
+    return said not in (None, result) and (not is_free or word.casefold() in ("yes", "no"))
+
+
+def _is_form(answer: dict[str, Any]) -> bool:
+    """Tell whether an object shows only how an answer is to look."""
+    return any(isinstance(v, str) and _FORM.fullmatch(v) for v in (answer.get("rationale"), answer.get("result")))

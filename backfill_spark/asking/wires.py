@@ -9,6 +9,8 @@ from urllib.parse import quote
 import orjson
 
 from backfill_spark.asking.endpoints import Service, Shape
+from backfill_spark.asking.replies import ReplyError, whole_object
+from backfill_spark.models import compact_json
 
 ALLOWED_PARAMETERS = ("temperature", "top_p", "seed", "reasoning_effort", "max_tokens")
 """What a judge may say about how its model answers."""
@@ -111,7 +113,7 @@ def _openai_reply(body: dict[str, Any]) -> Reply:
     finish = choice.get("finish_reason")
     refusal = message.get("refusal")
     return Reply(
-        text=_text(message.get("content")),
+        text=_text(message.get("content")) or _beside(message),
         finish=finish if isinstance(finish, str) else None,
         refusal=refusal if isinstance(refusal, str) and refusal else None,
         input_tokens=spent[0],
@@ -142,8 +144,11 @@ def _anthropic_reply(body: dict[str, Any]) -> Reply:
     read = [_count(usage.get(k)) for k in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")]
     content = body.get("content")
     blocks = [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []
-    data = next((b["input"] for b in blocks if b.get("type") == "tool_use" and isinstance(b.get("input"), dict)), None)
+    given = [b["input"] for b in blocks if b.get("type") == "tool_use" and isinstance(b.get("input"), dict)]
+    data = given[0] if given and all(other == given[0] for other in given) else None
     texts = [b["text"] for b in blocks if b.get("type") == "text" and isinstance(b.get("text"), str)]
+    if given and data is None:
+        texts = [compact_json(each) for each in given]
     stop = body.get("stop_reason")
     return Reply(
         text="".join(texts) or None,
@@ -156,13 +161,32 @@ def _anthropic_reply(body: dict[str, Any]) -> Reply:
 
 
 def _text(content: Any) -> str | None:
-    """Return the text of a message: a string, or the text parts of a list."""
-    if isinstance(content, str):
-        return content
+    """Return the text of a message: a string, or the text parts of a list, without those that hold thoughts."""
     if isinstance(content, list):
-        parts = [p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)]
-        return "".join(parts)
+        parts = [p for p in content if isinstance(p, dict) and p.get("type", "text") in ("text", "output_text")]
+        content = "".join(p["text"] for p in parts if isinstance(p.get("text"), str))
+    return content if isinstance(content, str) and content.strip() else None
+
+
+def _beside(message: dict[str, Any]) -> str | None:
+    """Return the answer of a message without content: what a tool is called with, or thoughts that are one object."""
+    calls = message.get("tool_calls")
+    calls = [c.get("function") for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
+    given = [c.get("arguments") for c in (*calls, message.get("function_call")) if isinstance(c, dict)]
+    if given:
+        return "\n".join(a if isinstance(a, str) else compact_json(a) for a in given)
+    for name in ("reasoning_content", "reasoning"):
+        thoughts = message.get(name)
+        if isinstance(thoughts, str) and _is_object(thoughts):
+            return thoughts
     return None
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return whole_object(text) is not None
+    except ReplyError:
+        return False
 
 
 def _count(value: Any) -> int | None:

@@ -245,6 +245,9 @@ def test_a_judge_is_not_called_by_hand():
         (float, 1, 1.0),
         (str, "free words", "free words"),
         (None, "free words", "free words"),
+        (str, 5, "5"),
+        (str, 0.5, "0.5"),
+        (str, True, "true"),
     ],
 )
 def test_an_allowed_result_is_the_value(declared, answer, expected):
@@ -269,7 +272,8 @@ def test_an_allowed_result_is_the_value(declared, answer, expected):
         (int, "four"),
         (float, "nan"),
         (float, {"a": 1}),
-        (str, 5),
+        (str, {"a": 5}),
+        (str, None),
     ],
 )
 def test_a_result_outside_the_allowed_set_is_never_a_value(declared, answer):

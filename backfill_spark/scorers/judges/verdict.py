@@ -97,10 +97,15 @@ class VerdictType:
         if not isinstance(data, dict) or "result" not in data:
             raise JudgeOutputError("the answer has no result")
         rationale = data.get("rationale")
-        value = self._value(data["result"])
+        value = self.value_of(data["result"])
         return Verdict(value, rationale if isinstance(rationale, str) else None)
 
-    def _value(self, found: Any) -> Scalar:
+    def value_of(self, found: Any) -> Scalar:
+        """Check a result by itself.
+
+        Raises:
+            JudgeOutputError: it is not allowed.
+        """
         if self.allowed:
             # type() too: True equals 1, and 1.0 does.
             exact: list[Scalar] = [v for v in self.allowed if type(v) is type(found) and v == found]
@@ -123,7 +128,8 @@ def _folded(value: Any) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    is_scalar = isinstance(value, bool | int | float)
+    return json.dumps(value) if is_scalar else value if isinstance(value, str) else None
 
 
 def _boolean(value: Any) -> bool | None:
