@@ -6,9 +6,11 @@ Importing it configures nothing and starts nothing; names are loaded when they a
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark import errors as _errors
+from backfill_spark.absent import why_absent
 
 if TYPE_CHECKING:
     from backfill_spark.api import (
@@ -60,10 +62,19 @@ if TYPE_CHECKING:
     from backfill_spark.scorers.judges import (
         Completeness,
         Correctness,
+        Equivalence,
+        ExpectationsGuidelines,
+        Fluency,
         Guidelines,
         RelevanceToQuery,
         RetrievalGroundedness,
+        RetrievalRelevance,
+        RetrievalSufficiency,
         Safety,
+        Summarization,
+        ToolCallCorrectness,
+        ToolCallEfficiency,
+        get_all_scorers,
         make_judge,
     )
     from backfill_spark.session import get_spark
@@ -114,10 +125,19 @@ _HOMES = {
     "scorers.judges": (
         "Completeness",
         "Correctness",
+        "Equivalence",
+        "ExpectationsGuidelines",
+        "Fluency",
         "Guidelines",
         "RelevanceToQuery",
         "RetrievalGroundedness",
+        "RetrievalRelevance",
+        "RetrievalSufficiency",
         "Safety",
+        "Summarization",
+        "ToolCallCorrectness",
+        "ToolCallEfficiency",
+        "get_all_scorers",
         "make_judge",
     ),
     "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
@@ -153,9 +173,12 @@ __all__ = [
     "Completeness",
     "Correctness",
     "Document",
+    "Equivalence",
     "Expectation",
+    "ExpectationsGuidelines",
     "Feedback",
     "FilterError",
+    "Fluency",
     "Guidelines",
     "IssueReference",
     "JobNotFoundError",
@@ -168,6 +191,8 @@ __all__ = [
     "RelevanceToQuery",
     "ResponseLength",
     "RetrievalGroundedness",
+    "RetrievalRelevance",
+    "RetrievalSufficiency",
     "Safety",
     "SchemaVersionError",
     "Scorer",
@@ -188,6 +213,9 @@ __all__ = [
     "SpanStatus",
     "SpanStatusCode",
     "SpanType",
+    "Summarization",
+    "ToolCallCorrectness",
+    "ToolCallEfficiency",
     "Trace",
     "TraceData",
     "TraceInfo",
@@ -199,6 +227,7 @@ __all__ = [
     "cancel_backfill",
     "configure",
     "delete_scorer",
+    "get_all_scorers",
     "get_backfill",
     "get_scorer",
     "get_spark",
@@ -219,7 +248,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        message = f"module {__name__!r} has no attribute {name!r}"
+        told = why_absent(name)
+        if told is None:
+            raise AttributeError(message)
+        # Python drops the words of an AttributeError where a name is imported; `_handle_fromlist` is where it asks.
+        is_import = sys._getframe(1).f_code.co_name == "_handle_fromlist"  # noqa: SLF001
+        raise (ImportError if is_import else AttributeError)(f"{message}. {told}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

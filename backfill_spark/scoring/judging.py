@@ -10,7 +10,7 @@ from typing import Any
 from backfill_spark.assessment import Feedback
 from backfill_spark.errors import JudgeOutputError, PromptTooLargeError
 from backfill_spark.models import ErrorCode, ScorerSpec, compact_json
-from backfill_spark.scorers.judges import Judge, prompt_hash
+from backfill_spark.scorers.judges import Interpretation, Judge, Prompt, prompt_hash
 from backfill_spark.scorers.judges.prompt import DEFAULT_SECRET
 from backfill_spark.scoring.feedback import ResultRow, describe, failure, failure_of, normalise
 from backfill_spark.scoring.worker import TOO_LARGE
@@ -124,10 +124,10 @@ def _rendered(row: int, loaded: LoadedJudge, trace: Trace, is_large: bool, token
         try:
             given = {part: trace if part == "trace" else getattr(trace, part) for part in judge.signature}
             prompt = judge.render(**given, secret=secret, token_cap=token_cap)
-            if prompt is not None:
+            if isinstance(prompt, Prompt):
                 key = prompt_hash(loaded.model, prompt.parameters, prompt)
                 return Rendered(row, name, version, prompt.to_json(), key, prompt.tokens, prompt.input_digest)
-            outcome = _unasked(None, "")
+            outcome = _unasked(None, "", prompt)
         except PromptTooLargeError as error:
             outcome = _unasked(ErrorCode.TRACE_TOO_LARGE, str(error))
         except Exception as error:
@@ -135,8 +135,9 @@ def _rendered(row: int, loaded: LoadedJudge, trace: Trace, is_large: bool, token
     return Rendered(row, name, version, outcome, None, 0, None)
 
 
-def _unasked(code: ErrorCode | None, message: str) -> str:
-    return compact_json({_UNASKED: {"error_code": code, "error_message": message}})
+def _unasked(code: ErrorCode | None, message: str, verdict: Interpretation | None = None) -> str:
+    settled = {} if verdict is None else {"verdict": verdict}
+    return compact_json({_UNASKED: {"error_code": code, "error_message": message} | settled})
 
 
 def fan_out(
@@ -163,6 +164,11 @@ def fan_out(
     if prompt_hash is None:
         outcome = json.loads(prompt or "{}").get(_UNASKED, {})
         extra = _extra(loaded.model, None, {}, {}, cached=None)
+        if "verdict" in outcome:
+            value, rationale, _ = outcome["verdict"]
+            settled = Feedback(value=value, rationale=rationale)
+            row = normalise(settled, scorer=name, version=version, input_digest=input_digest)[0]
+            return (*row[:-1], compact_json({"source_type": "CODE", "source_id": name, "attempts": 0, "cost_usd": 0.0}))
         if outcome.get("error_code") is None:
             return (*normalise(None, scorer=name, version=version, input_digest=input_digest)[0][:-1], extra)
         code = ErrorCode(outcome["error_code"])
@@ -180,7 +186,7 @@ def fan_out(
     else:
         try:
             value, rationale, metadata = loaded.judge.interpret(judgement["answer"])
-            feedback = Feedback(value=value, rationale=rationale)
+            feedback = Feedback(name=name + loaded.judge.suffix, value=value, rationale=rationale)
             row = normalise(feedback, scorer=name, version=version, latency_ms=tail[0], input_digest=tail[1])[0]
         except (JudgeOutputError, RecursionError) as error:
             row = failure(ErrorCode.JUDGE_BAD_OUTPUT, str(error), scorer=name, version=version, tail=tail)

@@ -1,25 +1,46 @@
-"""Judges: scorers that ask a model, a file each."""
+"""Judges: scorers that ask a model."""
 
-from backfill_spark.scorers.judges.completeness import Completeness
-from backfill_spark.scorers.judges.correctness import Correctness
-from backfill_spark.scorers.judges.guidelines import Guidelines
-from backfill_spark.scorers.judges.judge import Judge
+from backfill_spark.scorers.judges.builtin import (
+    Completeness,
+    Correctness,
+    Equivalence,
+    ExpectationsGuidelines,
+    Fluency,
+    Guidelines,
+    RelevanceToQuery,
+    RetrievalGroundedness,
+    RetrievalRelevance,
+    RetrievalSufficiency,
+    Safety,
+    Summarization,
+    ToolCallCorrectness,
+    ToolCallEfficiency,
+    get_all_scorers,
+)
+from backfill_spark.scorers.judges.judge import Interpretation, Judge
 from backfill_spark.scorers.judges.make_judge import InstructionsJudge, make_judge
 from backfill_spark.scorers.judges.prompt import Prompt, prompt_hash, read_secret
-from backfill_spark.scorers.judges.relevance_to_query import RelevanceToQuery
-from backfill_spark.scorers.judges.retrieval_groundedness import RetrievalGroundedness
-from backfill_spark.scorers.judges.safety import Safety
 
 __all__ = [
     "Completeness",
     "Correctness",
+    "Equivalence",
+    "ExpectationsGuidelines",
+    "Fluency",
     "Guidelines",
     "InstructionsJudge",
+    "Interpretation",
     "Judge",
     "Prompt",
     "RelevanceToQuery",
     "RetrievalGroundedness",
+    "RetrievalRelevance",
+    "RetrievalSufficiency",
     "Safety",
+    "Summarization",
+    "ToolCallCorrectness",
+    "ToolCallEfficiency",
+    "get_all_scorers",
     "make_judge",
     "prompt_hash",
     "read_secret",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 from backfill_spark.errors import JudgeInputError, ScorerDefinitionError, ScorerLifecycleError
 from backfill_spark.models import ScorerKind
@@ -29,6 +29,18 @@ class Interpretation(NamedTuple):
     metadata: dict[str, str]
 
 
+class JudgeOptions(TypedDict, total=False):
+    """What every judge can be given."""
+
+    name: str | None
+    model: str | None
+    inference_params: Mapping[str, Any] | None
+    description: str | None
+    aggregations: Sequence[str] | None
+    timeout: float | None
+    version_note: str | None
+
+
 class Judge(Scorer):
     """A scorer that asks a model, one prompt a trace.
 
@@ -43,6 +55,8 @@ class Judge(Scorer):
     default_name: ClassVar[str]
     about: ClassVar[str | None] = None
     """Description where none is given."""
+    suffix: ClassVar[str] = ""
+    """What its feedback's name has behind the scorer's."""
 
     def __init__(
         self,
@@ -85,8 +99,10 @@ class Judge(Scorer):
     def task(self) -> str:
         """What the model is asked to do."""
 
-    def sections(self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any) -> dict[str, str] | None:
-        """Return what the model sees, name → text; None when there is nothing to judge.
+    def sections(
+        self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any
+    ) -> dict[str, str] | Interpretation | None:
+        """Return what the model sees, name → text; None when there is nothing to judge, or a verdict without a call.
 
         Raises:
             JudgeInputError: the trace lacks what it must see.
@@ -106,8 +122,10 @@ class Judge(Scorer):
         trace: Any = None,
         secret: bytes = DEFAULT_SECRET,
         token_cap: int = TOKEN_CAP,
-    ) -> Prompt | None:
+    ) -> Prompt | Interpretation | None:
         """Return the prompt for one trace, or None when there is nothing to judge (no output, no retrieval).
+
+        A verdict that needs no model (two equal texts) is returned instead of a prompt.
 
         Pure: the same data and `secret` give the same prompt. `trace` is needed only where `signature` has it.
 
@@ -117,18 +135,25 @@ class Judge(Scorer):
             TraceUnreadableError: a part of the trace cannot be decoded.
         """
         sections = self.sections(inputs=inputs, outputs=outputs, expectations=expectations, trace=trace)
+        if isinstance(sections, Interpretation):
+            return sections
         if not sections:
             return None
-        verdict = self.verdict_type
+        schema, words = self.form(sections)
         return render_prompt(
             self.task,
             sections,
-            schema=verdict.schema,
-            allowed=verdict.words,
+            schema=schema,
+            allowed=words,
             parameters=self.inference_params,
             secret=secret,
             token_cap=token_cap,
         )
+
+    def form(self, sections: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+        """Return the JSON schema of the answer, and what the prompt says about its result."""
+        del sections
+        return self.verdict_type.schema, self.verdict_type.words
 
     def interpret(self, answer: str) -> Interpretation:
         """Read a model's JSON object.
@@ -137,8 +162,7 @@ class Judge(Scorer):
             JudgeOutputError: its result is outside what the judge allows.
         """
         value, rationale = self.verdict_type.read(answer)
-        has_echo = is_suspected_echo(rationale) or (not self.verdict_type.allowed and is_suspected_echo(str(value)))
-        return Interpretation(value, rationale, {ECHO_KEY: "true"} if has_echo else {})
+        return Interpretation(value, rationale, self._flags(rationale, None if self.verdict_type.allowed else value))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a judge asks a model, within a job that has a budget.
@@ -164,6 +188,11 @@ class Judge(Scorer):
     def _arguments(self) -> dict[str, Any]:
         """Return constructor arguments that only this judge has."""
         return {}
+
+    def _flags(self, rationale: str | None, value: Scalar | None = None) -> dict[str, str]:
+        """Return the metadata of an answer whose words hold a marker."""
+        has_echo = is_suspected_echo(rationale) or is_suspected_echo(str(value))
+        return {ECHO_KEY: "true"} if has_echo else {}
 
     def _missing(self, what: str) -> JudgeInputError:
         return JudgeInputError(f"The judge {self.name!r} needs {what}, which this trace does not have.")

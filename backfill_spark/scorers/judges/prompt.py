@@ -22,7 +22,7 @@ from backfill_spark.models import compact_json
 DEFAULT_SECRET = b"backfill_spark"
 BYTES_PER_TOKEN = 3.6
 """On the long side for English (4 and more), near the truth for other scripts."""
-_MARKER = re.compile(r"\[\[/?[a-z_]+ [0-9a-f]{16}\]\]|\b[0-9a-f]{16}\b")
+_MARKER = re.compile(r"\[\[/?[a-z0-9_]+ [0-9a-f]{16}\]\]|\b[0-9a-f]{16}\b")
 _SYSTEM = """You evaluate recorded interactions with an AI system. Your task:
 
 {task}

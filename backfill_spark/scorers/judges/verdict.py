@@ -90,6 +90,15 @@ class VerdictType:
         Raises:
             JudgeOutputError: no `result`, or one that is not allowed.
         """
+        rationale, found = self.parts(answer)
+        return Verdict(self.value_of(found), rationale)
+
+    def parts(self, answer: str) -> tuple[str | None, Any]:
+        """Return the rationale and the unchecked result of a model's JSON object.
+
+        Raises:
+            JudgeOutputError: there is no result.
+        """
         try:
             data = json.loads(answer)
         except ValueError as error:
@@ -97,8 +106,7 @@ class VerdictType:
         if not isinstance(data, dict) or "result" not in data:
             raise JudgeOutputError("the answer has no result")
         rationale = data.get("rationale")
-        value = self.value_of(data["result"])
-        return Verdict(value, rationale if isinstance(rationale, str) else None)
+        return rationale if isinstance(rationale, str) else None, data["result"]
 
     def value_of(self, found: Any) -> Scalar:
         """Check a result by itself.
