@@ -68,7 +68,7 @@ def main() -> None:
         "wildbench": [read(reply.text) for reply in wildbench_replies(Path(sys.argv[1]))],
     }
     RESOURCE.parent.mkdir(exist_ok=True)
-    RESOURCE.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8")
+    RESOURCE.write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

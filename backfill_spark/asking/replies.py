@@ -11,21 +11,20 @@ from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
 from backfill_spark.models import compact_json
 from backfill_spark.scorers.judges.verdict import VerdictType
 
-MAX_UNCLOSED = 32
+MAX_UNCLOSED = 8
 """Braces that nothing closes before a text is given up: a text of a thousand of them must stay cheap."""
-_FENCED = re.compile(r"```[\w-]*\s*(.*?)\s*```", re.DOTALL)
+_FENCE = re.compile(r"```[\w-]*+")
 _START = re.compile(r'\{(?=\s*["}])')
 _PART = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}]', re.DOTALL)
 _FAULT = re.compile(r'"(?:[^"\\]|\\.)*+"|,(?=\s*[}\]])', re.DOTALL)
 _BAD_ESCAPE = re.compile(r'\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|)')
 # Thoughts: `<think>` and its many spellings, and the channels of gpt-oss.
 _TAG = re.compile(
-    r"(?:<|&lt;)\s*\|?\s*(?P<a>/|end_(?:of_)?)?\s*(?:[\w-]*[:_-])?"
+    r"(?:<|&lt;)\s*+\|?(?P<a>/|end_(?:of_)?)?\s*+(?:[\w-]*[:_-])?"
     r"(?:think|thought|reason|analy[sz]|scratch_?pad|reflect|monologue)\w*(?:\s[^<>]*)?(?<!/)\|?(?:>|&gt;)"
     r"|\[(?P<b>/)?think(?:ing)?\]|◁(?P<c>/)?think▷|<\|channel>|(?P<d><channel\|>)",
     re.IGNORECASE,
 )
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _CHANNEL = re.compile(r"<\|channel\|>|\A\s*(?:assistant)?(?:analysis|commentary)(?=\w)|assistantfinal")
 _FINAL = re.compile(
     r"(?:<\|channel\|>\s*final\b.{0,60}?<\|message\|>|assistantfinal)(.*?)"
@@ -38,6 +37,7 @@ _SAID = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"\w+")
+_BROKEN = re.compile(r"""\{\s*["'](?:rationale|result)["']\s*:""")
 
 Reader = Callable[[Any], Any]
 
@@ -71,6 +71,8 @@ def parse_reply(text: str, schema: Mapping[str, Any] | None = None) -> dict[str,
         else:
             found.append(part)
     if found:
+        if _BROKEN.search(words[-1]):
+            raise ReplyError("the last JSON object of the answer is not complete")
         return _chosen(found, " ".join(words), _reader(schema))
     if not answer.strip():
         raise ReplyError("the answer is empty" if not text.strip() else "there is no answer after the thoughts")
@@ -81,16 +83,26 @@ def parse_reply(text: str, schema: Mapping[str, Any] | None = None) -> dict[str,
 
 def whole_object(text: str) -> dict[str, Any] | None:
     """Return the object that the whole text is, with or without a code fence around it."""
-    fenced = _FENCED.fullmatch(text.strip())
-    return _object((fenced[1] if fenced else text).strip())
+    text = text.strip()
+    fence = _FENCE.match(text)
+    return _object(text[fence.end() :].removesuffix("```").strip() if fence else text)
 
 
 def _without_thoughts(text: str) -> str:
     if _CHANNEL.search(text):
         text = "\n".join(_FINAL.findall(text))
-    text = _TAG.sub(lambda tag: "</think>" if any(tag.groups()) else "<think>", text)
-    # A chat template may have written the first tag itself, or the model never came to the last one.
-    return _THOUGHTS.sub("", text).rpartition("</think>")[2].partition("<think>")[0]
+    kept, position, is_inside = [], 0, False
+    for tag in _TAG.finditer(text):
+        if not any(tag.groups()):
+            if not is_inside:
+                kept.append(text[position : tag.start()])
+            is_inside = True
+        else:
+            if not is_inside:  # a chat template has written the first tag itself
+                kept.clear()
+            is_inside = False
+        position = tag.end()
+    return "".join(kept) + ("" if is_inside else text[position:])
 
 
 def _parts(text: str) -> Iterator[str | dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The JSON object in a model's words."""
 
 import json
+import time
 from typing import Literal
 
 import orjson
@@ -134,6 +135,8 @@ def test_of_several_objects_the_one_that_fits_the_schema_counts(text):
         f"Verdict: no. The text wants {YES}",
         f"**Result:** no\n\n{YES}",
         f"{YES}\n'result': 'no'",
+        f'The text wants {YES}. But {{"rationale": "it is harm',
+        f"The text wants {YES}. But {{'result': nope",
         '{"verdict": {"rationale": "r", "result": "yes"}}',
         '{"quoted": {"rationale": "r", "result": "yes"}, "rationale": "cut", "result": "no"',
     ],
@@ -264,3 +267,24 @@ def test_two_tools_that_contradict_each_other_are_no_verdict():
 def test_a_body_with_half_a_surrogate_pair_is_read():
     body = json.dumps({"text": "half \ud83d"}).encode()
     assert decoded(body) == {"text": "half \ud83d"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```json" + " " * 300_000,
+        "<" + " " * 300_000,
+        '{"a":' * 60_000,
+        "<think>" * 40_000,
+        "</think>" * 40_000,
+        '{"rationale": "' + "\\" * 300_000,
+        "<|channel|>final<|message|>" * 10_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_model_that_repeats_itself_holds_nobody_up(text):
+    """The time grows with the length, not with its square: a few seconds at most, hours otherwise."""
+    began = time.process_time()
+    with pytest.raises(ReplyError):
+        parse_reply(text)
+    assert time.process_time() - began < 10
