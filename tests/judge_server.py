@@ -206,6 +206,8 @@ def _verdict(prompt: dict[str, Any], body: bytes) -> dict[str, Any]:
     value: Any = {"boolean": True, "integer": 4, "number": 0.5}.get(result.get("type"), "yes")
     if result.get("enum"):
         value = result["enum"][0]
+    if result.get("properties"):
+        value = {name: each["enum"][0] for name, each in result["properties"].items()}
     if asked is not None:
         value = asked[1].decode()
     return {"rationale": "It fits what was asked for.", "result": value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,13 @@ import pytest
 from backfill_spark import (
     BackfillRefusedError,
     BackfillScorerConfig,
+    Equivalence,
     Guidelines,
     JobState,
+    RetrievalRelevance,
     Safety,
     ScorerSamplingConfig,
+    ToolCallCorrectness,
     backfill_scorers,
     cancel_backfill,
     configure,
@@ -32,7 +36,7 @@ from backfill_spark.asking.spool import Permit, Spool, spool_folder
 from backfill_spark.judgements import judgements_of
 from backfill_spark.maintain import forget_trace
 from backfill_spark.results import ResultStore
-from tests.factories import NOON, some_traces, write_traces
+from tests.factories import NOON, a_span, an_expectation, some_traces, write_traces
 from tests.judge_server import serving
 
 if TYPE_CHECKING:
@@ -253,6 +257,38 @@ def test_faults_are_rows_with_their_code(spark: SparkSession, asked: Settings, s
     }
     assert {f"tr-{i}": expected.get(t, '"yes"') for i, t in enumerate(texts)} == found
     assert JobState.SUCCEEDED is job.state
+
+
+def test_judges_of_spans_and_expectations_share_a_job(spark: SparkSession, asked: Settings, server: Any) -> None:
+    """A verdict without a call is scored at 0 calls; a share of documents has its own name and the answer for each."""
+    calls = [{"name": "search", "arguments": {"query": "parcel"}}]
+    spans = [
+        a_span(),
+        a_span(span_id="t", parent_id="s-1", name="search", span_type="TOOL", inputs='{"query": "parcel"}'),
+        a_span(span_id="r", parent_id="s-1", span_type="RETRIEVER", outputs='[{"content": "one"}, {"content": "two"}]'),
+    ]
+    expected = [an_expectation("expected_tool_calls", json.dumps(calls)), an_expectation("expected_response", "Friday")]
+    rows = some_traces(2, spans=spans, assessments=lambda i: expected if i == 0 else None)
+    write_traces(spark, rows, asked.traces_path)
+    made = [ToolCallCorrectness(should_exact_match=True, name="exact"), RetrievalRelevance(), Equivalence()]
+    names = [judge.register().start().name for judge in made]
+    job = get_backfill(backfill_scorers(scorers=names))
+    found = {(r["trace_id"], r["assessment_name"]): r for r in read_assessments().collect()}
+    assert JobState.SUCCEEDED is job.state
+    assert {key: r["value"] or r["error_message"] for key, r in found.items()} == {
+        ("tr-0", "exact"): '"yes"',
+        ("tr-1", "exact"): "The judge 'exact' needs the expectation 'expected_tool_calls', which this trace does not "
+        "have.",
+        ("tr-0", "retrieval_relevance/precision"): "1.0",
+        ("tr-1", "retrieval_relevance/precision"): "1.0",
+        ("tr-0", "equivalence"): '"yes"',
+    }
+    settled = found["tr-0", "exact"]
+    assert (settled["source_type"], settled["source_id"], settled["attempts"]) == ("CODE", "exact", 0)
+    marks = json.loads(found["tr-0", "retrieval_relevance/precision"]["metadata"]["backfill_spark.documents"])
+    assert marks == {"document_1": "yes", "document_2": "yes"}
+    assert [job.counts[n]["calls"] for n in names] == [0, 1, 1]
+    assert job.counts["equivalence"]["skipped_reasons"] == {"no_expectations": 1}
 
 
 def test_what_cannot_be_asked_is_refused_before_any_call(asked: Settings, server: Any) -> None:
