@@ -63,14 +63,10 @@ def parse_reply(text: str, schema: Mapping[str, Any] | None = None) -> dict[str,
     whole = whole_object(answer)
     if whole is not None:
         return whole
-    found: list[dict[str, Any]] = []
-    words = []
-    for part in _parts(answer):
-        if isinstance(part, str):
-            words.append(part)
-        else:
-            found.append(part)
+    parts = list(_parts(answer))
+    found = [part for part in parts if isinstance(part, dict)]
     if found:
+        words = [part for part in parts if isinstance(part, str)]
         if _BROKEN.search(words[-1]):
             raise ReplyError("the last JSON object of the answer is not complete")
         return _chosen(found, " ".join(words), _reader(schema))

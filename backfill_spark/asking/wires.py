@@ -161,7 +161,9 @@ def _anthropic_reply(body: dict[str, Any]) -> Reply:
 
 
 def _text(content: Any) -> str | None:
-    """Return the text of a message: a string, or the text parts of a list, without those that hold thoughts."""
+    """Return the text of a message: a string, an object, or the text parts of a list without those of thoughts."""
+    if isinstance(content, dict):
+        return compact_json(content)
     if isinstance(content, list):
         parts = [p for p in content if isinstance(p, dict) and p.get("type", "text") in ("text", "output_text")]
         content = "".join(p["text"] for p in parts if isinstance(p.get("text"), str))

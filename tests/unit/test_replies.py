@@ -244,6 +244,7 @@ def call(arguments):
         ({"content": "\n\n", "tool_calls": [call(NO)]}, "no"),
         ({"content": None, "tool_calls": [call(orjson.loads(NO))]}, "no"),
         ({"content": None, "function_call": {"name": "verdict", "arguments": NO}}, "no"),
+        ({"content": orjson.loads(NO)}, "no"),
         ({"content": NO, "reasoning_content": YES, "tool_calls": [call(YES)]}, "no"),
         ({"content": [{"type": "reasoning", "text": YES}, {"type": "text", "text": NO}]}, "no"),
         ({"content": None, "tool_calls": [call(NO), call(YES)]}, "judge_bad_output"),
