@@ -277,8 +277,11 @@ def test_judges_of_spans_and_expectations_share_a_job(spark: SparkSession, asked
     assert JobState.SUCCEEDED is job.state
     assert {key: r["value"] or r["error_message"] for key, r in found.items()} == {
         ("tr-0", "exact"): '"yes"',
-        ("tr-1", "exact"): "The judge 'exact' needs the expectation 'expected_tool_calls', which this trace does not "
-        "have.",
+        (
+            "tr-1",
+            "exact",
+        ): "JudgeInputError: The judge 'exact' needs the expectation 'expected_tool_calls', which this trace "
+        "does not have.",
         ("tr-0", "retrieval_relevance/precision"): "1.0",
         ("tr-1", "retrieval_relevance/precision"): "1.0",
         ("tr-0", "equivalence"): '"yes"',
