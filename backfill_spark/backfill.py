@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from backfill_spark import chunks, sampling
 from backfill_spark import pairs as P
@@ -23,6 +24,7 @@ from backfill_spark.scoring.udfs import columns_needed, score
 from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
 from backfill_spark.tally import Tally, Watch
+from backfill_spark.texts import key_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,12 +126,13 @@ def scored(epoch: Epoch, chunk: Chunk, selection: Selection, tasks: int | None) 
         payload=epoch.request.payload,
         trace_mb=limits.trace_mb,
         timeout_s=limits.scorer_timeout_s,
+        unreadable=F.col("unreadable"),
     )
-    return due.select("trace_id", "trace_time", "trace_date", "session_id", "draw", results.alias("results"))
+    return due.select("trace_id", "trace_time", "trace_date", key_text("session_id"), "draw", results.alias("results"))
 
 
 def due_traces(epoch: Epoch, selection: Selection, indexes: Sequence[int], chunk: Chunk | None = None) -> DataFrame:
-    """Return the traces (of a chunk) that are due for the scorers at `indexes`: their columns, keys and `due` mask."""
+    """Return the traces (of a chunk) that are due for the scorers at `indexes`: columns, keys and masks."""
     request, source = epoch.request, epoch.source
     scorers = [request.scorers[i] for i in indexes]
     wanted = columns_needed(scorers, source.columns) | P.light_columns(request, source.columns)
@@ -151,7 +154,8 @@ def due_traces(epoch: Epoch, selection: Selection, indexes: Sequence[int], chunk
         staging_version=epoch.staging_version,
         dates=None if chunk is None else (chunk.dates[0], chunk.dates[-1]),
     )
-    return pairs.withColumn("due", P.submask(P.to_call_mask(), indexes)).where("due != 0")
+    unreadable = P.submask(F.col("unreadable"), indexes)
+    return pairs.withColumns({"due": P.submask(P.to_call_mask(), indexes), "unreadable": unreadable}).where("due != 0")
 
 
 def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:

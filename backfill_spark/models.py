@@ -14,6 +14,9 @@ from typing import Any
 MAX_SCORERS = 64
 """Scorers a job may have: the `due` mask of a trace is one 64-bit integer."""
 
+UNREADABLE = "backfill_spark.unreadable"
+"""The one key of tags and trace_metadata that hold no JSON object in the source; its value is what they hold."""
+
 
 class JobState(StrEnum):
     """State of a backfill job; the value is what the tables hold."""

@@ -15,6 +15,7 @@ from pyspark.sql import types as T
 from backfill_spark import sampling
 from backfill_spark.filters import Filter, compile_filter
 from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, SkipReason
+from backfill_spark.texts import key_text
 
 LIGHT_COLUMNS = frozenset(
     {"trace_id", "experiment_id", "request_time", "state", "session_id", "trace_metadata", "tags"}
@@ -78,9 +79,13 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
 
     Returns:
         The same rows with trace_time, trace_date, session_id, draw, `skip` (a SkipReason or NULL), and the
-        masks `matched` (filters, expectations), `no_expectations` and `sampled`. Listed traces drop the others.
+        masks `matched` (filters, expectations), `unreadable` (matched because nobody can say: the trace's id, or
+        what the filter compares, cannot be read), `no_expectations` and `sampled`. Ids are UTF-8. Listed traces
+        drop the others.
     """
     own, each = filters_of(request)
+    torn = F.coalesce(~F.is_valid_utf8("trace_id"), F.lit(False))
+    traces = traces.withColumns({"is_torn": torn, "trace_id": key_text("trace_id")})
     if choice is not None:
         how = "inner" if request.lists_traces else "left"
         traces = traces.join(F.broadcast(choice), "trace_id", how)
@@ -89,6 +94,7 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
         for s in request.scorers
     ]
     matched = [own.column(available) & f.column(available) for f in each]
+    unreadable = [F.col("is_torn") | own.undecided(available) | f.undecided(available) for f in each]
     if request.sampling is Sampling.SPARK:
         sampled = F.coalesce(F.col("chosen"), F.lit(0).cast("bigint"))
     else:
@@ -98,6 +104,7 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
         {
             "no_expectations": mask_of(without),
             "matched": mask_of(matched),
+            "unreadable": mask_of(unreadable),
             "sampled": sampled,
             "trace_time": F.col("request_time"),
             "trace_date": utc_date(F.col("request_time")),
@@ -105,7 +112,7 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
             "draw": sampling.draw(request.seed),
         }
     )
-    return out.drop("chosen") if choice is not None else out
+    return out.drop("is_torn", "chosen")
 
 
 def utc_date(moment: Column) -> Column:

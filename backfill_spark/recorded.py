@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from backfill_spark.errors import TraceUnreadableError
+from backfill_spark.models import UNREADABLE
 
 _decode_json = json.JSONDecoder().decode
 ATOMS = frozenset({str, int, float, bool, type(None)})
@@ -43,6 +44,27 @@ def decode_payload(text: Any, payload: str = "auto") -> Any:
     return text if value.__class__ is float and not math.isfinite(value) else value
 
 
+class RawValues(dict[str, Any]):
+    """Raw values of a trace, some of which are bytes that are no text: they cannot be looked at."""
+
+    def __getitem__(self, column: str) -> Any:
+        return text_of(super().__getitem__(column), column)
+
+    def get(self, column: str, default: Any = None) -> Any:
+        return text_of(super().get(column, default), column)
+
+
+def text_of(value: Any, column: str) -> Any:
+    """Return a raw value that is no bytes.
+
+    Raises:
+        TraceUnreadableError: the value is bytes.
+    """
+    if value.__class__ is bytes:
+        raise TraceUnreadableError(f"The column {column!r} holds bytes that are no UTF-8.")
+    return value
+
+
 class RecordedTrace:
     """The raw values of one trace, and the containers parsed from them so far; shared by its wrappers."""
 
@@ -57,7 +79,10 @@ class RecordedTrace:
         """Return a MAP column; {} when it is NULL or absent."""
         found = self.parsed.get(column)
         if found is None:
-            found = self.parsed[column] = as_dict(self._decoded(column), column)
+            found = as_dict(self._decoded(column), column)
+            if UNREADABLE in found:
+                raise TraceUnreadableError(f"The column {column!r} holds no JSON object.")
+            self.parsed[column] = found
         return cast("dict[str, Any]", found)
 
     def items(self, column: str) -> list[dict[str, Any]]:

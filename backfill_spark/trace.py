@@ -482,7 +482,8 @@ class Trace(RefusesByName):
         return f"Trace(trace_id={self.info.trace_id!r})"
 
     def __reduce__(self) -> Any:
-        return _restored, (dict(self._row.values), self._row.payload)
+        values = self._row.values
+        return _restored, (values if isinstance(values, dict) else dict(values), self._row.payload)
 
     def _payload_of(self, column: str, field: str) -> Any:
         row = self._row

@@ -47,11 +47,18 @@ class Filter:
     def column(self, columns: frozenset[str]) -> Column:
         """Return a BOOLEAN column over a TRACES frame, never NULL.
 
-        `columns` are those that the frame has. On an absent one no comparison holds but `IS NULL`.
+        `columns` are those that the frame has. On an absent one no comparison holds but `IS NULL`. A comparison
+        that cannot be decided holds; `undecided` tells where.
         """
         from backfill_spark.filters.columns import all_of
 
         return all_of(self.terms, columns)
+
+    def undecided(self, columns: frozenset[str]) -> Column:
+        """Return a BOOLEAN column over a TRACES frame: what the filter compares is unreadable. Never NULL."""
+        from backfill_spark.filters.columns import any_undecided
+
+        return any_undecided(self.terms, columns)
 
 
 def compile_filter(text: str | None, *, dialect: str = "mlflow") -> Filter:

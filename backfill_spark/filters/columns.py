@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from backfill_spark.filters.parser import as_number
 from backfill_spark.filters.regex import to_java
 from backfill_spark.filters.tree import SESSION, Comparison, Kind, Operator, Subject
+from backfill_spark.models import UNREADABLE
 
 _FUNCTIONS: dict[Operator, Callable[[Any, Any], Any]] = {
     Operator.EQ: operator.eq,
@@ -25,11 +26,28 @@ _FUNCTIONS: dict[Operator, Callable[[Any, Any], Any]] = {
 
 
 def all_of(terms: Iterable[Comparison], available: frozenset[str]) -> Column:
-    """Return where all terms hold: never NULL, True for no terms."""
+    """Return where all terms hold, or cannot be decided: never NULL, True for no terms."""
     matched = F.lit(True)
     for term in terms:
-        matched = matched & F.coalesce(_holds(term, available), F.lit(False))
+        matched = matched & (F.coalesce(_holds(term, available), F.lit(False)) | _undecided(term, available))
     return matched
+
+
+def any_undecided(terms: Iterable[Comparison], available: frozenset[str]) -> Column:
+    """Return where a term cannot be decided, for its text is unreadable: never NULL, False for no terms."""
+    undecided = F.lit(False)
+    for term in terms:
+        undecided = undecided | _undecided(term, available)
+    return undecided
+
+
+def _undecided(term: Comparison, available: frozenset[str]) -> Column:
+    if term.subject.is_number:
+        return F.lit(False)
+    undecided = ~F.is_valid_utf8(_subject(term.subject, available))
+    for column in {"tags", "trace_metadata"}.intersection(term.subject.columns):
+        undecided = undecided | _value_of(column, UNREADABLE, available).isNotNull()
+    return F.coalesce(undecided, F.lit(False))
 
 
 def _holds(term: Comparison, available: frozenset[str]) -> Column:

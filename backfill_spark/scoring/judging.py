@@ -10,20 +10,18 @@ from typing import Any
 from backfill_spark.assessment import Feedback
 from backfill_spark.errors import JudgeOutputError, PromptTooLargeError
 from backfill_spark.models import ErrorCode, ScorerSpec, compact_json
+from backfill_spark.recorded import RawValues
 from backfill_spark.scorers.judges import Interpretation, Judge, Prompt, prompt_hash
 from backfill_spark.scorers.judges.prompt import DEFAULT_SECRET
 from backfill_spark.scoring.feedback import ResultRow, describe, failure, failure_of, normalise
-from backfill_spark.scoring.worker import TOO_LARGE
+from backfill_spark.scoring.worker import FLAGS, REFUSED_FOR_KEY, REFUSED_FOR_SIZE, TOO_LARGE, UNREADABLE
 from backfill_spark.trace import Trace
 
 COST_KEY = "mlflow.assessment.judgeCost"
 INPUT_TOKENS_KEY = "mlflow.assessment.judgeInputTokens"
 OUTPUT_TOKENS_KEY = "mlflow.assessment.judgeOutputTokens"
-_TOO_LARGE = (
-    ErrorCode.TRACE_TOO_LARGE,
-    "The trace is larger than the setting limits.trace_mb allows; raise it to score this trace.",
-)
 _UNASKED = "unasked"
+_REFUSALS = ((UNREADABLE, REFUSED_FOR_KEY), (TOO_LARGE, REFUSED_FOR_SIZE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +97,28 @@ def render_batch(
 
     Never raises for what is in a trace: that pair's outcome says it.
     """
-    flags = columns.get(TOO_LARGE)
-    named = [(name, values) for name, values in columns.items() if name != TOO_LARGE]
+    refusals = [(columns[f], why) for f, why in _REFUSALS if f in columns]
+    named = [(name, values) for name, values in columns.items() if name not in FLAGS]
     found: list[Rendered] = []
     for row, mask in enumerate(due):
         if not mask:
             continue
-        trace = Trace({name: values[row] for name, values in named}, payload=payload)
-        large = flags[row] if flags is not None else 0
+        trace = Trace(RawValues({name: values[row] for name, values in named}), payload=payload)
         for bit, loaded in enumerate(judges):
             if mask >> bit & 1:
-                is_large = large is True or bool(large and large >> bit & 1)
-                found.append(_rendered(row, loaded, trace, is_large, token_cap, secret))
+                refused = next((why for masks, why in refusals if masks[row] is True or masks[row] >> bit & 1), None)
+                found.append(_rendered(row, loaded, trace, refused, token_cap, secret))
     return found
 
 
-def _rendered(row: int, loaded: LoadedJudge, trace: Trace, is_large: bool, token_cap: int, secret: bytes) -> Rendered:  # noqa: FBT001
+def _rendered(
+    row: int, loaded: LoadedJudge, trace: Trace, refused: tuple[ErrorCode, str] | None, token_cap: int, secret: bytes
+) -> Rendered:
     name, version, judge = loaded.spec.name, loaded.spec.version, loaded.judge
     if judge is None:
         outcome = _unasked(ErrorCode.LOAD_FAILED, loaded.problem or "")
-    elif is_large:
-        outcome = _unasked(*_TOO_LARGE)
+    elif refused is not None:
+        outcome = _unasked(*refused)
     else:
         try:
             given = {part: trace if part == "trace" else getattr(trace, part) for part in judge.signature}

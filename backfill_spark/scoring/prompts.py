@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -17,7 +18,8 @@ from backfill_spark import tables
 from backfill_spark.models import ScorerSpec
 from backfill_spark.scoring.judging import fan_out, load_judges, render_batch
 from backfill_spark.scoring.udfs import worker_columns, worker_inputs
-from backfill_spark.scoring.worker import TOO_LARGE
+from backfill_spark.scoring.worker import TOO_LARGE, UNREADABLE
+from backfill_spark.texts import key_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -49,10 +51,11 @@ class Rendering:
 
 
 def render(traces: DataFrame, rendering: Rendering, available: frozenset[str], *, trace_mb: float) -> DataFrame:
-    """Return the prompt of each due pair, typed PROMPTS. `traces` has KEYS, `due` and the judges' columns."""
+    """Return the prompt of each due pair, typed PROMPTS. `traces` has KEYS, `due`, `unreadable`, texts."""
     names, large, given = worker_inputs(rendering.specs, available, trace_mb=trace_mb)
     texts = [] if given is None else [given.alias("given")]
-    chosen = traces.select(*KEYS, "due", large.alias("large"), *texts)
+    keys = [key_text(k) if k == "session_id" else F.col(k) for k in KEYS]
+    chosen = traces.select(*keys, "due", "unreadable", large.alias("large"), *texts)
     has_texts = given is not None  # a Column cannot travel
 
     def carry(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -64,6 +67,7 @@ def render(traces: DataFrame, rendering: Rendering, available: frozenset[str], *
             columns = [c.to_pylist() for c in batch.column("given").flatten()] if has_texts else []
             values = worker_columns(names, columns)
             values[TOO_LARGE] = batch.column("large").to_pylist()
+            values[UNREADABLE] = batch.column("unreadable").to_pylist()
             found = render_batch(
                 values,
                 batch.column("due").to_pylist(),

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
-from backfill_spark.recorded import ATOMS, decode_payload
+from backfill_spark.recorded import ATOMS, RawValues, decode_payload, text_of
 from backfill_spark.scoring.feedback import FIELD_NAMES, ResultRow, describe, failure, failure_of, normalise
 from backfill_spark.scoring.time_limit import CallTimeoutError, Watch, watching
 from backfill_spark.trace import Trace
@@ -44,9 +44,23 @@ TRACE_COLUMNS = frozenset(
 """Columns that a scorer on `trace` is given, as far as the source has them."""
 TOO_LARGE = "too_large"
 """Column of bit masks like `due` (or True for all): for these scorers the trace is above the size limit."""
+UNREADABLE = "unreadable"
+"""Column of bit masks like `due`: for these scorers the trace's id, or what the filter compares, cannot be read."""
+HAS_BYTES = "has_bytes"
+"""Present where some values of the batch are bytes, for they are no text."""
+FLAGS = frozenset({TOO_LARGE, UNREADABLE, HAS_BYTES})
+"""What `columns` has besides columns of TRACES."""
 MAX_IN_FLIGHT = 64
 """Calls of async scorers that are under way at once: what judges have. Spelled here because their settings need
 pydantic; a test holds them equal."""
+REFUSED_FOR_SIZE = (
+    ErrorCode.TRACE_TOO_LARGE,
+    "The trace is larger than the setting limits.trace_mb allows; raise it to score this trace.",
+)
+REFUSED_FOR_KEY = (
+    ErrorCode.TRACE_UNREADABLE,
+    "The trace id is no UTF-8, or the filter compares tags, metadata or a text that cannot be read.",
+)
 # An int within it is a double, and its text is below Python's limit of digits.
 _SAFE_INT = 10**300
 _is_frozen = False
@@ -113,7 +127,8 @@ def score_batch(
 
     Args:
         columns: TRACES column → values of the batch's rows; see `Trace` for their form. The column `too_large`
-            tells where a scorer is not called for the trace's size.
+            tells where a scorer is not called for the trace's size, `unreadable` where not even its key or its
+            filter can be read.
         due: A bit mask a row: bit k is scorer k. The sign bit of 64-bit integers is bit 63.
         scorers: At most 64.
         payload: How recorded texts are decoded, see `trace.decode_payload`.
@@ -133,32 +148,39 @@ def score_batch(
     ]
     awaited = [call for call in calls if isinstance(call, _AwaitedCall)]
     rows: list[ResultRow] = []
+    none = [0] * len(due)
+    refused = columns.get(TOO_LARGE, none), columns.get(UNREADABLE, none)
     with watching(watch, min(limits, default=inf)):
         if awaited:
             # Only these need asyncio, which takes 50 ms to import.
             from backfill_spark.scoring.in_flight import fly_all
 
-            fly_all(_calls_ahead(due, columns.get(TOO_LARGE), awaited), in_flight=in_flight, watch=watch)
-        lengths = _score_rows(due, columns.get(TOO_LARGE), calls, rows)
+            fly_all(_calls_ahead(due, *refused, awaited), in_flight=in_flight, watch=watch)
+        lengths = _score_rows(due, *refused, calls, rows)
     values = [list(field) for field in zip(*rows, strict=True)] if rows else [[] for _ in FIELD_NAMES]
     return Results(lengths, dict(zip(FIELD_NAMES, values, strict=True)))
 
 
 def _score_rows(
-    due: Sequence[int], too_large: Sequence[int] | None, calls: Sequence[_Call], rows: list[ResultRow]
+    due: Sequence[int],
+    too_large: Sequence[int],
+    unreadable: Sequence[int],
+    calls: Sequence[_Call],
+    rows: list[ResultRow],
 ) -> list[int]:
     """Add the results of each row to `rows`; return how many each has."""
     plans: dict[int, list[_Call]] = {}
     lengths = []
-    for row, mask in enumerate(due):
+    for row, (mask, large, torn) in enumerate(zip(due, too_large, unreadable, strict=True)):
         plan = plans.get(mask)
         if plan is None:
             plan = plans[mask] = [call for call in calls if mask >> call.bit & 1]
         before = len(rows)
-        large = too_large[row] if too_large is not None else 0
-        if large:
+        if large or torn:
             for call in plan:
-                if _is_for(large, call):
+                if _is_for(torn, call):
+                    rows.append(call.unreadable())
+                elif _is_for(large, call):
                     rows.append(call.too_large())
                 else:
                     call(row, rows)
@@ -169,12 +191,13 @@ def _score_rows(
     return lengths
 
 
-def _calls_ahead(due: Sequence[int], too_large: Sequence[int] | None, calls: Sequence[_AwaitedCall]) -> Iterator[Call]:
+def _calls_ahead(
+    due: Sequence[int], too_large: Sequence[int], unreadable: Sequence[int], calls: Sequence[_AwaitedCall]
+) -> Iterator[Call]:
     """Yield the calls of async scorers that `_score_rows` will ask for."""
-    for row, mask in enumerate(due):
-        large = too_large[row] if too_large is not None else 0
+    for row, (mask, large, torn) in enumerate(zip(due, too_large, unreadable, strict=True)):
         for call in calls:
-            if mask >> call.bit & 1 and not _is_for(large, call):
+            if mask >> call.bit & 1 and not _is_for(large, call) and not _is_for(torn, call):
                 yield call.ahead(row)
 
 
@@ -262,11 +285,10 @@ class _Call:
         return self._failure(ErrorCode.TIMEOUT, f"The call took longer than {self.limit:g} s.", digest)
 
     def too_large(self) -> ResultRow:
-        return self._failure(
-            ErrorCode.TRACE_TOO_LARGE,
-            "The trace is larger than the setting limits.trace_mb allows; raise it to score this trace.",
-            None,
-        )
+        return self._failure(*REFUSED_FOR_SIZE, None)
+
+    def unreadable(self) -> ResultRow:
+        return self._failure(*REFUSED_FOR_KEY, None)
 
     def _failure(self, code: ErrorCode, message: str, digest: str | None, latency_ms: float | None = None) -> ResultRow:
         return failure(code, message, scorer=self.name, version=self.version, tail=(latency_ms, digest))
@@ -318,7 +340,8 @@ class _Batch:
     """The columns of one batch, and what was made of the row at hand."""
 
     def __init__(self, columns: Mapping[str, Sequence[Any]], scorers: Sequence[LoadedScorer], payload: str) -> None:
-        self.columns = {name: values for name, values in columns.items() if name != TOO_LARGE}
+        self.columns = {name: values for name, values in columns.items() if name not in FLAGS}
+        self.has_bytes = HAS_BYTES in columns
         self.payload = payload
         self._scorers = scorers
         self._row = -1
@@ -345,7 +368,7 @@ class _Batch:
         column = {"inputs": "request", "outputs": "response"}.get(parameter)
         if column is not None and column in self.columns:
             takers = sum(parameter in scorer.spec.signature for scorer in self._scorers)
-            return _Payloads(self.columns[column], self.payload, is_shared=takers > 1).of
+            return _Payloads(column, self.columns[column], self.payload, is_shared=takers > 1).of
         if parameter == "trace":
             return self._trace_of
         return partial(self._trace_part, parameter)
@@ -356,6 +379,8 @@ class _Batch:
     def _trace_of(self, row: int) -> Trace:
         if self._trace is None or self._row != row:
             values = {name: values[row] for name, values in self.columns.items()}
+            if self.has_bytes:
+                values = RawValues(values)
             self._row, self._trace = row, Trace(values, payload=self.payload)
         return self._trace.copy()
 
@@ -363,10 +388,10 @@ class _Batch:
 class _Payloads:
     """One payload column, decoded afresh for each taker."""
 
-    __slots__ = ("column", "is_shared", "packed", "payload", "row")
+    __slots__ = ("column", "is_shared", "name", "packed", "payload", "row")
 
-    def __init__(self, column: Sequence[Any], payload: str, *, is_shared: bool) -> None:
-        self.column, self.payload, self.is_shared = column, payload, is_shared
+    def __init__(self, name: str, column: Sequence[Any], payload: str, *, is_shared: bool) -> None:
+        self.name, self.column, self.payload, self.is_shared = name, column, payload, is_shared
         self.row, self.packed = -1, b""
 
     def of(self, row: int) -> Any:
@@ -374,7 +399,7 @@ class _Payloads:
             return marshal.loads(self.packed)  # noqa: S302 - bytes made two lines below
         raw = self.column[row]
         if raw.__class__ is not str:
-            return raw if raw.__class__ in ATOMS else copy.deepcopy(raw)
+            return raw if raw.__class__ in ATOMS else copy.deepcopy(text_of(raw, self.name))
         value = decode_payload(raw, self.payload)
         if self.is_shared and value.__class__ not in ATOMS:
             # Measured on 600 characters: json 1.9 µs, marshal.loads 0.8, marshal.dumps 0.5, deepcopy 5.2.

@@ -11,11 +11,13 @@ from backfill_spark.errors import BackfillError, SourceGoneError, TraceSourceErr
 from backfill_spark.locations import Location
 from backfill_spark.sources import canonical
 from backfill_spark.sources.delta import Snapshot, is_delta, open_snapshot
-from backfill_spark.sources.faults import corrupt_file, first_line, refuse_skipping, source_gone
+from backfill_spark.sources.faults import corrupt_file, first_line, refuse_skipping, source_gone, unmerged
 from backfill_spark.sources.parquet import FileList, list_files, open_files, version_of
 from backfill_spark.sources.trace_source import POSITIONS, TraceSource
 
 if TYPE_CHECKING:
+    from pyspark.sql.types import StructField
+
     from backfill_spark.settings import Settings
 
 __all__ = ["POSITIONS", "TraceSource", "corrupt_file", "open_source", "source_gone"]
@@ -85,7 +87,11 @@ def _described(
     table_id: str | None = None,
     files: tuple[str, ...] = (),
 ) -> TraceSource:
-    fields = canonical.resolve(frame.schema, settings.traces.columns, name)
+    def is_all_null(field: StructField) -> bool:
+        return not frame.where(canonical.raw(field).isNotNull()).head(1)
+
+    sensitive = frame.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
+    fields = canonical.resolve(frame.schema, settings.traces.columns, name, is_all_null, case_sensitive=sensitive)
     columns = frozenset({*fields, canonical.COMPUTED})
     return TraceSource(name, kind, version, table_id, columns, files, frame=frame, fields=fields)
 
@@ -167,6 +173,13 @@ def _explained(
         return TraceSourceError(
             f"The traces at {shown!r} are neither a Delta table nor readable Parquet: {damaged!r} is no Parquet file, "
             "or is damaged. Name a folder that holds Parquet files only, or a Delta table."
+        )
+    differing = unmerged(error)
+    if differing:
+        return TraceSourceError(
+            f"The Parquet files at {shown!r} have columns of types that do not fit together: {'; '.join(differing)}. "
+            "Write the column with one type in all files (pandas gives a column of None only no type: "
+            "astype('string') does), or name a folder of files that fit."
         )
     said = first_line(error)
     if "TIMESTAMP(NANOS" in said:

@@ -5,6 +5,7 @@ Every rule reads instants as microseconds since the epoch, so that `spark.sql.se
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,19 +15,28 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from backfill_spark.errors import TraceSourceError, nearest_first
-from backfill_spark.models import TimeWindow
+from backfill_spark.models import UNREADABLE, TimeWindow
 from backfill_spark.tables import DATE, REQUIRED_TRACE_COLUMNS, STRING, TEXTS, TRACES
+from backfill_spark.texts import json_text, unquoted
 
 COMPUTED = "trace_date"
 _DAY = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def resolve(found: T.StructType, mapping: Mapping[str, str], source: str) -> dict[str, T.StructField]:
+def resolve(
+    found: T.StructType,
+    mapping: Mapping[str, str],
+    source: str,
+    is_all_null: Callable[[T.StructField], bool] = lambda _: False,
+    *,
+    case_sensitive: bool = True,
+) -> dict[str, T.StructField]:
     """Return the source's field for each canonical column that it has (without `trace_date`, which is computed).
 
     `mapping` is canonical column to column of the source; other columns are found by their own name, in any case
-    when only one fits.
+    when only one fits. `is_all_null` is asked about optional columns of a type that cannot be read: writers give a
+    column without a value any type, and one of NULLs only is read as VOID.
 
     Raises:
         TraceSourceError: the mapping names columns that are not there, a required column lacks, a name stands
@@ -44,13 +54,18 @@ def resolve(found: T.StructType, mapping: Mapping[str, str], source: str) -> dic
     missing = [name for name in REQUIRED_TRACE_COLUMNS if name not in fields]
     if missing:
         raise TraceSourceError.missing_columns(source, missing, names)
-    twice = sorted({f.name for f in fields.values() if names.count(f.name) > 1})
+    same = str if case_sensitive else str.lower
+    spelled = Counter(map(same, names))
+    twice = sorted({f.name for f in fields.values() if spelled[same(f.name)] > 1})
     if twice:
         raise TraceSourceError(f"The traces at {source!r} have the columns {twice} more than once. Rename or drop one.")
+    for name, field in fields.items():
+        if name not in REQUIRED_TRACE_COLUMNS and not _can_read(name, field) and is_all_null(field):
+            fields[name] = T.StructField(field.name, T.NullType())
     wrong = [
         f"{_spelled(name, field)} is {field.dataType.simpleString().upper()}, expected {_RULES[name].expected}"
         for name, field in fields.items()
-        if not _RULES[name].accepts(field.dataType)
+        if not _can_read(name, field)
     ]
     if wrong:
         raise TraceSourceError(
@@ -58,6 +73,11 @@ def resolve(found: T.StructType, mapping: Mapping[str, str], source: str) -> dic
             "Cast them in the table, or name other columns with the setting traces.columns."
         )
     return fields
+
+
+def _can_read(name: str, field: T.StructField) -> bool:
+    is_void = isinstance(field.dataType, T.NullType) and name not in REQUIRED_TRACE_COLUMNS
+    return is_void or _RULES[name].accepts(field.dataType)
 
 
 def _mapping_problems(mapping: Mapping[str, str], names: Collection[str]) -> list[str]:
@@ -95,6 +115,8 @@ def column(name: str, fields: Mapping[str, T.StructField]) -> Column:
     if name == COMPUTED:
         return utc_date(column("request_time", fields)).alias(name)
     field = fields[name]
+    if isinstance(field.dataType, T.NullType):
+        return F.lit(None).cast(TRACES[name].dataType).alias(name)
     return _RULES[name].read(raw(field), field.dataType).alias(name)
 
 
@@ -145,21 +167,34 @@ def _as_instant(value: Column, kind: T.DataType) -> Column:
 
 
 def _as_text(value: Column, kind: T.DataType) -> Column:
-    return F.to_json(value) if isinstance(kind, _NESTED) else value.cast(STRING)
+    if isinstance(kind, T.VariantType):
+        text = json_text(value)
+        return F.when(text != "null", unquoted(text))
+    if isinstance(kind, T.TimestampType):
+        return F.get_json_object(json_text(F.named_struct(F.lit("v"), value)), "$.v")
+    return json_text(value) if isinstance(kind, _NESTED) else value.cast(STRING)
 
 
 def _as_texts(value: Column, kind: T.DataType) -> Column:
-    if isinstance(kind, T.StringType):
-        return F.from_json(value, TEXTS.simpleString())
-    if isinstance(kind, T.StructType | T.VariantType):
-        return F.from_json(F.to_json(value), TEXTS.simpleString())
-    if isinstance(kind, T.MapType) and isinstance(kind.valueType, _NESTED):
-        return F.transform_values(value, lambda _, inner: F.to_json(inner)).cast(TEXTS)
-    return value.cast(TEXTS)
+    if isinstance(kind, T.MapType):
+        if isinstance(kind.valueType, (*_NESTED, T.TimestampType)):
+            value = F.transform_values(value, lambda _, inner: _as_text(inner, kind.valueType))
+        return value.cast(TEXTS)
+    text = _as_text(value, kind)
+    # Python reads no single quotes either: a filter and a scorer see the same.
+    found = F.from_json(unquoted(text), TEXTS.simpleString(), {"allowSingleQuotes": "false"})
+    is_readable = found.isNotNull() & F.is_valid_utf8(text)
+    unreadable = F.create_map(F.lit(UNREADABLE), text)
+    return F.when(is_readable, found).when(F.trim(text) != "null", unreadable).cast(TEXTS)
 
 
 def _as_list(value: Column, kind: T.DataType) -> Column:
-    return F.to_json(value) if isinstance(kind, T.VariantType) else value
+    return _as_text(value, kind) if isinstance(kind, T.VariantType) else value
+
+
+def _as_state(value: Column, _: T.DataType) -> Column:
+    # upper() would put U+FFFD where a text is no UTF-8.
+    return F.when(F.is_valid_utf8(value), F.upper(value.cast(STRING))).otherwise(value.cast(STRING))
 
 
 _NESTED = (T.StructType, T.MapType, T.ArrayType, T.VariantType)
@@ -211,7 +246,7 @@ _RULES: Mapping[str, _Rule] = {
         # One NaN or overflow must not stop the job, as a cast would in ANSI mode.
         lambda value, _: value.try_cast("bigint"),
     ),
-    "state": _Rule("STRING", lambda kind: isinstance(kind, T.StringType), lambda value, _: F.upper(value.cast(STRING))),
+    "state": _Rule("STRING", lambda kind: isinstance(kind, T.StringType), _as_state),
     "request": _PAYLOAD,
     "response": _PAYLOAD,
     "request_preview": _PAYLOAD,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import cast
 from urllib.parse import unquote
 
 from pyspark.sql import SparkSession
+from pyspark.sql import types as T
 
 from backfill_spark.errors import TraceSourceError
 
@@ -19,6 +21,9 @@ _GONE = re.compile(
     r"|FAILED_READ_FILE\.FILE_NOT_EXIST|PATH_NOT_FOUND|TABLE_OR_VIEW_NOT_FOUND"
 )
 _CORRUPT = re.compile(r"FAILED_READ_FILE\.(?!FILE_NOT_EXIST)\w+\].{0,200}?reading file (.+?)\.(?:\s|$)", re.DOTALL)
+_UNMERGED = re.compile(
+    r'Initial schema:\s*"(STRUCT<.*?>)"\s*Schema that cannot be merged[^"]*"(STRUCT<.*?>)"', re.DOTALL
+)
 _FOOTER = re.compile(r"(?:FileStatus\{path=|footer for file: |^|\s)((?:\w+:/)?/[^\n;]+?)(?:;| is not a Parquet file)")
 
 
@@ -48,6 +53,21 @@ def corrupt_file(error: BaseException) -> str | None:
         if match is not None:
             return unquote(match[1])
     return None
+
+
+def unmerged(error: BaseException) -> list[str]:
+    """Return the columns whose types differ between Parquet files that have no common schema, with both types."""
+    for text in _texts(error):
+        match = _UNMERGED.search(text)
+        if match is not None:
+            one, other = (T.DataType.fromDDL(shown) for shown in match.groups())
+            types = {f.name: f.dataType for f in cast("T.StructType", other).fields}
+            return [
+                f"{f.name} ({f.dataType.simpleString()[:80]} and {types[f.name].simpleString()[:80]})"
+                for f in cast("T.StructType", one).fields
+                if types.get(f.name, f.dataType) != f.dataType
+            ]
+    return []
 
 
 def first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 
 from backfill_spark.locations import Location
 
@@ -48,7 +49,7 @@ def list_files(spark: SparkSession, path: str, roots: Sequence[str] = ()) -> tup
 
 
 def open_files(spark: SparkSession, path: str, files: Sequence[str]) -> FileList:
-    """Open exactly `files`; folders `name=value` between `path` and a file are columns.
+    """Open exactly `files`; folders `name=value` between `path` and a file are columns, as they are spelled.
 
     The columns are those of all files together: one that only later files have is not left out.
 
@@ -60,7 +61,27 @@ def open_files(spark: SparkSession, path: str, files: Sequence[str]) -> FileList
     is_one_file = len(ordered) == 1 and posixpath.basename(ordered[0]) == posixpath.basename(path.rstrip("/"))
     if not is_one_file:
         reader = reader.option("basePath", path)
-    return FileList(reader.load([_literal(file) for file in ordered]), ordered)
+    paths = [_literal(file) for file in ordered]
+    frame = reader.load(paths)
+    spelled = _as_spelled(frame.schema, path, ordered)
+    return FileList(frame if spelled == frame.schema else reader.schema(spelled).load(paths), ordered)
+
+
+def _as_spelled(schema: T.StructType, path: str, files: Sequence[str]) -> T.StructType:
+    """Return `schema` with folders `name=value` as texts: Spark makes 7 of the experiment 007, and a date of a session.
+
+    Times stay: they are no ids.
+    """
+    folders = {part for file in files for part in posixpath.dirname(file[len(path) :]).split("/")}
+    names = {unquote(part.split("=", 1)[0]).lower() for part in folders if "=" in part}
+    return T.StructType(
+        [
+            T.StructField(f.name, T.StringType())
+            if f.name.lower() in names and not isinstance(f.dataType, T.TimestampType | T.TimestampNTZType)
+            else f
+            for f in schema.fields
+        ]
+    )
 
 
 def _literal(path: str) -> str:

@@ -78,7 +78,7 @@ class TraceSource:
         if experiment_id is not None and "experiment_id" in self.fields:
             rows = rows.where(canonical.of_experiment(self.fields["experiment_id"], experiment_id))
         wanted = [canonical.column(name, self.fields) for name in TRACES.fieldNames() if name in columns]
-        return rows.select(*wanted, *(self._positions() if positions else ()))
+        return rows.select(*wanted, *(self._positions(rows) if positions else ()))
 
     def traces(self) -> DataFrame:
         """Return every row with every column of TRACES; columns that the source lacks are NULL."""
@@ -86,10 +86,12 @@ class TraceSource:
         absent = {f.name: F.lit(None).cast(f.dataType) for f in TRACES.fields if f.name not in self.columns}
         return have.withColumns(absent).select(*TRACES.fieldNames())
 
-    def _positions(self) -> tuple[Column, ...]:
+    def _positions(self, rows: DataFrame) -> tuple[Column, ...]:
         if self.format == "dataframe":
             file, block = F.lit(""), F.lit(0).cast("bigint")
         else:
-            file, block = F.col("_metadata.file_path"), F.col("_metadata.file_block_start")
+            # Not F.col: the source may have a column `_metadata` of its own.
+            hidden = rows.metadataColumn("_metadata")
+            file, block = hidden["file_path"], hidden["file_block_start"]
         values = (file, block, F.monotonically_increasing_id())
         return tuple(value.alias(name) for value, name in zip(values, POSITIONS, strict=True))

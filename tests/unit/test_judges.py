@@ -345,6 +345,16 @@ def test_only_due_pairs_are_rendered_and_equal_prompts_share_a_hash():
     assert {"messages", "schema", "parameters"} == set(json.loads(found[0].prompt))
 
 
+def test_what_cannot_be_read_is_not_asked():
+    columns = {"response": ["fine", b"caf\xe9"], "request": ["q", "q"], "unreadable": [2, 0]}
+    judges = [loaded(Safety()), loaded(Completeness())]
+    found = render_batch(columns, [3, 3], judges, payload="auto", token_cap=9_999)
+    asked = [r.prompt_hash is not None for r in found]
+    assert [True, False, False, False] == asked
+    rows = [row_of(judges[0], None, prompt=r.prompt) for r in found[1:]]
+    assert [ErrorCode.TRACE_UNREADABLE] * 3 == [r["error_code"] for r in rows]
+
+
 def test_what_needs_no_call_is_a_row_at_once():
     judges = [loaded(Safety()), loaded(Completeness())]
     empty, long, large = render_batch(COLUMNS, [0, 0, 1, 3], judges, payload="auto", token_cap=1_000)

@@ -95,6 +95,17 @@ def test_a_column_that_stands_twice_is_refused() -> None:
     """Which of two columns is meant is never guessed."""
     double = T.StructType([*shape().fields, T.StructField("trace_id", T.StringType())])
     assert "['trace_id'] more than once" in refusal(double)
+    with pytest.raises(TraceSourceError, match=r"\['tags'\] more than once"):
+        resolve(shape(tags=TEXTS, Tags=TEXTS), {}, "/traces", case_sensitive=False)
+
+
+def test_a_column_without_a_value_may_have_any_type() -> None:
+    """Optional ones only; a VOID column is one of those."""
+    found = shape(state=T.IntegerType(), tags=T.NullType(), spans=TEXTS)
+    fields = resolve(found, {}, "/traces", lambda field: field.name != "trace_id")
+    assert {"state", "tags", "spans"} == {name for name, f in fields.items() if isinstance(f.dataType, T.NullType)}
+    with pytest.raises(TraceSourceError, match="trace_id is VOID"):
+        resolve(shape(trace_id=T.NullType()), {}, "/traces", lambda _: True)
 
 
 def test_the_version_of_a_file_list_follows_the_set_of_paths() -> None:

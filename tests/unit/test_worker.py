@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import signal
 import sys
 import time
@@ -165,6 +167,31 @@ def test_an_unreadable_trace_costs_only_the_scorers_that_read_it():
     )
 
     assert found.fields["error_code"] == [None, "trace_unreadable", "trace_unreadable", None]
+
+
+def test_bytes_that_are_no_text_cost_only_the_scorers_that_look_at_them():
+    """Also where the trace was pickled meanwhile; the texts beside them are read."""
+    columns = {"trace_id": ["tr-1"], "response": [b"caf\xe9"], "state": ["OK"], "tags": [b"\xff"], "has_bytes": [()]}
+    found = scored(
+        columns,
+        [
+            lambda outputs: 1,
+            lambda trace: trace.outputs,
+            lambda trace: pickle.loads(pickle.dumps(trace)).data.response,
+            lambda trace: copy.deepcopy(trace).info.tags,
+            lambda trace: trace.info.state,
+        ],
+    )
+    assert found.fields["error_code"] == ["trace_unreadable"] * 4 + [None]
+    assert "The column 'response' holds bytes that are no UTF-8." in found.fields["error_message"][0]
+    assert found.fields["latency_ms"][0] is None
+
+
+def test_a_scorer_is_not_called_where_its_key_or_filter_cannot_be_read():
+    """The mask tells for which scorers; the others are called."""
+    columns = {"response": ["a", "b"], "unreadable": [2, 0], "too_large": [3, 0]}
+    found = scored(columns, [lambda outputs: 1, lambda outputs: 2])
+    assert found.fields["error_code"] == ["trace_too_large", "trace_unreadable", None, None]
 
 
 def test_a_scorer_that_cannot_be_loaded_costs_its_own_pairs():
