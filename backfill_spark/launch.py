@@ -20,6 +20,7 @@ from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.job_store import JobStore
 from backfill_spark.judgements import close_spool, forget_answers
+from backfill_spark.locations import Location
 from backfill_spark.models import Counts, JobState, Request
 from backfill_spark.plan import Selection
 from backfill_spark.probe import executor_problems
@@ -337,13 +338,31 @@ def pinned_source(spark: SparkSession, settings: Settings, job_id: str, request:
     # An ended job has dropped its list: then the files that are there must be those that were pinned.
     is_listed = request.source_version.startswith("files:")
     files = (WorkStore(spark, settings).files(job_id) or None) if is_listed else None
-    source = open_source(spark, settings, request.source, version=request.source_version, files=files)
+    source = _open_recorded(spark, settings, request, version=request.source_version, files=files)
     if source.table_id != request.source_table_id:
         raise SourceGoneError(
             f"The traces table {request.source!r} was replaced: its id is {source.table_id}, the job was planned on "
             f"{request.source_table_id}. `backfill-spark resume {job_id} --repin` goes on with the new table."
         )
     return source
+
+
+def _open_recorded(spark: SparkSession, settings: Settings, request: Request, **pin: Any) -> TraceSource:
+    """Open the source that a request names, as it was when the request was made, whatever the settings say now."""
+    if request.source_kind:
+        is_table = request.source_kind == "table"
+        text, roots = request.source, settings.path_roots
+        location = Location.of_name(text) if is_table else Location.of_path(text, roots)
+        return open_source(spark, settings, location, columns=request.columns, **pin)
+    try:
+        return open_source(spark, settings, request.source, **pin)
+    except BackfillError as error:
+        if request.source.startswith("/") or ":" in request.source:
+            raise
+        raise SourceGoneError(
+            f"The job was recorded with the source {request.source!r}, without the folder that it starts from. From "
+            f"here it is not found; ask from the folder in which the job was made. {error}"
+        ) from error
 
 
 def _explained(epoch: Epoch, error: Exception) -> Exception:
@@ -389,6 +408,6 @@ def _cancel_group(spark: SparkSession, job_id: str) -> None:
 
 def repinned(spark: SparkSession, settings: Settings, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the changes that pin a request to the newest version of its source, and the frozen files."""
-    source = open_source(spark, settings, request.source)
+    source = _open_recorded(spark, settings, request)
     changed = replace(request, source_version=source.version, source_table_id=source.table_id)
     return {"source_version": changed.source_version, "source_table_id": changed.source_table_id}, source.files

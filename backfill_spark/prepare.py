@@ -82,7 +82,9 @@ def accept(
     missing = missing_ids(source, request, ids) if ids is not None else ()
     prepared = Prepared(request, source, choice, selection, staging, services)
     made = plan(request, selection, missing=missing)
-    return Accepted(spark, settings, prepared, replace(made, **expected_cost(prepared, spark, settings)))
+    return Accepted(
+        spark, settings, prepared, replace(made, tables=settings.tables_at, **expected_cost(prepared, spark, settings))
+    )
 
 
 def _usable_version(store: Store, problems: requests.Problems) -> int | None:

@@ -88,7 +88,7 @@ class Store:
         tables = settings.tables
         if tables.schema_ is None:
             self.location = Location.of_path(
-                f"{tables.root.rstrip('/')}/{tables.prefix}{table.name}", settings.limits.path_roots
+                f"{settings.root.rstrip('/')}/{tables.prefix}{table.name}", settings.path_roots
             )
         else:
             self.location = Location.of_name(f"{tables.schema_}.{tables.prefix}{table.name}")

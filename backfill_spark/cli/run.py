@@ -98,8 +98,10 @@ def run(ctx: click.Context, /, queue: bool, **options: Any) -> None:
     ctx.exit(show_end(program, job_id))
 
 
-def show_end(program: Program, job_id: str, *, failure: BackfillFailedError | None = None) -> ExitCode:
-    """Print a job at rest with its summary; return what to exit with."""
+def show_end(
+    program: Program, job_id: str, *, failure: BackfillFailedError | None = None, counts: bool = False
+) -> ExitCode:
+    """Print a job at rest with its summary; with `counts`, any job, and both. Return what a job at rest exits with."""
     from backfill_spark.display import job_sheet
 
     try:
@@ -108,8 +110,8 @@ def show_end(program: Program, job_id: str, *, failure: BackfillFailedError | No
         if failure is None:
             raise
         raise failure from None
-    summary = _summary(program, job)
-    program.answer(lambda: job_sheet(job, summary=summary), lambda: job_object(job, summary=summary))
+    summary = _summary(program, job) if job.state.is_at_rest or not counts else None
+    program.answer(lambda: job_sheet(job, summary=summary, counts=counts), lambda: job_object(job, summary=summary))
     return exit_code_of(job.state)
 
 
