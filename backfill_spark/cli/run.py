@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from backfill_spark.cli.answers import job_object, plan_object
 from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
 from backfill_spark.errors import BackfillError, BackfillFailedError
+from backfill_spark.locations import read_text
 from backfill_spark.models import BackfillScorerConfig, Reprocess, Sampling
 
 
@@ -177,7 +177,7 @@ def parse_trace_ids(texts: tuple[str, ...]) -> list[str] | None:
             ids += [part for part in text.split(",") if part]
             continue
         try:
-            content = Path(text[1:]).read_text(encoding="utf-8")
+            content = read_text(text[1:])
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--trace-ids {text}: the file cannot be read: {error}") from error
         ids += [line.removesuffix("\r") for line in content.split("\n") if line.removesuffix("\r")]

@@ -1,6 +1,7 @@
 """Table names and paths, without a JVM."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backfill_spark.errors import NameRefusedError
-from backfill_spark.locations import Location
+from backfill_spark.locations import Location, absolute, read_text
 
 
 def test_no_injection_is_a_table_name(shared: Path) -> None:
@@ -141,3 +142,69 @@ def test_a_location_is_one_of_the_two() -> None:
     for values in ({}, {"path": "/a", "name": "a"}, {"name": "a`b"}, {"path": "/a/../b"}):
         with pytest.raises(NameRefusedError):
             Location(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("traces", "/here/traces"),
+        ("./a/./b//c/", "/here/a/b/c"),
+        ("/x/./c/", "/x/c"),
+        ("//x", "/x"),
+        ("~/a", "/me/a"),
+        ("/100% a=b #1/ü", "/100% a=b #1/ü"),
+        ("a%20b", "/here/a%20b"),
+        ("file:/x", "file:/x"),
+        ("file:///x/", "file:/x"),
+        ("FILE:////x/./y", "file:/x/y"),
+        ("file://localhost/x", "file:/x"),
+        ("file://LocalHost/x", "file:/x"),
+        (Path("/a b/é#?%=/x").as_uri(), "file:/a b/é#?%=/x"),
+        ("file:/100% sure", "file:/100% sure"),
+        ("s3a://bucket/a%20b/", "s3a://bucket/a%20b/"),
+        ("abfss://$web@account/x", "abfss://$web@account/x"),
+    ],
+)
+def test_a_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, text: str, place: str) -> None:
+    """From the folder given; file URIs lose their percent signs, which Spark would take as they stand."""
+    monkeypatch.setenv("HOME", "/me")
+    assert place == absolute(text, "/here")
+    assert place == absolute(absolute(text, "/here"), "/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("file://host/x", "is on the machine 'host'"),
+        ("file:x", "without a whole path"),
+        ("file:", "without a whole path"),
+        ("file://localhost", "without a whole path"),
+        ("file:/a%FFb", "no UTF-8"),
+        ("file:/a%2e%2e/..", "'..' part"),
+        ("file:/a/%2e%2E/b", "'..' part"),
+        ("../x", "'..' part"),
+        ("", "is empty"),
+        (" x", "begins or ends with a blank"),
+        ("$HOME/x", "environment variable"),
+        ("/a/${USER}/x", "environment variable"),
+        ("~nobody-of-this-name/x", "user who is not known"),
+    ],
+)
+def test_a_path_that_means_no_one_place_is_refused(text: str, why: str) -> None:
+    """By name: never a folder called `~` or `$HOME`, never this machine's folder for another machine's."""
+    with pytest.raises(NameRefusedError, match=re.escape(why)):
+        absolute(text, "/here")
+
+
+def test_a_relative_path_wants_a_working_directory() -> None:
+    """One that was removed is said; whole paths do not need it."""
+    assert absolute("/x", "") == "/x"
+    with pytest.raises(NameRefusedError, match="working directory is gone"):
+        absolute("x", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_is_read_by_its_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    """The mark is no part of the text."""
+    (tmp_path / "f").write_text("é = 1", encoding=encoding)
+    assert read_text(tmp_path / "f") == "é = 1"

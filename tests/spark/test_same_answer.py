@@ -1,0 +1,103 @@
+"""A job's answer is the same from every folder, and says so in words where its source can no longer be read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from backfill_spark import BackfillScorerConfig, Settings, backfill_scorers, configure, get_backfill, plan_backfill
+from backfill_spark.cli import main
+from backfill_spark.errors import SourceGoneError
+from backfill_spark.job_store import JobStore
+from backfill_spark.launch import pinned_source, request_of
+from tests.factories import Ledger, ledger_scorer, some_traces, traces_frame
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ODD = "é 100% %41 a=b #1"
+
+
+def told(command: str, job_id: str, *options: str) -> tuple[str, list[dict[str, Any]]]:
+    """Return the text that a command prints about a job, and the summary in its JSON."""
+    texts = [
+        CliRunner().invoke(main, [command, job_id, *options, *more], catch_exceptions=False)
+        for more in ([], ["--json"])
+    ]
+    assert [0, 0] == [t.exit_code for t in texts], texts[0].output
+    return texts[0].stdout, json.loads(texts[1].stdout)["summary"]
+
+
+def test_a_job_gives_one_answer_from_everywhere_and_says_when_its_source_is_gone(
+    spark: SparkSession, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python and commands, relative and absolute names, other settings; then the source is vacuumed."""
+    home = tmp_path / ODD
+    home.mkdir()
+    (home / "s.yaml").write_text(
+        "tables: {root: tables}\ntraces: {path: traces, columns: {trace_id: id}}\ntimezone: UTC\n", encoding="utf-8-sig"
+    )
+    rows = traces_frame(spark, some_traces(12)).withColumnRenamed("trace_id", "id")
+    rows.write.format("delta").save(str(home / "traces"))
+    monkeypatch.chdir(home)
+    configure(Settings.load("s.yaml"))
+    ledger_scorer(ledger.path).register().start()
+    half, whole = (BackfillScorerConfig("length", sample_rate=rate) for rate in (0.5, 1.0))
+    backfill_scorers(scorers=[half])
+    plan = plan_backfill(scorers=[whole])
+    job_id = backfill_scorers(scorers=[whole])
+    job = get_backfill(job_id)
+    assert (job.source, job.source_kind, job.tables) == (f"{home}/traces", "delta path", f"{home}/tables")
+    for shown in (str(plan), str(job)):
+        assert f"delta path {home}/traces, version 0" in " ".join(shown.split())
+        assert f"{home}/tables" in " ".join(shown.split())
+
+    expected = job.summary().to_dict("records")
+    assert (expected[0]["n"], expected[0]["calls"] < 12, "source_unreadable" in expected[0]) == (12, True, False)
+    for folder in (home, tmp_path, Path("/")):
+        monkeypatch.chdir(folder)
+        assert expected == job.summary().to_dict("records") == get_backfill(job_id).summary().to_dict("records")
+    # Settings that know only where the tables are, spelt in another way.
+    configure(Settings(tables={"root": (home / "tables").as_uri()}, traces={"format": "parquet"}))
+    assert expected == get_backfill(job_id).summary().to_dict("records")
+    for command in ("wait", "status"):
+        text, summary = told(command, job_id, "--config", f"{home}/s.yaml")
+        assert ("(all)" in text, expected) == (True, summary)
+
+    spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    rows.limit(1).write.format("delta").mode("overwrite").save(str(home / "traces"))
+    spark.sql(f"VACUUM delta.`{home}/traces` RETAIN 0 HOURS").collect()
+    seen = get_backfill(job_id).summary().to_dict("records")[0]
+    assert {seen[name] for name in ("n", "mean", "ci_low", "ci_high", "results")} == {None}
+    assert (seen["n_seen"], seen["population"]) == (expected[0]["calls"], 12)
+    assert f"{home}/traces" in seen["source_unreadable"]
+    for command in ("wait", "status"):
+        text, summary = told(command, job_id, "--config", f"{home}/s.yaml")
+        said = " ".join(text.split())
+        assert "(all)" not in said
+        assert "mean seen" in said
+        assert "The source cannot be read" in said
+        assert [seen] == summary
+
+
+def test_a_job_of_old_tables_says_that_its_relative_source_is_not_found(
+    spark: SparkSession, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions before wrote the bare word, which cannot be told from a table's name."""
+    monkeypatch.chdir(tmp_path)
+    made = Settings(tables={"root": "tables"}, traces={"path": "traces"})
+    configure(made)
+    traces_frame(spark, some_traces(2)).write.format("delta").save(str(tmp_path / "traces"))
+    ledger_scorer(ledger.path).register().start()
+    job_id = backfill_scorers(scorers=["length"], launch="queue")
+    request = request_of(spark, made, JobStore(spark, made).record(job_id))
+    for word in ("traces", "./none"):
+        with pytest.raises(SourceGoneError, match=rf"recorded with the source '{word}', without the folder"):
+            pinned_source(spark, made, job_id, replace(request, source=word, source_kind=""))
+    old = pinned_source(spark, made, job_id, replace(request, source="./traces", source_kind=""))
+    assert old.table_id == request.source_table_id
