@@ -54,11 +54,6 @@ class Location:
         return str(self.path if self.name is None else self.name)
 
     @property
-    def is_relative(self) -> bool:
-        """True for a path that has neither a scheme nor a root."""
-        return self.path is not None and not _SCHEME.match(self.path) and not self.path.startswith("/")
-
-    @property
     def quoted(self) -> str:
         """SQL identifier: `` `a`.`b`.`c` `` for a name, ``delta.`path` `` for a path."""
         if self.name is None:

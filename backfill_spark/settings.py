@@ -162,7 +162,8 @@ class Settings(BaseSettings):
             raise SettingsError("\n".join(problems))
         for place in _PATHS:
             section, _, key = place.rpartition(".")
-            value = getattr(getattr(self, section) if section else self, key)
+            holder: BaseModel = getattr(self, section) if section else self
+            value = getattr(holder, key) if key in holder.model_fields_set else None
             for path in [value] if isinstance(value, str) else value or ():
                 try:
                     self.absolute(path)
