@@ -335,7 +335,7 @@ def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: Ba
     request = replace(request_of(spark, settings, record), results_version=None)
     version = record.created.get("work_version") if record.state.is_terminal else None
     try:
-        source = pinned_source(spark, settings, job.job_id, request)
+        source = pinned_source(spark, settings, job.job_id, request, work_version=version)
         choice = WorkStore(spark, settings).choice(job.job_id, request, version=version)
         pairs = chosen_pairs(request, source, results, choice=choice, job_id=None, staging_version=None)
         return pd.DataFrame(summarise(selected_rows(results, request, pairs, job.job_id), request, job.counts))

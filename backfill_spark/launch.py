@@ -329,15 +329,24 @@ def request_of(spark: SparkSession, settings: Settings, record: JobRecord) -> Re
     return Request.from_json(json.loads(json.dumps(data)), definitions)
 
 
-def pinned_source(spark: SparkSession, settings: Settings, job_id: str, request: Request) -> TraceSource:
+def pinned_source(
+    spark: SparkSession, settings: Settings, job_id: str, request: Request, *, work_version: int | None = None
+) -> TraceSource:
     """Open the job's source at its pinned version.
+
+    `work_version` is where an ended job, which has dropped its list of files, still has it.
 
     Raises:
         SourceGoneError: the version can no longer be read, or the table was replaced by another one.
     """
-    # An ended job has dropped its list: then the files that are there must be those that were pinned.
-    is_listed = request.source_version.startswith("files:")
-    files = (WorkStore(spark, settings).files(job_id) or None) if is_listed else None
+    files = None
+    if request.source_version.startswith("files:"):
+        try:
+            files = WorkStore(spark, settings).files(job_id, version=work_version) or None
+        except Exception as error:
+            if work_version is None or not source_gone(error):
+                raise
+            # Vacuumed by `maintain`: then the files that are there must be those that were pinned.
     source = _open_recorded(spark, settings, request, version=request.source_version, files=files)
     if source.table_id != request.source_table_id:
         raise SourceGoneError(

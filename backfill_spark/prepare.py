@@ -158,7 +158,7 @@ def _job_of(made: Accepted) -> tuple[str, dict[str, Any]]:
         "versions": _versions(made.spark),
         "trace_ids_missing": list(made.plan.trace_ids_missing),
         "has_files": bool(source.files),
-        "work_version": None if made.prepared.choice is None else work.store.version(),
+        "work_version": work.store.version() if source.files or made.prepared.choice is not None else None,
     }
 
 

@@ -15,7 +15,7 @@ from backfill_spark.cli import main
 from backfill_spark.errors import SourceGoneError
 from backfill_spark.job_store import JobStore
 from backfill_spark.launch import pinned_source, request_of
-from tests.factories import Ledger, ledger_scorer, some_traces, traces_frame
+from tests.factories import Ledger, ledger_scorer, some_traces, traces_frame, write_traces
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -85,19 +85,26 @@ def test_a_job_gives_one_answer_from_everywhere_and_says_when_its_source_is_gone
         assert [seen] == summary
 
 
-def test_a_job_of_old_tables_says_that_its_relative_source_is_not_found(
+def test_files_that_come_later_and_tables_of_earlier_versions(
     spark: SparkSession, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Versions before wrote the bare word, which cannot be told from a table's name."""
+    """An ended job is answered from its own files; a relative source without its folder is said not to be found."""
     monkeypatch.chdir(tmp_path)
     made = Settings(tables={"root": "tables"}, traces={"path": "traces"})
     configure(made)
-    traces_frame(spark, some_traces(2)).write.format("delta").save(str(tmp_path / "traces"))
+    write_traces(spark, some_traces(2), tmp_path / "traces", format="parquet")
     ledger_scorer(ledger.path).register().start()
-    job_id = backfill_scorers(scorers=["length"], launch="queue")
-    request = request_of(spark, made, JobStore(spark, made).record(job_id))
+    job_id = backfill_scorers(scorers=["length"])
+    job = get_backfill(job_id)
+    before = job.summary().to_dict("records")
+    assert (before[0]["n"], job.source_kind) == (2, "parquet path")
+    write_traces(spark, some_traces(3), tmp_path / "traces", format="parquet", mode="append")
+    assert before == job.summary().to_dict("records")
+
+    record = JobStore(spark, made).record(job_id)
+    request, version = request_of(spark, made, record), record.created["work_version"]
     for word in ("traces", "./none"):
         with pytest.raises(SourceGoneError, match=rf"recorded with the source '{word}', without the folder"):
-            pinned_source(spark, made, job_id, replace(request, source=word, source_kind=""))
-    old = pinned_source(spark, made, job_id, replace(request, source="./traces", source_kind=""))
-    assert old.table_id == request.source_table_id
+            pinned_source(spark, made, job_id, replace(request, source=word, source_kind=""), work_version=version)
+    old = replace(request, source="./traces", source_kind="")
+    assert pinned_source(spark, made, job_id, old, work_version=version).version == request.source_version
