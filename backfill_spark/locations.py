@@ -104,13 +104,16 @@ class Location:
 def absolute(text: str, folder: str) -> str:
     """Return a path or URI as it must be written to mean the same from everywhere.
 
-    A relative path starts from `folder`, `~` is the home folder, and a file URI becomes `file:/path` without percent
-    signs, which Spark would take as they stand. Symbolic links stay, and so do URIs of other schemes.
+    A relative path starts from `folder`, or above it where it begins with `..`; `~` is the home folder, and a file URI
+    becomes `file:/path` without percent signs, which Spark would take as they stand. Symbolic links stay, and so do
+    URIs of other schemes.
 
     Raises:
         NameRefusedError: no table may have the path, or it is a file URI of another machine.
     """
-    _check_path(text)
+    parts = text.split("/")
+    climbed = next((i for i, part in enumerate(parts) if part not in (".", "..")), len(parts))
+    _check_path("/".join(parts[climbed:]) or "." * (climbed > 0))
     scheme = _SCHEME.match(text)
     if scheme is not None:
         if scheme[1].lower() != "file":
@@ -146,6 +149,16 @@ def _path_of_uri(text: str, rest: str) -> str:
 def _plain(path: str) -> str:
     """Drop `.`, doubled slashes and the last slash, in which Delta sees another place."""
     return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def local_file(text: str) -> Path:
+    """Return the file of this machine that a path or file URI names; it is no table, so `..` may stand anywhere.
+
+    Raises:
+        NameRefusedError: it is a file URI of another machine.
+    """
+    is_uri = text[:5].lower() == "file:"
+    return Path(absolute(text, "").removeprefix("file:") if is_uri else os.path.expanduser(text))  # noqa: PTH111 - as above
 
 
 def read_text(file: str | Path) -> str:

@@ -21,7 +21,7 @@ from pydantic_settings import SettingsError as UnreadableError
 
 from backfill_spark.errors import NameRefusedError, SettingsError, nearest_first
 from backfill_spark.judge_settings import JudgeSettings
-from backfill_spark.locations import absolute, read_text
+from backfill_spark.locations import absolute, local_file, read_text
 
 DEFAULT_FILE = "conf/backfill.yaml"
 _PATHS = ("tables.root", "traces.path", "judge.spool", "limits.path_roots", "delta_jars")
@@ -157,7 +157,9 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problems += [_explained(type(self), dict(problem)) for problem in error.errors()]
         except UnreadableError as error:  # an environment variable that is no JSON where a list or section is due
-            problems.append(f"{error}: {error.__cause__}. Write JSON, or set one value: BACKFILL_SPARK_SECTION__KEY.")
+            section = str(error).split('"')[1].upper()
+            names = sorted(k for k in os.environ if k.upper().startswith(f"BACKFILL_SPARK_{section}"))
+            problems.append(f"One of {names} is no JSON, which is due for lists and sections: {error.__cause__}.")
         if problems:
             raise SettingsError("\n".join(problems))
         for place in _PATHS:
@@ -275,13 +277,13 @@ class _YamlFile(PydanticBaseSettingsSource):
         if not self.file and not Path(DEFAULT_FILE).exists():
             return {}
         try:
-            path = Path(absolute(self.file or DEFAULT_FILE, _working_directory()).removeprefix("file:"))
+            path = local_file(self.file or DEFAULT_FILE)
             data = yaml.load(read_text(path), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
         except NameRefusedError as error:
             raise SettingsError(f"The settings file cannot be named so. {error}") from error
         except FileNotFoundError as error:
             raise SettingsError(
-                f"The settings file {self.file!r} does not exist: there is no {str(path)!r}."
+                f"The settings file {self.file!r} does not exist: there is no {str(path.absolute())!r}."
             ) from error
         except IsADirectoryError as error:
             raise SettingsError(f"The settings file {str(path)!r} is a folder; name a YAML file in it.") from error
@@ -302,7 +304,7 @@ class _YamlFile(PydanticBaseSettingsSource):
             )
         known = set(self.settings_cls.model_fields)
         problems = [_unknown_key(str(k), known) for k in data if k not in known]
-        problems += _make_absolute(data, _folder_of(path))
+        problems += _make_absolute(data, _folder_of(path.parent.resolve() / path.name))
         if problems:
             raise SettingsError(f"In {str(path)!r}: " + "\n".join(problems))
         return cast("dict[str, Any]", data)

@@ -39,10 +39,10 @@ settings; the second is for tests.
 
 Paths (`tables.root`, `traces.path`, `judge.spool`, `limits.path_roots`, `delta_jars`) become absolute when the \
 settings are made. In a settings file they start from the file's folder (in `{file}` from the folder above `conf`), \
-elsewhere from the working directory. `~` is the home folder; `..` and environment variables are refused. Of file \
-URIs every spelling is taken, with percent signs decoded; a plain path is taken as it stands. Where Spark's default \
-file system is not the driver's disk, write URIs (`s3a://…`). A settings file is UTF-8, or UTF-16 with a \
-byte-order mark."""
+elsewhere from the working directory. `~` is the home folder; environment variables, and `..` but at the beginning, \
+are refused. Of file URIs every spelling is taken, with percent signs decoded; a plain path is taken as it stands. \
+Where Spark's default file system is not the driver's disk, write URIs (`s3a://…`). A settings file is UTF-8, or \
+UTF-16 with a byte-order mark."""
 TABLES_HEAD = """\
 # Tables
 

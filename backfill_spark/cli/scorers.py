@@ -12,7 +12,7 @@ import click
 
 from backfill_spark.cli.answers import scorer_object
 from backfill_spark.cli.program import Program, ProgramCommand, ProgramGroup
-from backfill_spark.locations import absolute
+from backfill_spark.locations import local_file
 from backfill_spark.models import ScorerSamplingConfig
 
 _name = click.argument("name")
@@ -136,7 +136,7 @@ def import_scorer(place: str) -> Any:
         raise click.UsageError(f"{place!r}: write MODULE:NAME, for example my_scorers:is_polite")
     folder, file = str(Path.cwd()), None
     if module_name.endswith(".py") or "/" in module_name:
-        file = Path(absolute(module_name, folder).removeprefix("file:"))
+        file = local_file(module_name).absolute()
         if not file.is_file() or file.suffix != ".py":
             raise click.UsageError(
                 f"{place!r}: there is no Python file {str(file)!r}; write FILE.py:NAME or MODULE:NAME"

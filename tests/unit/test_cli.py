@@ -499,7 +499,9 @@ class TestRegister:
         assert 0 == result.exit_code
         assert [("register", {"name": "kind", "experiment_id": "9"})] == sys.modules["here_scorers"].polite.said
 
-    @pytest.mark.parametrize("place", ["my dir/dir_scorers.py", "./my dir/mark_scorers.py", "file:{}/here_scorers.py"])
+    @pytest.mark.parametrize(
+        "place", ["my dir/../my dir/dir_scorers.py", "./my dir/mark_scorers.py", "file:{}/here_scorers.py"]
+    )
     def test_a_file_is_found(self, place):
         """In any encoding that Python reads, by a path or a URI."""
         result = call("scorers", "register", f"{place.format(Path.cwd())}:polite")
