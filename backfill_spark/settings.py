@@ -327,12 +327,18 @@ def _make_absolute(data: dict[str, Any], folder: str) -> list[str]:
         value = values.get(key)
         try:
             if isinstance(value, str):
-                values[key] = absolute(value, folder)
+                values[key] = _from_folder(value, folder)
             elif isinstance(value, list):
-                values[key] = [absolute(path, folder) if isinstance(path, str) else path for path in value]
+                values[key] = [_from_folder(path, folder) if isinstance(path, str) else path for path in value]
         except NameRefusedError as error:
             problems.append(f"{place}: {error}")
     return problems
+
+
+def _from_folder(path: str, folder: str) -> str:
+    # A URI is checked here and stays as it is: its percent signs may be decoded once only.
+    place = absolute(path, folder)
+    return place if place.startswith("/") else path
 
 
 class _UniqueKeys(yaml.SafeLoader):

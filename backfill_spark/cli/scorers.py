@@ -145,10 +145,9 @@ def import_scorer(place: str) -> Any:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     found: Any = _attempt(f"The module {module_name!r} does not import", lambda: importlib.import_module(module_name))
-    if file is not None and not (found.__file__ and file.samefile(found.__file__)):
-        raise click.ClickException(
-            f"{module_name!r} is another module, {found.__file__}; give {str(file)!r} another name."
-        )
+    source = getattr(found, "__file__", None)
+    if file is not None and not (source and file.samefile(source)):
+        raise click.ClickException(f"{module_name!r} is another module, {source}; give {str(file)!r} another name.")
     for part in attribute.split("."):
         if not hasattr(found, part):
             known = f"It has the scorers {_scorers_in(found)}."

@@ -486,7 +486,8 @@ class TestRegister:
         Path("here_scorers.py").write_text(body, encoding="utf-8")
         Path("bad_scorers.py").write_text("raise RuntimeError('no\\x1b[31m key')", encoding="utf-8")
         Path("wide_scorers.py").write_text(body, encoding="utf-16")
-        Path("json.py").write_text(body, encoding="utf-8")
+        for taken in ("json.py", "sys.py"):
+            Path(taken).write_text(body, encoding="utf-8")
         Path("my dir").mkdir()
         Path("my dir/dir_scorers.py").write_bytes(b"# -*- coding: latin-1 -*-\r\nname = '\xe9'\r\n" + body.encode())
         Path("my dir/mark_scorers.py").write_text(body, encoding="utf-8-sig")
@@ -517,6 +518,7 @@ class TestRegister:
             ("./none.py:polite", "there is no Python file"),
             ("sub/here_scorers:polite", "write FILE.py:NAME"),
             ("json.py:polite", "is another module"),
+            ("sys.py:polite", "is another module, None"),
             ("wide_scorers:x", "does not import"),
             ("here_scorers:", "write MODULE:NAME"),
             ("no_such_module:x", "ModuleNotFoundError"),

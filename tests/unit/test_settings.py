@@ -190,6 +190,14 @@ def test_paths_of_a_file_start_from_the_file(tmp_path: Path, monkeypatch: pytest
         )
 
 
+def test_percent_signs_of_a_uri_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a file, the environment and an argument alike."""
+    (tmp_path / "s.yaml").write_text("tables: {root: 'file:///a%2520b'}\n", encoding="utf-8")
+    made = [Settings.load("s.yaml"), Settings(tables={"root": "file:///a%2520b"})]
+    monkeypatch.setenv("BACKFILL_SPARK_TABLES__ROOT", "FILE://localhost/a%2520b/")
+    assert ["file:/a%20b"] * 3 == [settings.root for settings in (*made, Settings())]
+
+
 def test_the_default_file_s_paths_start_above_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that ./backfill_data is the folder of the project, from inside it and from elsewhere."""
     Path("conf").mkdir()
