@@ -24,7 +24,7 @@ from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versi
 from backfill_spark.results import ResultStore
 from backfill_spark.results import current as current_rows
 from backfill_spark.session import get_spark
-from backfill_spark.sources import open_source, source_gone
+from backfill_spark.sources import corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -320,13 +320,13 @@ def _state(value: JobState | str) -> JobState:
 
 
 def _job(spark: SparkSession, settings: Settings, record: JobRecord) -> BackfillJob:
-    return job_of(record, summarise=lambda job: _summary(spark, settings, record, job))
+    return job_of(record, tables=settings.tables_at, summarise=lambda job: _summary(spark, settings, record, job))
 
 
 def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: BackfillJob) -> pd.DataFrame:
     import pandas as pd
 
-    from backfill_spark.summary import selected_rows, summarise
+    from backfill_spark.summary import only_seen, selected_rows, summarise
 
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
         record = JobStore(spark, settings).record(record.job_id)
@@ -335,15 +335,19 @@ def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: Ba
     request = replace(request_of(spark, settings, record), results_version=None)
     version = record.created.get("work_version") if record.state.is_terminal else None
     try:
-        source = pinned_source(spark, settings, job.job_id, request)
+        source = pinned_source(spark, settings, job.job_id, request, work_version=version)
         choice = WorkStore(spark, settings).choice(job.job_id, request, version=version)
         pairs = chosen_pairs(request, source, results, choice=choice, job_id=None, staging_version=None)
         return pd.DataFrame(summarise(selected_rows(results, request, pairs, job.job_id), request, job.counts))
     except Exception as error:
-        if not isinstance(error, BackfillError) and not source_gone(error):
+        is_ours, damaged = isinstance(error, BackfillError), corrupt_file(error)
+        if not is_ours and damaged is None and not source_gone(error):
             raise
-    # The pinned source is gone: what the job itself merged is still there.
-    return pd.DataFrame(summarise(selected_rows(results, request, None, job.job_id), request, job.counts))
+        why = str(error) if is_ours else f"{damaged or 'Files'} of {job.source!r}, version {job.source_version}, "
+        why += "" if is_ours else "can no longer be read: removed, as by VACUUM." if damaged is None else "is damaged."
+    # What the job itself merged is still there, and is not what was asked for.
+    rows = summarise(selected_rows(results, request, None, job.job_id), request, job.counts)
+    return pd.DataFrame(only_seen(rows, why))
 
 
 __all__ = [

@@ -97,9 +97,9 @@ class WorkStore:
             return rows.select("trace_id")
         return rows.select("trace_id", F.col("tokens").alias("chosen"))
 
-    def files(self, job_id: str) -> tuple[str, ...]:
-        """Return the frozen file list; empty for sources that are pinned by a version."""
-        return tuple(r[0] for r in self._rows(job_id, FILE).select("trace_id").orderBy("trace_id").collect())
+    def files(self, job_id: str, *, version: int | None = None) -> tuple[str, ...]:
+        """Return the frozen file list, from `version` as in `choice`; empty for a source pinned by a version."""
+        return tuple(r[0] for r in self._rows(job_id, FILE, version).select("trace_id").orderBy("trace_id").collect())
 
     def clear_of_source(self, job_id: str) -> None:
         """Drop what a job has read from the pinned version of its source: the file list and the prompts."""

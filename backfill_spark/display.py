@@ -48,6 +48,7 @@ _PLANNED = ("in_window", "skipped", "filtered_out", "sampled_out", "already_scor
 _DONE = ("due", "scored", "empty", "errored", "left", "calls")
 _SUMMARY_KEYS = frozenset(
     {"scorer", "version", "sample_rate", "n", "mean", "ci_low", "ci_high", "population", "results", "results_errored"}
+    | {"n_seen", "mean_seen", "results_seen", "results_errored_seen", "source_unreadable"}
 )
 _STYLES = {JobState.SUCCEEDED: "bold green", JobState.PARTIAL: "bold yellow", JobState.FAILED: "bold red"}
 _IDS_SHOWN = 10
@@ -99,6 +100,7 @@ def plan_sheet(plan: Any) -> Sheet:
             ("experiment", str(plan.experiment_id)),
             ("window", window_text(plan.window)),
             ("source", _source(plan)),
+            ("tables", getattr(plan, "tables", "")),
             ("calls", calls),
             ("cost", "" if plan.cost_usd is None else f"${plan.cost_usd:,.2f}"),
         ),
@@ -107,20 +109,26 @@ def plan_sheet(plan: Any) -> Sheet:
     )
 
 
-def job_sheet(job: Any, *, summary: Any = None) -> Sheet:
-    """Return what a BackfillJob shows; `summary` (the frame of `job.summary()`) adds means and intervals."""
+def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
+    """Return what a BackfillJob shows.
+
+    Args:
+        job: the job.
+        summary: the frame of `job.summary()`: means and intervals, instead of what the runners counted.
+        counts: show both.
+    """
     rows = []
     for spec in job.scorers:
         count = job.counts.get(spec.name, Counts())
         rows.append((_name(spec), number_text(spec.sample_rate), *(f"{getattr(count, key):,}" for key in _DONE)))
     table = Table(("scorer", "rate", *_DONE), tuple(rows))
-    if summary is not None:
-        table = summary_sheet(summary).tables[0]
+    answer = Sheet("") if summary is None else summary_sheet(summary)
     return Sheet(
         f"Backfill {job.job_id} {state_text(job)}",
         (
             ("window", window_text(job.window)),
             ("source", _source(job)),
+            ("tables", getattr(job, "tables", "")),
             ("progress", _percent(job.progress)),
             ("created", _moment(job.created_at)),
             ("started", _moment(job.started_at)),
@@ -129,8 +137,8 @@ def job_sheet(job: Any, *, summary: Any = None) -> Sheet:
             ("cost", "" if job.cost_usd is None else f"{job.cost_usd:.4f} USD"),
             ("error", job.error or ""),
         ),
-        (table,),
-        (*_skipped(job.counts), *_filters(job.scorers), *_missing_ids(job), *job.notes),
+        (answer.tables or (table,)) if not counts else (table, *answer.tables),
+        (*answer.notes, *_skipped(job.counts), *_filters(job.scorers), *_missing_ids(job), *job.notes),
         style=_STYLES.get(job.state, "bold"),
     )
 
@@ -180,22 +188,27 @@ def summary_sheet(summary: Any) -> Sheet:
     records: list[dict[str, Any]] = summary.to_dict("records")
     known = _SUMMARY_KEYS | set(COUNT_NAMES)
     more = [str(key) for key in summary.columns if key not in known and any(_is_shown(r.get(key)) for r in records)]
-    columns = ("scorer", "rate", "n", "mean\n[95 % interval]", "errors", "left", "calls", *more)
+    # A source that cannot be read: only what the job itself merged is seen, and it is called so.
+    why = next((r["source_unreadable"] for r in records if r.get("source_unreadable")), None)
+    seen = "_seen" if why else ""
+    mean = "mean seen,\nsource unreadable" if why else "mean\n[95 % interval]"
+    columns = ("scorer", "rate", "n seen" if why else "n", mean, "errors", "left", "calls", *more)
     rows = tuple(
         (
             f"{r['scorer']} v{r['version']}",
             number_text(r.get("sample_rate")),
-            _n_text(r),
-            mean_text(r.get("mean"), r.get("ci_low"), r.get("ci_high"), is_full=_is_full(r)),
+            _cell(r.get("n_seen")) if why else _n_text(r),
+            mean_text(r.get(f"mean{seen}"), r.get("ci_low"), r.get("ci_high"), is_full=_is_full(r)),
             # Errors among the current results: a re-run that had nothing to do shows them too.
-            _cell(r.get("results_errored", r.get("errored"))),
+            _cell(r.get(f"results_errored{seen}", r.get("errored"))),
             _cell(r.get("left")),
             _cell(r.get("calls")),
             *(_cell(r.get(key)) for key in more),
         )
         for r in records
     )
-    return Sheet("Summary", tables=(Table(columns, rows),))
+    note = f"The source cannot be read, so only results that this job itself merged are seen, not all it chose: {why}"
+    return Sheet("Summary", tables=(Table(columns, rows),), notes=(note,) if why else ())
 
 
 def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
@@ -313,7 +326,9 @@ def _percent(share: float) -> str:
 
 def _source(thing: Any) -> str:
     version = thing.source_version
-    return f"{thing.source}, version {version}" if version not in (None, "") else str(thing.source or "")
+    kind = getattr(thing, "source_kind", "")
+    text = f"{kind} {thing.source}" if kind else str(thing.source or "")
+    return f"{text}, version {version}" if version not in (None, "") else text
 
 
 def _moment(moment: datetime | None) -> str:

@@ -89,8 +89,9 @@ class JobNotFoundError(BackfillError, LookupError):
     """No job has this id."""
 
     @classmethod
-    def for_id(cls, job_id: str) -> JobNotFoundError:
-        return cls(f"No backfill job has the id {job_id!r}. `backfill-spark list` shows the newest ones.")
+    def for_id(cls, job_id: str, tables: str = "") -> JobNotFoundError:
+        where = f" in the tables at {tables}" if tables else ""
+        return cls(f"No backfill job has the id {job_id!r}{where}. `backfill-spark list` shows the newest ones.")
 
 
 class BackfillFailedError(BackfillError):

@@ -40,6 +40,10 @@ class BackfillJob:
     owner: str | None = None
     notes: tuple[str, ...] = ()
     trace_ids_missing: tuple[str, ...] = ()
+    source_kind: str = ""
+    """`delta path`, `parquet path` or `table`; "" in jobs of versions that did not record it."""
+    tables: str = ""
+    """Where the job's tables are: a folder or `catalog.schema`."""
     _summarise: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -55,6 +59,9 @@ class BackfillJob:
 
         Columns: scorer, version, sample_rate, population (traces that the scorer's filter matches), the job's
         counts, n (numbers among the values), mean, ci_low and ci_high (95 %), and the scorer's aggregations.
+
+        Where the pinned source cannot be read, these are empty, `source_unreadable` says why, and n_seen, mean_seen
+        and the like are over the results that the job itself merged.
         """
         if self._summarise is None:
             raise RuntimeError("this BackfillJob was not read from the tables; use get_backfill(job_id)")
@@ -72,7 +79,11 @@ class BackfillJob:
 
 
 def job_of(
-    record: JobRecord, *, now: float | None = None, summarise: Callable[[BackfillJob], pd.DataFrame] | None = None
+    record: JobRecord,
+    *,
+    now: float | None = None,
+    tables: str = "",
+    summarise: Callable[[BackfillJob], pd.DataFrame] | None = None,
 ) -> BackfillJob:
     """Return the job that a record tells of."""
     request: dict[str, Any] = record.created["request"] | dict(record.changes)
@@ -101,6 +112,8 @@ def job_of(
         owner=record.owner,
         notes=tuple(request["notes"]),
         trace_ids_missing=tuple(record.created.get("trace_ids_missing", ())),
+        source_kind=request.get("source_kind", ""),
+        tables=tables,
         _summarise=(lambda: summarise(made[0])) if summarise is not None else None,
     )
     made.append(job)

@@ -106,7 +106,7 @@ class JobStore:
         """
         found = self.records([job_id])
         if not found:
-            raise JobNotFoundError.for_id(job_id)
+            raise JobNotFoundError.for_id(job_id, self.settings.tables_at)
         return found[0]
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord]:

@@ -20,6 +20,7 @@ from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.job_store import JobStore
 from backfill_spark.judgements import close_spool, forget_answers
+from backfill_spark.locations import Location
 from backfill_spark.models import Counts, JobState, Request
 from backfill_spark.plan import Selection
 from backfill_spark.probe import executor_problems
@@ -328,22 +329,49 @@ def request_of(spark: SparkSession, settings: Settings, record: JobRecord) -> Re
     return Request.from_json(json.loads(json.dumps(data)), definitions)
 
 
-def pinned_source(spark: SparkSession, settings: Settings, job_id: str, request: Request) -> TraceSource:
+def pinned_source(
+    spark: SparkSession, settings: Settings, job_id: str, request: Request, *, work_version: int | None = None
+) -> TraceSource:
     """Open the job's source at its pinned version.
+
+    `work_version` is where an ended job, which has dropped its list of files, still has it.
 
     Raises:
         SourceGoneError: the version can no longer be read, or the table was replaced by another one.
     """
-    # An ended job has dropped its list: then the files that are there must be those that were pinned.
-    is_listed = request.source_version.startswith("files:")
-    files = (WorkStore(spark, settings).files(job_id) or None) if is_listed else None
-    source = open_source(spark, settings, request.source, version=request.source_version, files=files)
+    files = None
+    if request.source_version.startswith("files:"):
+        try:
+            files = WorkStore(spark, settings).files(job_id, version=work_version) or None
+        except Exception as error:
+            if work_version is None or not source_gone(error):
+                raise
+            # Vacuumed by `maintain`: then the files that are there must be those that were pinned.
+    source = _open_recorded(spark, settings, request, version=request.source_version, files=files)
     if source.table_id != request.source_table_id:
         raise SourceGoneError(
             f"The traces table {request.source!r} was replaced: its id is {source.table_id}, the job was planned on "
             f"{request.source_table_id}. `backfill-spark resume {job_id} --repin` goes on with the new table."
         )
     return source
+
+
+def _open_recorded(spark: SparkSession, settings: Settings, request: Request, **pin: Any) -> TraceSource:
+    """Open the source that a request names, as it was when the request was made, whatever the settings say now."""
+    if request.source_kind:
+        is_table = request.source_kind == "table"
+        text, roots = request.source, settings.path_roots
+        location = Location.of_name(text) if is_table else Location.of_path(text, roots)
+        return open_source(spark, settings, location, columns=request.columns, **pin)
+    try:
+        return open_source(spark, settings, request.source, **pin)
+    except BackfillError as error:
+        if request.source.startswith("/") or ":" in request.source:
+            raise
+        raise SourceGoneError(
+            f"The job was recorded with the source {request.source!r}, without the folder that it starts from. From "
+            f"here it is not found; ask from the folder in which the job was made. {error}"
+        ) from error
 
 
 def _explained(epoch: Epoch, error: Exception) -> Exception:
@@ -389,6 +417,6 @@ def _cancel_group(spark: SparkSession, job_id: str) -> None:
 
 def repinned(spark: SparkSession, settings: Settings, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the changes that pin a request to the newest version of its source, and the frozen files."""
-    source = open_source(spark, settings, request.source)
+    source = _open_recorded(spark, settings, request)
     changed = replace(request, source_version=source.version, source_table_id=source.table_id)
     return {"source_version": changed.source_version, "source_table_id": changed.source_table_id}, source.files

@@ -5,11 +5,13 @@ A checked location is the only thing that may reach SQL as an identifier. Standa
 
 from __future__ import annotations
 
+import codecs
 import os
 import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
 from backfill_spark.errors import NameRefusedError
@@ -20,6 +22,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _GLOB = re.compile(r"[*?\[\]{}]")
 _PARTS = re.compile(r"[/\\{},]")  # Hadoop expands {a,../b} before it reads the parts
 # Spark reads `text.secret` as the file "secret" when there is no schema "text" (ResolveSQLOnFile).
+_VARIABLE = re.compile(r"(?:^|/)\$(?:\{|[A-Za-z_])")
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FORMATS = frozenset(
     "avro binaryfile csv delta hudi iceberg image jdbc json kafka libsvm orc parquet rate socket text xml".split()  # noqa: SIM905
 )
@@ -48,11 +52,6 @@ class Location:
     def shown(self) -> str:
         """The path or name as it was given."""
         return str(self.path if self.name is None else self.name)
-
-    @property
-    def is_relative(self) -> bool:
-        """True for a path that has neither a scheme nor a root."""
-        return self.path is not None and not _SCHEME.match(self.path) and not self.path.startswith("/")
 
     @property
     def quoted(self) -> str:
@@ -100,6 +99,77 @@ class Location:
         """
         is_path = "/" in text or _SCHEME.match(text) is not None
         return cls.of_path(text, roots) if is_path else cls.of_name(text)
+
+
+def absolute(text: str, folder: str) -> str:
+    """Return a path or URI as it must be written to mean the same from everywhere.
+
+    A relative path starts from `folder`, or above it where it begins with `..`; `~` is the home folder, and a file URI
+    becomes `file:/path` without percent signs, which Spark would take as they stand. Symbolic links stay, and so do
+    URIs of other schemes.
+
+    Raises:
+        NameRefusedError: no table may have the path, or it is a file URI of another machine.
+    """
+    parts = text.split("/")
+    climbed = next((i for i, part in enumerate(parts) if part not in (".", "..")), len(parts))
+    _check_path("/".join(parts[climbed:]) or "." * (climbed > 0))
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        if scheme[1].lower() != "file":
+            return text
+        return "file:" + _plain(_path_of_uri(text, text[scheme.end() :]))
+    if text.startswith("~"):
+        home = os.path.expanduser(text)  # noqa: PTH111 - Path() fails where the user is not known
+        if home == text:
+            raise _refused("path", text, "names a user who is not known here; write the folder's path, or ./~…")
+        return _plain(home)
+    if _VARIABLE.search(text):
+        raise _refused("path", text, "names an environment variable, which is not filled in; write the path itself")
+    if not text.startswith("/") and not folder:
+        raise _refused("path", text, "is relative, and the working directory is gone; write the whole path")
+    return _plain(posixpath.join(folder, text))
+
+
+def _path_of_uri(text: str, rest: str) -> str:
+    if rest.startswith("//"):
+        host, slash, rest = rest[2:].partition("/")
+        if host.lower() not in ("", "localhost"):
+            raise _refused("path", text, f"is on the machine {host!r}; a file URI is of this one: write file:/folder")
+        rest = slash + rest
+    try:
+        path = unquote(rest, errors="strict")
+    except UnicodeDecodeError:
+        raise _refused("path", text, "has percent signs that are no UTF-8; write the plain path") from None
+    if not path.startswith("/"):
+        raise _refused("path", text, "is a file URI without a whole path; write file:/folder, or the path alone")
+    return path
+
+
+def _plain(path: str) -> str:
+    """Drop `.`, doubled slashes and the last slash, in which Delta sees another place."""
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def local_file(text: str) -> Path:
+    """Return the file of this machine that a path or file URI names; it is no table, so `..` may stand anywhere.
+
+    Raises:
+        NameRefusedError: it is a file URI of another machine.
+    """
+    is_uri = text[:5].lower() == "file:"
+    return Path(absolute(text, "").removeprefix("file:") if is_uri else os.path.expanduser(text))  # noqa: PTH111 - as above
+
+
+def read_text(file: str | Path) -> str:
+    """Return the text of a file that people write: UTF-8, or UTF-16 with its byte-order mark.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is of another encoding.
+    """
+    raw = Path(file).read_bytes()
+    return raw.decode(next((encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "utf-8"))
 
 
 def _check_path(text: object) -> None:

@@ -328,6 +328,7 @@ class Request:
     scorers: tuple[ScorerSpec, ...]
     window: TimeWindow
     source: str
+    """Absolute path, URI or table name of the traces."""
     source_version: str
     source_table_id: str | None
     results_version: int | None
@@ -344,6 +345,10 @@ class Request:
     payload: str = "auto"
     models: Mapping[str, str] = field(default_factory=dict)
     """Judge → URI of the model that it asks."""
+    source_kind: str = ""
+    """`delta path`, `parquet path` or `table`; "" in jobs of versions that did not tell a path from a name."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The setting `traces.columns` of the moment in which the job was planned."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -353,6 +358,7 @@ class Request:
             "window": self.window.to_json(),
             "notes": list(self.notes),
             "models": dict(self.models),
+            "columns": dict(self.columns),
         }
 
     @property

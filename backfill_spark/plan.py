@@ -62,6 +62,10 @@ class BackfillPlan:
     notes: tuple[str, ...] = ()
     trace_ids_missing: tuple[str, ...] = ()
     """Listed trace ids that the window does not have."""
+    source_kind: str = ""
+    """`delta path`, `parquet path` or `table`."""
+    tables: str = ""
+    """Where our tables are: a folder or `catalog.schema`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
@@ -177,6 +181,7 @@ def plan(request: Request, selection: Selection, *, missing: tuple[str, ...] = (
         calls=selection.calls,
         chunks=chunks,
         source=request.source,
+        source_kind=request.source_kind,
         source_version=request.source_version,
         notes=request.notes,
         trace_ids_missing=missing,

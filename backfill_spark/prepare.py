@@ -82,7 +82,9 @@ def accept(
     missing = missing_ids(source, request, ids) if ids is not None else ()
     prepared = Prepared(request, source, choice, selection, staging, services)
     made = plan(request, selection, missing=missing)
-    return Accepted(spark, settings, prepared, replace(made, **expected_cost(prepared, spark, settings)))
+    return Accepted(
+        spark, settings, prepared, replace(made, tables=settings.tables_at, **expected_cost(prepared, spark, settings))
+    )
 
 
 def _usable_version(store: Store, problems: requests.Problems) -> int | None:
@@ -156,7 +158,7 @@ def _job_of(made: Accepted) -> tuple[str, dict[str, Any]]:
         "versions": _versions(made.spark),
         "trace_ids_missing": list(made.plan.trace_ids_missing),
         "has_files": bool(source.files),
-        "work_version": None if made.prepared.choice is None else work.store.version(),
+        "work_version": work.store.version() if source.files or made.prepared.choice is not None else None,
     }
 
 

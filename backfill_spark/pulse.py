@@ -25,7 +25,7 @@ class Pulse:
 
     def __init__(self, settings: Settings) -> None:
         tables = settings.tables
-        self.folder = None if tables.schema_ else f"{tables.root.rstrip('/')}/{tables.prefix}pulse"
+        self.folder = None if tables.schema_ else f"{settings.root.rstrip('/')}/{tables.prefix}pulse"
         self._is_shared = False
 
     @property

@@ -124,6 +124,7 @@ def resolve(
         seed=_seed(arguments.seed, problems),
         max_error_rate=_rate("max_error_rate", limit, problems),
         payload=settings.traces.payload,
+        columns=settings.traces.columns,
         models=_models(scorers, settings, problems),
         notes=tuple(notes),
         **limits_of(bounds, scorers, problems),
@@ -135,6 +136,7 @@ def pinned(request: Request, source: TraceSource, results_version: int | None) -
     return replace(
         request,
         source=source.name,
+        source_kind=source.kind,
         source_version=source.version,
         source_table_id=source.table_id,
         results_version=results_version,

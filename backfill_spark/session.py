@@ -122,10 +122,11 @@ def _build(settings: Settings) -> SparkSession:
     for key, value in options.items():
         builder = builder.config(key, value)
     if settings.delta_jars:
-        missing = [jar for jar in settings.delta_jars if not Path(jar).exists()]
+        jars = [settings.absolute(jar) for jar in settings.delta_jars]
+        missing = [jar for jar in jars if not Path(jar.removeprefix("file:")).is_file()]
         if missing:
             raise SessionError(f"delta_jars: these files do not exist: {missing}.")
-        builder = builder.config("spark.jars", ",".join(settings.delta_jars))
+        builder = builder.config("spark.jars", ",".join(jars))
     else:
         builder = configure_spark_with_delta_pip(builder)
         if fetched := _fetched_archives(builder):

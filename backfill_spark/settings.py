@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
 
-from backfill_spark.errors import SettingsError, nearest_first
+from backfill_spark.errors import NameRefusedError, SettingsError, nearest_first
 from backfill_spark.judge_settings import JudgeSettings
+from backfill_spark.locations import absolute, local_file, read_text
 
 DEFAULT_FILE = "conf/backfill.yaml"
+_PATHS = ("tables.root", "traces.path", "judge.spool", "limits.path_roots", "delta_jars")
 RESERVED = ("BACKFILL_SPARK_CONFIG", "BACKFILL_SPARK_FAILPOINT")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -38,6 +41,20 @@ def parse_duration(text: str) -> timedelta:
         return timedelta.max
 
 
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return ""
+
+
+def _paths_as_text(value: Any) -> Any:
+    """Take `Path` objects where texts are due, alone or in a list."""
+    if isinstance(value, list):
+        return [_paths_as_text(one) for one in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,6 +65,7 @@ class TableSettings(_Section):
     root: str = Field("./backfill_data", description="Folder of the tables: {root}/{prefix}{table}.")
     schema_: str | None = Field(None, alias="schema", description="catalog.schema of the tables, instead of root.")
     prefix: str = Field("", description="Put before each table's name.", pattern=r"^[A-Za-z0-9_]*$")
+    _take_paths = field_validator("root", mode="before")(_paths_as_text)
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
@@ -61,6 +79,7 @@ class TraceSettings(_Section):
         "auto", description="auto decodes JSON objects and arrays, json decodes fully, text nothing."
     )
     columns: dict[str, str] = Field(default_factory=dict, description="Canonical column: column of the source.")
+    _take_paths = field_validator("path", mode="before")(_paths_as_text)
 
 
 class ScoringSettings(_Section):
@@ -81,6 +100,8 @@ class LimitSettings(_Section):
     allow_speculation: bool = Field(False, description="Run although spark.speculation is on (it repeats calls).")
     path_roots: list[str] = Field(default_factory=list, description="Folders that paths may lie in; empty: any.")
 
+    _take_paths = field_validator("path_roots", mode="before")(_paths_as_text)
+
     @field_validator("staging_retention")
     @classmethod
     def _is_duration(cls, value: str) -> str:
@@ -98,11 +119,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="BACKFILL_SPARK_",
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         populate_by_name=True,
     )
-    _file: ClassVar[str | None] = None
+    _file: ClassVar[str | os.PathLike[str] | None] = None
+    _folder: str = PrivateAttr(default_factory=_working_directory)
 
     experiment_id: str | None = Field(None, description='Experiment when none is given; "0" when nothing says one.')
     timezone: str | None = Field(None, description="Zone of naive times; default: the driver's local time.")
@@ -114,6 +137,8 @@ class Settings(BaseSettings):
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     spark: dict[str, str] = Field(default_factory=dict, description="Spark settings of a session that is built here.")
     delta_jars: list[str] = Field(default_factory=list, description="Local Delta archives, instead of a registry.")
+
+    _take_paths = field_validator("delta_jars", mode="before")(_paths_as_text)
 
     def __init__(self, **values: Any) -> None:
         known = set(type(self).model_fields)
@@ -131,6 +156,21 @@ class Settings(BaseSettings):
             super().__init__(**{k: v for k, v in values.items() if k in known})
         except ValidationError as error:
             problems += [_explained(type(self), dict(problem)) for problem in error.errors()]
+        except UnreadableError as error:  # an environment variable that is no JSON where a list or section is due
+            section = str(error).split('"')[1].upper()
+            names = sorted(k for k in os.environ if k.upper().startswith(f"BACKFILL_SPARK_{section}"))
+            problems.append(f"One of {names} is no JSON, which is due for lists and sections: {error.__cause__}.")
+        if problems:
+            raise SettingsError("\n".join(problems))
+        for place in _PATHS:
+            section, _, key = place.rpartition(".")
+            holder: BaseModel = getattr(self, section) if section else self
+            value = getattr(holder, key) if key in holder.model_fields_set else None
+            for path in [value] if isinstance(value, str) else value or ():
+                try:
+                    self.absolute(path)
+                except NameRefusedError as error:
+                    problems.append(f"{place}: {error}")
         if problems:
             raise SettingsError("\n".join(problems))
 
@@ -163,10 +203,36 @@ class Settings(BaseSettings):
             return value
         return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
 
+    def absolute(self, path: str) -> str:
+        """Return a path of these settings as a location that means the same from everywhere.
+
+        A relative one starts from the working directory of the moment in which the settings were made, however that
+        changes later. In a settings file, paths are relative to the file: those were made absolute when it was read.
+
+        Raises:
+            NameRefusedError: no table may have the path.
+        """
+        return absolute(path, self._folder)
+
+    @property
+    def root(self) -> str:
+        """Folder of the tables, absolute."""
+        return self.absolute(self.tables.root)
+
+    @property
+    def path_roots(self) -> list[str]:
+        """Folders that paths may lie in, absolute."""
+        return [self.absolute(root) for root in self.limits.path_roots]
+
+    @property
+    def tables_at(self) -> str:
+        """Where the tables are: the schema, or the folder."""
+        return self.tables.schema_ or self.root
+
     @property
     def traces_path(self) -> str:
-        """Folder of the traces when no table name is set."""
-        return self.traces.path or f"{self.tables.root.rstrip('/')}/traces"
+        """Folder of the traces when no table name is set, as it was given."""
+        return f"{self.tables.root.rstrip('/')}/traces" if self.traces.path is None else self.traces.path
 
     @property
     def zone(self) -> ZoneInfo | None:
@@ -186,7 +252,7 @@ class Settings(BaseSettings):
         return (init_settings, env_settings, _YamlFile(settings_cls, cls._file))
 
     @classmethod
-    def load(cls, file: str | None = None, **values: Any) -> Settings:
+    def load(cls, file: str | os.PathLike[str] | None = None, **values: Any) -> Settings:
         """Read the settings with `file` as the YAML file (default: `BACKFILL_SPARK_CONFIG`, then `conf/backfill.yaml`).
 
         Raises:
@@ -200,32 +266,79 @@ class Settings(BaseSettings):
 
 
 class _YamlFile(PydanticBaseSettingsSource):
-    def __init__(self, settings_cls: type[BaseSettings], file: str | None) -> None:
+    def __init__(self, settings_cls: type[BaseSettings], file: str | os.PathLike[str] | None) -> None:
         super().__init__(settings_cls)
-        self.file = file or os.environ.get("BACKFILL_SPARK_CONFIG")
+        self.file = os.fspath(file or os.environ.get("BACKFILL_SPARK_CONFIG") or "")
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        path = Path(self.file or DEFAULT_FILE)
-        if not path.is_file():
-            if self.file:
-                raise SettingsError(f"The settings file {self.file!r} does not exist.")
+        if not self.file and not Path(DEFAULT_FILE).exists():
             return {}
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError as error:
+            path = local_file(self.file or DEFAULT_FILE)
+            data = yaml.load(read_text(path), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+        except NameRefusedError as error:
+            raise SettingsError(f"The settings file cannot be named so. {error}") from error
+        except FileNotFoundError as error:
+            raise SettingsError(
+                f"The settings file {self.file!r} does not exist: there is no {str(path.absolute())!r}."
+            ) from error
+        except IsADirectoryError as error:
+            raise SettingsError(f"The settings file {str(path)!r} is a folder; name a YAML file in it.") from error
+        except OSError as error:
+            raise SettingsError(f"The settings file {str(path)!r} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"The settings file {str(path)!r} is neither UTF-8 nor UTF-16 with a byte-order mark "
+                f"({error.reason} at byte {error.start}). Save it as UTF-8."
+            ) from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that no calendar has
             raise SettingsError(f"The settings file {str(path)!r} is no valid YAML: {error}") from error
         if data is None:
             return {}
         if not isinstance(data, dict):
-            raise SettingsError(f"The settings file {str(path)!r} must hold a mapping of settings.")
+            raise SettingsError(
+                f"The settings file {str(path)!r} must hold a mapping of settings, not a {type(data).__name__}."
+            )
         known = set(self.settings_cls.model_fields)
         problems = [_unknown_key(str(k), known) for k in data if k not in known]
+        problems += _make_absolute(data, _folder_of(path.parent.resolve() / path.name))
         if problems:
             raise SettingsError(f"In {str(path)!r}: " + "\n".join(problems))
         return cast("dict[str, Any]", data)
+
+
+def _folder_of(file: Path) -> str:
+    """Return the folder that relative paths of a settings file start from; of conf/backfill.yaml the one with conf."""
+    is_default = file.parts[-2:] == Path(DEFAULT_FILE).parts
+    return str(file.parent.parent if is_default else file.parent)
+
+
+def _make_absolute(data: dict[str, Any], folder: str) -> list[str]:
+    """Make the paths of a settings file absolute in place; return what is wrong with them."""
+    problems = []
+    for place in _PATHS:
+        section, _, key = place.rpartition(".")
+        values = data.get(section) if section else data
+        if not isinstance(values, dict):
+            continue
+        value = values.get(key)
+        try:
+            if isinstance(value, str):
+                values[key] = _from_folder(value, folder)
+            elif isinstance(value, list):
+                values[key] = [_from_folder(path, folder) if isinstance(path, str) else path for path in value]
+        except NameRefusedError as error:
+            problems.append(f"{place}: {error}")
+    return problems
+
+
+def _from_folder(path: str, folder: str) -> str:
+    # A URI is checked here and stays as it is: its percent signs may be decoded once only.
+    place = absolute(path, folder)
+    return place if place.startswith("/") else path
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -235,11 +348,12 @@ class _UniqueKeys(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
-            if key in seen:
+            if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
-            seen.add(key)
+            if isinstance(key, Hashable):
+                seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 

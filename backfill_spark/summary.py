@@ -13,7 +13,7 @@ from backfill_spark.intervals import mean_interval
 from backfill_spark.models import Counts, Outcome, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from backfill_spark.results import ResultStore
 
@@ -25,6 +25,7 @@ AGGREGATIONS: dict[str, Callable[[Column], Column]] = {
     "variance": F.var_pop,
     "p90": lambda v: F.percentile(v, 0.9),
 }
+_OVER_RESULTS = frozenset({"results", "results_errored", "n", *AGGREGATIONS})
 
 
 def selected_rows(results: ResultStore, request: Request, pairs: DataFrame | None, job_id: str) -> DataFrame:
@@ -44,6 +45,22 @@ def selected_rows(results: ResultStore, request: Request, pairs: DataFrame | Non
     selected = pairs.select("trace_id", "trace_date", chosen.alias("selected")).where("selected != 0")
     rows = rows.join(selected, ["trace_id", "trace_date"]).where("(selected & shiftleft(1L, i)) != 0")
     return R.current(rows)
+
+
+def only_seen(rows: Sequence[dict[str, Any]], why: str) -> list[dict[str, Any]]:
+    """Return the rows of a job whose source cannot be read: what is over results is called `…_seen`.
+
+    Args:
+        rows: what `summarise` gives for the results that the job itself merged.
+        why: for the column `source_unreadable`.
+    """
+    out = []
+    for row in rows:
+        seen = {f"{key}_seen": row[key] for key in row if key in _OVER_RESULTS}
+        bare = dict.fromkeys((*seen, "ci_low", "ci_high"))
+        out.append({k: None if f"{k}_seen" in seen or k in bare else v for k, v in row.items()} | seen)
+        out[-1]["source_unreadable"] = why
+    return out
 
 
 def summarise(rows: DataFrame, request: Request, counts: Mapping[str, Counts]) -> list[dict[str, Any]]:

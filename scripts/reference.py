@@ -34,7 +34,15 @@ on the command line;
 4. the default.
 
 An unknown key is refused, with the nearest known one. Lists and mappings are JSON text in the environment. A duration \
-is a number with `s`, `m`, `h`, `d` or `w`. `{config}` and `{failpoint}` are no settings; the second is for tests."""
+is a number with `s`, `m`, `h`, `d` or `w`. An empty variable is as good as none. `{config}` and `{failpoint}` are no \
+settings; the second is for tests.
+
+Paths (`tables.root`, `traces.path`, `judge.spool`, `limits.path_roots`, `delta_jars`) become absolute when the \
+settings are made. In a settings file they start from the file's folder (in `{file}` from the folder above `conf`), \
+elsewhere from the working directory. `~` is the home folder; environment variables, and `..` but at the beginning, \
+are refused. Of file URIs every spelling is taken, with percent signs decoded; a plain path is taken as it stands. \
+Where Spark's default file system is not the driver's disk, write URIs (`s3a://…`). A settings file is UTF-8, or \
+UTF-16 with a byte-order mark."""
 TABLES_HEAD = """\
 # Tables
 

@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from backfill_spark.errors import BackfillRefusedError, nearest_first
 from backfill_spark.judge_settings import PROVIDERS, EndpointSettings, JudgeSettings
+from backfill_spark.locations import read_text
 
 _URI = re.compile(r"(?P<endpoint>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}):/(?P<model>[^\s/][^\s]{0,199})")
 # No environment variable stands beside these: whoever sets one would direct traces and keys to an address of theirs.
@@ -166,7 +166,7 @@ def read_key(endpoint: Endpoint) -> str | None:
     elif endpoint.api_key_file is not None:
         where = f"file {endpoint.api_key_file!r}"
         try:
-            key = Path(endpoint.api_key_file).read_text(encoding="utf-8")
+            key = read_text(endpoint.api_key_file)
         except (OSError, ValueError) as error:
             raise BackfillRefusedError(
                 f"The key of the endpoint {endpoint.name!r} cannot be read from the {where}: {type(error).__name__}."

@@ -179,7 +179,8 @@ def forget_spooled(folder: str, hashes: set[str]) -> int:
 
 def spool_folder(settings: Settings) -> str:
     """Folder of answers that are not committed yet; beside the tables where these lie in a folder."""
-    folder = settings.judge.spool or f"{settings.tables.root.rstrip('/')}/spool"
+    own = settings.judge.spool
+    folder = f"{settings.root.rstrip('/')}/spool" if own is None else settings.absolute(own)
     return f"{folder.rstrip('/')}/{settings.tables.prefix}answers"
 
 
@@ -202,9 +203,9 @@ def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a path or URI, and the path in it."""
     from pyarrow import fs
 
-    if "://" in folder or folder.startswith("file:"):
-        if folder.startswith("file:") and not folder.startswith("file://"):
-            folder = "file://" + folder.removeprefix("file:")
+    if folder.startswith("file:"):  # not as a URI, in which blanks and percent signs mean something else
+        folder = "/" + folder.removeprefix("file:").lstrip("/")
+    elif "://" in folder:
         return fs.FileSystem.from_uri(folder.rstrip("/"))  # type: ignore[no-any-return]
     return fs.LocalFileSystem(), folder.rstrip("/") or "/"
 

@@ -81,6 +81,8 @@ def _object(thing: Any) -> dict[str, Any]:
     body = {
         "window": _window(thing.window),
         "source": plain(thing.source),
+        "source_kind": plain(getattr(thing, "source_kind", "")),
+        "tables": plain(getattr(thing, "tables", "")),
         "source_version": plain(thing.source_version),
         "scorers": [_spec(spec) for spec in thing.scorers],
         "counts": {name: plain(count.to_json()) for name, count in thing.counts.items()},

@@ -98,8 +98,7 @@ def _packages() -> Finding:
 
 
 def _settings(program: Program) -> str:
-    tables = program.settings.tables
-    return f"tables at {tables.schema_ or tables.root}"
+    return f"tables at {program.settings.tables_at}"
 
 
 def _judge_models(judge: JudgeSettings) -> dict[str, str]:
@@ -167,7 +166,7 @@ def _executors(spark: SparkSession, settings: Settings) -> str:
 def _tables(program: Program) -> Finding:
     from backfill_spark.tables import ALL_TABLES
 
-    place = program.settings.tables.schema_ or program.settings.tables.root
+    place = program.settings.tables_at
     there, problems = 0, []
     for table in ALL_TABLES:
         try:
@@ -205,4 +204,4 @@ def _traces(program: Program, spark: SparkSession) -> Finding:
     except Exception as error:
         said = str(error) if isinstance(error, BackfillError) else _said(error)
         return Finding("traces", True, f"not readable yet: {said}")
-    return Finding("traces", True, f"{source.name} ({source.format}, version {source.version})")
+    return Finding("traces", True, f"{source.name} ({source.kind}, version {source.version})")

@@ -16,11 +16,8 @@ from backfill_spark.models import JobState
 @click.argument("job_id", metavar="JOB")
 @click.pass_obj
 def status(program: Program, job_id: str) -> None:
-    """Show a job; exits 0 when it exists, whatever its state."""
-    from backfill_spark.display import job_sheet
-
-    job = program.api.get_backfill(job_id)
-    program.answer(lambda: job_sheet(job), lambda: job_object(job))
+    """Show a job, with its summary once it rests; exits 0 when it exists, whatever its state."""
+    show_end(program, job_id, counts=True)
 
 
 @click.command("list", cls=ProgramCommand)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from backfill_spark.cli.answers import job_object, plan_object
 from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
 from backfill_spark.errors import BackfillError, BackfillFailedError
+from backfill_spark.locations import read_text
 from backfill_spark.models import BackfillScorerConfig, Reprocess, Sampling
 
 
@@ -98,8 +98,10 @@ def run(ctx: click.Context, /, queue: bool, **options: Any) -> None:
     ctx.exit(show_end(program, job_id))
 
 
-def show_end(program: Program, job_id: str, *, failure: BackfillFailedError | None = None) -> ExitCode:
-    """Print a job at rest with its summary; return what to exit with."""
+def show_end(
+    program: Program, job_id: str, *, failure: BackfillFailedError | None = None, counts: bool = False
+) -> ExitCode:
+    """Print a job at rest with its summary; with `counts`, any job, and both. Return what a job at rest exits with."""
     from backfill_spark.display import job_sheet
 
     try:
@@ -108,8 +110,8 @@ def show_end(program: Program, job_id: str, *, failure: BackfillFailedError | No
         if failure is None:
             raise
         raise failure from None
-    summary = _summary(program, job)
-    program.answer(lambda: job_sheet(job, summary=summary), lambda: job_object(job, summary=summary))
+    summary = _summary(program, job) if job.state.is_at_rest or not counts else None
+    program.answer(lambda: job_sheet(job, summary=summary, counts=counts), lambda: job_object(job, summary=summary))
     return exit_code_of(job.state)
 
 
@@ -175,7 +177,7 @@ def parse_trace_ids(texts: tuple[str, ...]) -> list[str] | None:
             ids += [part for part in text.split(",") if part]
             continue
         try:
-            content = Path(text[1:]).read_text(encoding="utf-8")
+            content = read_text(text[1:])
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--trace-ids {text}: the file cannot be read: {error}") from error
         ids += [line.removesuffix("\r") for line in content.split("\n") if line.removesuffix("\r")]

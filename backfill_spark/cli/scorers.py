@@ -12,6 +12,7 @@ import click
 
 from backfill_spark.cli.answers import scorer_object
 from backfill_spark.cli.program import Program, ProgramCommand, ProgramGroup
+from backfill_spark.locations import local_file
 from backfill_spark.models import ScorerSamplingConfig
 
 _name = click.argument("name")
@@ -64,12 +65,12 @@ def versions(program: Program, name: str, experiment_id: str | None) -> None:
 
 
 @scorers.command(cls=ProgramCommand)
-@click.argument("place", metavar="MODULE:NAME")
+@click.argument("place", metavar="MODULE:NAME|FILE.py:NAME")
 @click.option("--name", help="Name to register under; default: the scorer's own.")
 @_experiment
 @click.pass_obj
 def register(program: Program, place: str, name: str | None, experiment_id: str | None) -> None:
-    """Register a scorer from a module, also one in this folder, or a built-in (backfill_spark:PIIDetection)."""
+    """Register a scorer from a module, also one in this folder, a file, or a built-in (backfill_spark:PIIDetection)."""
     found = import_scorer(place)
     _show(program, found.register(name=name, experiment_id=experiment_id))
 
@@ -123,18 +124,30 @@ def delete(program: Program, name: str, version: int | None, experiment_id: str 
 
 
 def import_scorer(place: str) -> Any:
-    """Return the scorer at `MODULE:NAME`; the current folder is looked in first. A built-in's class is called.
+    """Return the scorer at `MODULE:NAME` or `FILE.py:NAME`; a built-in's class is called.
+
+    Modules are looked for in the current folder first, a file's in the file's folder.
 
     Raises:
         click.ClickException: no MODULE:NAME, a module that does not import, or no such scorer in it.
     """
-    module_name, colon, attribute = place.partition(":")
+    module_name, colon, attribute = place.rpartition(":")
     if not (module_name and colon and attribute):
         raise click.UsageError(f"{place!r}: write MODULE:NAME, for example my_scorers:is_polite")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    folder, file = str(Path.cwd()), None
+    if module_name.endswith(".py") or "/" in module_name:
+        file = local_file(module_name).absolute()
+        if not file.is_file() or file.suffix != ".py":
+            raise click.UsageError(
+                f"{place!r}: there is no Python file {str(file)!r}; write FILE.py:NAME or MODULE:NAME"
+            )
+        folder, module_name = str(file.parent), file.stem
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     found: Any = _attempt(f"The module {module_name!r} does not import", lambda: importlib.import_module(module_name))
+    source = getattr(found, "__file__", None)
+    if file is not None and not (source and file.samefile(source)):
+        raise click.ClickException(f"{module_name!r} is another module, {source}; give {str(file)!r} another name.")
     for part in attribute.split("."):
         if not hasattr(found, part):
             known = f"It has the scorers {_scorers_in(found)}."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from backfill_spark.errors import BackfillError, SourceGoneError, TraceSourceError
-from backfill_spark.locations import Location
+from backfill_spark.locations import Location, absolute
 from backfill_spark.sources import canonical
 from backfill_spark.sources.delta import Snapshot, is_delta, open_snapshot
 from backfill_spark.sources.faults import corrupt_file, first_line, refuse_skipping, source_gone, unmerged
@@ -28,31 +30,36 @@ _SET_SOURCE = "Name the traces with the setting traces.path or traces.table."
 def open_source(
     spark: SparkSession,
     settings: Settings,
-    source: DataFrame | str | None = None,
+    source: DataFrame | str | os.PathLike[str] | Location | None = None,
     *,
     version: str | None = None,
     files: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> TraceSource:
     """Open traces and pin them.
 
     Args:
         spark: The session; no setting of it is changed.
         settings: `traces` says where the traces are and how their columns are called.
-        source: A path, a table name, or a DataFrame (which cannot be pinned); default: the settings' own.
+        source: A path, a table name, what a job recorded as a Location (then `traces.format` does not matter), or a
+            DataFrame (which cannot be pinned); default: the settings' own.
         version: The version to open, as `TraceSource.version` gave it; default: the newest.
         files: Parquet: read exactly these, as `TraceSource.files` gave them.
+        columns: Instead of the setting `traces.columns`.
 
     Raises:
         TraceSourceError: nothing is there, it is neither Delta nor Parquet, or its columns do not fit.
         SourceGoneError: `version` or one of `files` can no longer be read.
         NameRefusedError: the path or name is one that no table may have, or lies outside `limits.path_roots`.
     """
-    if source is not None and not isinstance(source, str):
-        return _described("DataFrame", source, settings, kind="dataframe")
-    location = _location(settings, source)
+    columns = settings.traces.columns if columns is None else columns
+    if not isinstance(source, str | os.PathLike | Location | None):
+        return _described("DataFrame", source, columns, kind="dataframe")
+    location = source if isinstance(source, Location) else _location(settings, source)
+    wanted = "auto" if isinstance(source, Location) else settings.traces.format
     refuse_skipping(spark, location.shown)
     try:
-        pinned = _pin(spark, settings, location, version, files)
+        pinned = _pin(spark, settings.path_roots, location, wanted, version, files)
         pinned.frame.schema  # noqa: B018 - some sessions look at the files only now
     except TraceSourceError as error:
         if version is None and files is None:
@@ -62,51 +69,58 @@ def open_source(
         raise
     except Exception as error:
         raise _explained(error, location, version=version, files=files) from error
-    name, frame, pin = location.shown, pinned.frame, pinned.version
+    found: dict[str, Any] = {"version": pinned.version, "is_table": location.name is not None}
     if isinstance(pinned, FileList):
-        return _described(name, frame, settings, kind="parquet", version=pin, files=pinned.files)
-    return _described(name, frame, settings, kind="delta", version=pin, table_id=pinned.table_id)
+        found |= {"kind": "parquet", "files": pinned.files}
+    else:
+        found |= {"kind": "delta", "table_id": pinned.table_id}
+    return _described(location.shown, pinned.frame, columns, **found)
 
 
-def _location(settings: Settings, source: str | None) -> Location:
-    roots = settings.limits.path_roots
-    if source is not None:
-        return Location.parse(source, roots)
-    if settings.traces.table is not None:
+def _location(settings: Settings, source: str | os.PathLike[str] | None) -> Location:
+    if source is None and settings.traces.table is not None:
         return Location.of_name(settings.traces.table)
-    return Location.of_path(settings.traces_path, roots)
+    if isinstance(source, str) and (named := Location.parse(source)).name is not None:
+        return named
+    path = settings.absolute(settings.traces_path) if source is None else absolute(os.fspath(source), str(Path.cwd()))
+    return Location.of_path(path, settings.path_roots)
 
 
 def _described(
     name: str,
     frame: DataFrame,
-    settings: Settings,
+    own_names: Mapping[str, str],
     *,
     kind: str,
     version: str = "",
     table_id: str | None = None,
     files: tuple[str, ...] = (),
+    is_table: bool = False,
 ) -> TraceSource:
     def is_all_null(field: StructField) -> bool:
         return not frame.where(canonical.raw(field).isNotNull()).head(1)
 
     sensitive = frame.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
-    fields = canonical.resolve(frame.schema, settings.traces.columns, name, is_all_null, case_sensitive=sensitive)
+    fields = canonical.resolve(frame.schema, own_names, name, is_all_null, case_sensitive=sensitive)
     columns = frozenset({*fields, canonical.COMPUTED})
-    return TraceSource(name, kind, version, table_id, columns, files, frame=frame, fields=fields)
+    return TraceSource(name, kind, version, table_id, columns, files, is_table, frame=frame, fields=fields)
 
 
 def _pin(
-    spark: SparkSession, settings: Settings, location: Location, version: str | None, files: Sequence[str] | None
+    spark: SparkSession,
+    roots: Sequence[str],
+    location: Location,
+    wanted: str,
+    version: str | None,
+    files: Sequence[str] | None,
 ) -> Snapshot | FileList:
-    kind, path = _kind(spark, settings, location)
+    kind, path = _kind(spark, roots, location, wanted)
     if kind == "delta":
         if files or (version is not None and not version.isdigit()):
             raise SourceGoneError(f"The traces at {location.shown!r} were Parquet files and are now a Delta table.")
         return open_snapshot(spark, location, version=None if version is None else int(version))
     if version is not None and not version.startswith("files:"):
         raise SourceGoneError(f"The traces at {location.shown!r} were a Delta table and are no more.")
-    roots = settings.limits.path_roots
     if files is not None:
         checked = tuple(str(Location.of_path(file, roots).path) for file in files)
     else:
@@ -120,14 +134,13 @@ def _pin(
     return open_files(spark, path, checked)
 
 
-def _kind(spark: SparkSession, settings: Settings, location: Location) -> tuple[str, str]:
+def _kind(spark: SparkSession, roots: Sequence[str], location: Location, wanted: str) -> tuple[str, str]:
     """Return the format and, for Parquet, the path."""
-    wanted = settings.traces.format
     if location.path is not None:
         path, found = location.path, "delta" if is_delta(spark, location.path) else "parquet"
     else:
         path, found = _of_catalog(spark, location)
-        path = str(Location.of_path(path, settings.limits.path_roots).path) if found == "parquet" else path
+        path = str(Location.of_path(path, roots).path) if found == "parquet" else path
     if wanted not in ("auto", found):
         is_what = "a Delta table" if found == "delta" else "no Delta table"
         raise TraceSourceError(

@@ -26,7 +26,7 @@ class TraceSource:
     """Traces of one pinned version of a source."""
 
     name: str
-    """Path or table name, as it was given."""
+    """Absolute path or URI, or the name of a table."""
     format: str
     """delta, parquet, or dataframe."""
     version: str
@@ -36,10 +36,19 @@ class TraceSource:
     """The canonical columns that the source has; `trace_date` always is one."""
     files: tuple[str, ...] = ()
     """Parquet: the frozen list."""
+    is_table: bool = False
+    """True when it was named as a table of the catalog."""
     frame: DataFrame = field(kw_only=True, repr=False, compare=False)
     """The pinned source in its own columns."""
     fields: Mapping[str, StructField] = field(kw_only=True, repr=False, compare=False)
     """Canonical column: field of the source."""
+
+    @property
+    def kind(self) -> str:
+        """`delta path`, `parquet path`, `table` or `dataframe`."""
+        if self.format == "dataframe":
+            return self.format
+        return "table" if self.is_table else f"{self.format} path"
 
     def read(
         self,

@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 
 from backfill_spark.cli import main
 from backfill_spark.cli.program import Program, Terminated, exit_code_of, parse_values
+from backfill_spark.cli.run import parse_trace_ids
+from backfill_spark.display import job_sheet
 from backfill_spark.errors import (
     BackfillFailedError,
     BackfillRefusedError,
@@ -150,6 +152,11 @@ class TestPlanAndRun:
         assert "800 for 800 due pairs" in result.stdout
         assert f"Backfill {JOB_ID} SUCCEEDED" in result.stdout
         assert "640 of 800  0.389 [0.370, 0.408]" in result.stdout
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_is_no_part_of_a_trace_id(self, tmp_path, encoding):
+        (tmp_path / "ids.txt").write_text("tr-1\r\ntr-2", encoding=encoding, newline="")
+        assert ["tr-1", "tr-2"] == parse_trace_ids((f"@{tmp_path}/ids.txt",))
 
     def test_words_become_the_arguments_of_the_api(self, tmp_path):
         api = FakeApi()
@@ -402,6 +409,12 @@ class TestJobs:
     def test_a_dead_runner_is_shown(self):
         assert "RUNNING (runner dead)" in call("status", JOB_ID, api=FakeApi(state=JobState.RUNNING)).stdout
 
+    def test_status_has_the_counts_and_once_the_job_rests_the_answer(self):
+        said = " ".join(call("status", JOB_ID).stdout.split())
+        assert "length v2 0.8 800 795 0 5 0 800" in said
+        assert "0.389 [0.370, 0.408]" in said
+        assert "0.389" not in call("status", JOB_ID, api=FakeApi(state=JobState.RUNNING)).stdout
+
     def test_list_hands_its_filters_over(self):
         api = FakeApi()
         call("list", "--state", "running", "--limit", "3", "--experiment-id", "9", api=api)
@@ -411,6 +424,25 @@ class TestJobs:
         api = FakeApi()
         call("wait", JOB_ID, "--timeout", "2.5", api=api)
         assert ("wait_for_backfill", {"job_id": JOB_ID, "timeout": 2.5}) == api.asked[0]
+
+
+class TestSourceGone:
+    @pytest.mark.parametrize("command", ["run", "wait", "status", "resume"])
+    def test_the_answer_says_so_under_other_names(self, command):
+        """In the table, in the text below it, and in the object."""
+        api = FakeApi()
+        names = ("n", "mean", "ci_low", "ci_high", "median", "results", "results_errored")
+        seen = {"n_seen": 7, "mean_seen": 0.578, "median_seen": 0.5, "results_errored_seen": 3}
+        frame = a_frame(dict.fromkeys(names) | seen | {"population": 400, "source_unreadable": "no such version"})
+        api.job = a_job(summary=lambda: frame)
+        api.resume_backfill = lambda job_id, **_: api.job
+        words = [command, "--scorers", "a"] if command == "run" else [command, JOB_ID]
+        said = " ".join(call(*words, api=api).stdout.split())
+        for part in ("n seen", "source unreadable", "7 0.578 [not known] 3 0 800 0.5", "no such version"):
+            assert part in said
+        assert "(all)" not in said
+        assert "no such version" in job_sheet(api.job, summary=frame).html()
+        assert "no such version" == the_object(call(*words, "--json", api=api))["summary"][0]["source_unreadable"]
 
 
 class TestScorers:
@@ -453,6 +485,12 @@ class TestRegister:
         )
         Path("here_scorers.py").write_text(body, encoding="utf-8")
         Path("bad_scorers.py").write_text("raise RuntimeError('no\\x1b[31m key')", encoding="utf-8")
+        Path("wide_scorers.py").write_text(body, encoding="utf-16")
+        for taken in ("json.py", "sys.py"):
+            Path(taken).write_text(body, encoding="utf-8")
+        Path("my dir").mkdir()
+        Path("my dir/dir_scorers.py").write_bytes(b"# -*- coding: latin-1 -*-\r\nname = '\xe9'\r\n" + body.encode())
+        Path("my dir/mark_scorers.py").write_text(body, encoding="utf-8-sig")
         yield
         for name in set(sys.modules) - before:
             del sys.modules[name]
@@ -462,6 +500,14 @@ class TestRegister:
         assert 0 == result.exit_code
         assert [("register", {"name": "kind", "experiment_id": "9"})] == sys.modules["here_scorers"].polite.said
 
+    @pytest.mark.parametrize(
+        "place", ["my dir/../my dir/dir_scorers.py", "./my dir/mark_scorers.py", "file:{}/here_scorers.py"]
+    )
+    def test_a_file_is_found(self, place):
+        """In any encoding that Python reads, by a path or a URI."""
+        result = call("scorers", "register", f"{place.format(Path.cwd())}:polite")
+        assert (0, "") == (result.exit_code, result.stderr)
+
     def test_a_class_is_made_without_arguments(self):
         assert 0 == call("scorers", "register", "here_scorers:Kind").exit_code
 
@@ -469,6 +515,11 @@ class TestRegister:
         ("place", "said"),
         [
             ("here_scorers", "write MODULE:NAME"),
+            ("./none.py:polite", "there is no Python file"),
+            ("sub/here_scorers:polite", "write FILE.py:NAME"),
+            ("json.py:polite", "is another module"),
+            ("sys.py:polite", "is another module, None"),
+            ("wide_scorers:x", "does not import"),
             ("here_scorers:", "write MODULE:NAME"),
             ("no_such_module:x", "ModuleNotFoundError"),
             ("bad_scorers:x", "RuntimeError: no key"),

@@ -126,7 +126,7 @@ def test_a_file_is_read_in_the_encodings_that_it_names(tmp_path: Path, encoding:
         (b"? [a]\n: b\n", "no valid YAML"),
         (b"a: 1\n---\nb: 1\n", "no valid YAML"),
         (b"tables: {root: 'file://host/x'}\n", "tables.root: .*machine 'host'"),
-        (b"delta_jars: ['../x.jar']\n", "delta_jars: .*'..' part"),
+        (b"delta_jars: ['a/../x.jar']\n", "delta_jars: .*'..' part"),
         (b"just words\n", "not a str"),
     ],
 )
@@ -163,7 +163,7 @@ def test_an_empty_variable_is_as_good_as_none(tmp_path: Path, monkeypatch: pytes
 def test_a_variable_that_is_no_json_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """Where a list is due."""
     monkeypatch.setenv("BACKFILL_SPARK_DELTA_JARS", value)
-    with pytest.raises(SettingsError, match="delta_jars"):
+    with pytest.raises(SettingsError, match=r"\['BACKFILL_SPARK_DELTA_JARS'\] is no JSON"):
         Settings()
 
 
@@ -172,22 +172,30 @@ def test_paths_of_a_file_start_from_the_file(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "own dir").mkdir()
     file = tmp_path / "own dir" / "s.yaml"
     file.write_text(
-        "tables: {root: data}\ntraces: {path: traces}\njudge: {spool: ./spool}\n"
+        "tables: {root: data}\ntraces: {path: ../traces}\njudge: {spool: ./spool}\n"
         "limits: {path_roots: [., '~/x']}\ndelta_jars: [jars/a.jar]\n",
         encoding="utf-8",
     )
-    monkeypatch.setenv("HOME", "/home/me")
-    for given in ("own dir/s.yaml", str(file), file, file.as_uri()):
+    monkeypatch.setenv("HOME", "/me")
+    for given in ("own dir/s.yaml", "own dir/../own dir/s.yaml", str(file), file, file.as_uri()):
         monkeypatch.chdir(tmp_path)
         made = Settings.load(given)
         monkeypatch.chdir("/")
         assert (made.root, made.absolute(made.traces_path), made.judge.spool, made.path_roots, made.delta_jars) == (
             f"{tmp_path}/own dir/data",
-            f"{tmp_path}/own dir/traces",
+            f"{tmp_path}/traces",
             f"{tmp_path}/own dir/spool",
-            [f"{tmp_path}/own dir", "/home/me/x"],
+            [f"{tmp_path}/own dir", "/me/x"],
             [f"{tmp_path}/own dir/jars/a.jar"],
         )
+
+
+def test_percent_signs_of_a_uri_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a file, the environment and an argument alike."""
+    (tmp_path / "s.yaml").write_text("tables: {root: 'file:///a%2520b'}\n", encoding="utf-8")
+    made = [Settings.load("s.yaml"), Settings(tables={"root": "file:///a%2520b"})]
+    monkeypatch.setenv("BACKFILL_SPARK_TABLES__ROOT", "FILE://localhost/a%2520b/")
+    assert ["file:/a%20b"] * 3 == [settings.root for settings in (*made, Settings())]
 
 
 def test_the_default_file_s_paths_start_above_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +224,7 @@ def test_other_relative_paths_start_from_where_the_settings_were_made(
         ({"tables": {"root": "file://host/x"}}, "tables.root: .*'host'"),
         ({"traces": {"path": ""}}, "traces.path: .*is empty"),
         ({"judge": {"spool": "$TMP/x"}}, "judge.spool: .*environment variable"),
-        ({"limits": {"path_roots": ["/a", "../b"]}}, "limits.path_roots: .*'..' part"),
+        ({"limits": {"path_roots": ["/a", "c/../b"]}}, "limits.path_roots: .*'..' part"),
     ],
 )
 def test_a_path_that_no_table_may_have_is_refused_at_once(values: dict[str, object], said: str) -> None:
