@@ -20,6 +20,7 @@ from backfill_spark.job_record import End, Event, JobRecord
 from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
 from backfill_spark.scoring.udfs import columns_needed, score
+from backfill_spark.scoring.worker import MAX_IN_FLIGHT
 from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
 from backfill_spark.tally import Tally, Watch
@@ -96,12 +97,18 @@ def pieces(epoch: Epoch, selection: Selection) -> Iterator[tuple[Chunk, int | No
     """Cut the due pairs into chunks of about 30 seconds, by the pace so far; with a number of tasks."""
     cutter = chunks.Cutter(selection.calls_by_hour, epoch.request.window, draw_to=highest_rate(epoch.request))
     slots = scheduling_slots(epoch.spark)
+    code = [epoch.request.scorers[i] for i in epoch.request.code]
+    waiting = sum(s.kind is ScorerKind.ASYNC_FUNCTION for s in code)
+    full = chunks.full_task(len(code), waiting, MAX_IN_FLIGHT)
     target, pace = chunks.first_target(cutter.pairs), None
     while (chunk := cutter.next(target)) is not None:
-        yield numbered(epoch, chunk), chunks.tasks_for(chunk.pairs, pace, slots)
-        calls = sum(t.calls for t in epoch.tallies.values())
-        pace = sum(t.seconds for t in epoch.tallies.values()) / max(calls, 1)
-        target = chunks.next_target(pace, slots)
+        calls, seconds, worked = epoch.calls, epoch.call_seconds, epoch.stage_seconds
+        yield numbered(epoch, chunk), chunks.tasks_for(chunk.pairs, pace, slots, full=full)
+        if epoch.calls > calls or pace is None:
+            # Calls that wait side by side take less of a task than their times add up to, and never more than it has.
+            spent = min(epoch.call_seconds - seconds, (epoch.stage_seconds - worked) * slots)
+            pace = spent / max(epoch.calls - calls, 1)
+        target = max(chunks.next_target(pace, slots), full * slots)
 
 
 def numbered(epoch: Epoch, chunk: Chunk) -> Chunk:
@@ -158,10 +165,12 @@ def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
     """Append the scored chunk in one commit, and count it."""
     failpoint(Failpoint.BEFORE_STAGE)
     results, job_id, request, watch = epoch.results, epoch.job_id, epoch.request, Watch(epoch.request.scorers)
+    began = time.monotonic()
     with compiled(epoch.spark, rows=chunk.pairs):
         rows = results.stage(frame, job_id, request, chunk.index, epoch.lease.next_txn(), watch)
         if rows is None:
             epoch.fenced()
+        epoch.stage_seconds += time.monotonic() - began
         failpoint(Failpoint.AFTER_STAGE)
         epoch.waiting[chunk.index] = chunk.dates
         tallies = watch.tallies(rows) or results.tally(job_id, request.scorers, [chunk.index])

@@ -17,6 +17,8 @@ from typing import Any
 _KNOWN_EVERYWHERE = frozenset({"backfill_spark", "pyspark", "py4j", "delta", "cloudpickle", "__mp_main__"})
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _CLASS_BODY_OPS = _GLOBAL_OPS | {"LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+# Looked up in the module, too, where they differ between a script, a module and a notebook.
+_OF_EACH_CLASS_BODY = frozenset({"__name__", "__annotations__"})
 _SPARK_HANDLES = frozenset({"SparkSession", "SparkContext", "SQLContext", "DataFrame", "RDD", "Column", "JavaObject"})
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, range, types.CodeType, type(Ellipsis))
 _registration = threading.RLock()
@@ -26,8 +28,8 @@ CACHED_FUNCTION = type(functools.lru_cache(lambda: None))
 
 
 def global_names(code: types.CodeType, ops: frozenset[str] = _CLASS_BODY_OPS) -> list[str]:
-    """Return the global names that `code` and the code nested in it use, sorted."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in ops}
+    """Return the global names that `code` and the code nested in it use, sorted; not those of each class body."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ops} - _OF_EACH_CLASS_BODY
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
             names.update(global_names(const, ops))
