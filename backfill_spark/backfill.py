@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,17 +18,19 @@ from backfill_spark.epoch import Canceled, Epoch, TooManyErrors
 from backfill_spark.errors import BackfillError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
-from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec
+from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec, mostly_failed
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
 from backfill_spark.scoring.udfs import columns_needed, score
 from backfill_spark.scoring.worker import MAX_IN_FLIGHT
 from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
-from backfill_spark.tally import Tally, Watch
+from backfill_spark.tally import Tally, Watch, error_rows, most_frequent_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+logger = logging.getLogger(__name__)
 
 MERGE_ROWS = 200_000
 MERGE_SECONDS = 600.0
@@ -274,11 +277,28 @@ def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
         "cost_usd": max(sum(costs), epoch.spent_usd) if costs or epoch.spent_usd else None,
         "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else epoch.reached,
         "error": error,
+        "warnings": _warnings(epoch),
     }
     record = epoch.lease.end(how, payload)
     if record.epoch != epoch.lease.epoch or record.is_released:
         epoch.fenced()
     return record
+
+
+def _warnings(epoch: Epoch) -> list[str]:
+    """Say which scorers failed on more than half of their pairs, and with which error; in the log, too."""
+    failing = {name: t for name, t in epoch.tallies.items() if 2 * t.errored > t.finished}
+    if not failing:
+        return []
+    errors: dict[str, str] = {}
+    try:
+        errors = most_frequent_errors(error_rows(epoch.results.staged_by(epoch.job_id)), list(failing))
+    except Exception as error:  # the job ends all the same
+        logger.warning("job %s: its errors could not be counted: %s", epoch.job_id, error_text(error))
+    said = [mostly_failed(name, t.errored, t.finished, errors.get(name)) for name, t in failing.items()]
+    for text in said:
+        logger.warning("job %s: %s", epoch.job_id, text)
+    return said
 
 
 def final_counts(epoch: Epoch) -> dict[str, Counts]:

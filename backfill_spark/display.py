@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.models import COUNT_NAMES, Counts, JobState, ScorerSpec, TimeWindow
+from backfill_spark.models import COUNT_NAMES, Counts, JobState, ScorerSpec, TimeWindow, mostly_failed
 from backfill_spark.progress import Progress, in_notebook
 from backfill_spark.sheet import Sheet, Table, clean, console
 
@@ -47,7 +47,20 @@ logger = logging.getLogger(__name__)
 _PLANNED = ("in_window", "skipped", "filtered_out", "sampled_out", "already_scored", "due")
 _DONE = ("due", "scored", "empty", "errored", "left", "calls")
 _SUMMARY_KEYS = frozenset(
-    {"scorer", "version", "sample_rate", "n", "mean", "ci_low", "ci_high", "population", "results", "results_errored"}
+    {
+        "scorer",
+        "feedback",
+        "version",
+        "sample_rate",
+        "n",
+        "mean",
+        "ci_low",
+        "ci_high",
+        "population",
+        "results",
+        "results_errored",
+        "most_frequent_error",
+    }
 )
 _STYLES = {JobState.SUCCEEDED: "bold green", JobState.PARTIAL: "bold yellow", JobState.FAILED: "bold red"}
 _IDS_SHOWN = 10
@@ -113,9 +126,10 @@ def job_sheet(job: Any, *, summary: Any = None) -> Sheet:
     for spec in job.scorers:
         count = job.counts.get(spec.name, Counts())
         rows.append((_name(spec), number_text(spec.sample_rate), *(f"{getattr(count, key):,}" for key in _DONE)))
-    table = Table(("scorer", "rate", *_DONE), tuple(rows))
+    table, warnings = Table(("scorer", "rate", *_DONE), tuple(rows)), tuple(getattr(job, "warnings", ()))
     if summary is not None:
-        table = summary_sheet(summary).tables[0]
+        shown = summary_sheet(summary)
+        table, warnings = shown.tables[0], shown.notes or warnings
     return Sheet(
         f"Backfill {job.job_id} {state_text(job)}",
         (
@@ -130,7 +144,7 @@ def job_sheet(job: Any, *, summary: Any = None) -> Sheet:
             ("error", job.error or ""),
         ),
         (table,),
-        (*_skipped(job.counts), *_filters(job.scorers), *_missing_ids(job), *job.notes),
+        (*_skipped(job.counts), *_filters(job.scorers), *_missing_ids(job), *job.notes, *warnings),
         style=_STYLES.get(job.state, "bold"),
     )
 
@@ -180,10 +194,12 @@ def summary_sheet(summary: Any) -> Sheet:
     records: list[dict[str, Any]] = summary.to_dict("records")
     known = _SUMMARY_KEYS | set(COUNT_NAMES)
     more = [str(key) for key in summary.columns if key not in known and any(_is_shown(r.get(key)) for r in records)]
+    names = [r["scorer"] for r in records]
+    several = {name for name in names if names.count(name) > 1}
     columns = ("scorer", "rate", "n", "mean\n[95 % interval]", "errors", "left", "calls", *more)
     rows = tuple(
         (
-            f"{r['scorer']} v{r['version']}",
+            f"{r['scorer']} v{r['version']}" + (f" / {r['feedback']}" if r["scorer"] in several else ""),
             number_text(r.get("sample_rate")),
             _n_text(r),
             mean_text(r.get("mean"), r.get("ci_low"), r.get("ci_high"), is_full=_is_full(r)),
@@ -195,7 +211,9 @@ def summary_sheet(summary: Any) -> Sheet:
         )
         for r in records
     )
-    return Sheet("Summary", tables=(Table(columns, rows),))
+    failing = {r["scorer"]: r for r in records if _is_shown(r.get("most_frequent_error"))}
+    notes = [mostly_failed(n, r["results_errored"], r["results"], r["most_frequent_error"]) for n, r in failing.items()]
+    return Sheet("Summary", tables=(Table(columns, rows),), notes=tuple(notes))
 
 
 def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:

@@ -40,6 +40,8 @@ class BackfillJob:
     owner: str | None = None
     notes: tuple[str, ...] = ()
     trace_ids_missing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """A sentence for each scorer that failed on more than half of its pairs, with its most frequent error."""
     _summarise: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -51,10 +53,11 @@ class BackfillJob:
         return (due - sum(c.left for c in self.counts.values())) / due
 
     def summary(self) -> pd.DataFrame:
-        """Return a pandas frame, a row a scorer, over the current results of the job's selected pairs.
+        """Return a pandas frame over the current results of the job's selected pairs: a row a scorer and feedback name.
 
-        Columns: scorer, version, sample_rate, population (traces that the scorer's filter matches), the job's
-        counts, n (numbers among the values), mean, ci_low and ci_high (95 %), and the scorer's aggregations.
+        Columns: scorer, feedback (its name), version, sample_rate, population (traces that the scorer's filter
+        matches), the job's counts (of the scorer), n (numbers among the values), mean, ci_low and ci_high (95 %),
+        most_frequent_error (where more than half of the results are errors), and the scorer's aggregations.
         """
         if self._summarise is None:
             raise RuntimeError("this BackfillJob was not read from the tables; use get_backfill(job_id)")
@@ -101,6 +104,7 @@ def job_of(
         owner=record.owner,
         notes=tuple(request["notes"]),
         trace_ids_missing=tuple(record.created.get("trace_ids_missing", ())),
+        warnings=tuple(record.end.get("warnings", ())),
         _summarise=(lambda: summarise(made[0])) if summarise is not None else None,
     )
     made.append(job)

@@ -311,6 +311,12 @@ def new_job_id(now: datetime) -> str:
     return f"bf-{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
 
 
+def mostly_failed(name: str, errored: int, of: int, error: str | None) -> str:
+    """Return the sentence about a scorer that failed on more than half of its pairs."""
+    said = f" Most frequent error: {error}" if error else " Its error rows in assessments say why."
+    return f"Scorer {name!r} failed on {errored:,} of {of:,} pairs.{said}"
+
+
 def is_job_id(value: object) -> bool:
     """True for a text that may be a job's id."""
     return isinstance(value, str) and re.fullmatch(r"bf-[0-9a-z-]{8,40}", value) is not None
