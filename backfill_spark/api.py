@@ -175,8 +175,8 @@ def list_backfills(
     settings: Settings | None = None,
 ) -> list[BackfillJob]:
     """Return jobs, newest first."""
-    settings, spark = _context(settings, spark)
     wanted = None if state is None else _state(state)
+    settings, spark = _context(settings, spark)
     records = JobStore(spark, settings).newest(None if experiment_id is None else str(experiment_id), wanted, limit)
     return [_job(spark, settings, r) for r in records]
 
@@ -228,10 +228,13 @@ def resume_backfill(
         JobNotFoundError: no job has this id.
         BackfillRefusedError: it has ended, or its runner is alive.
     """
+    limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
+    problems = requests.Problems()
+    requests.limits_of(limits, (), problems)
+    problems.raise_any()
     settings, spark = _context(settings, spark, job_id=job_id)
     job = get_backfill(job_id, spark=spark, settings=settings)
     total = sum(c.due for c in job.counts.values())
-    limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
     changes = {k: v for k, v in limits.items() if v is not None}
     with Progress(job_id, total=total) as bar:
         record = launching.resume(spark, settings, job_id, changes=changes, repin=repin, bar=bar)

@@ -42,7 +42,13 @@ def test_each_trace_is_asked_once_and_many_at_a_time(spark: SparkSession, settin
     ledger_scorer(ledger.path, on="trace").register().start()
     assert get_scorer(name="asks").is_async
 
-    job = get_backfill(backfill_scorers(scorers=["asks", "length"]))
+    rows_at_once = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(rows_at_once)
+    spark.conf.set(rows_at_once, 10)
+    try:
+        job = get_backfill(backfill_scorers(scorers=["asks", "length"]))
+    finally:
+        spark.conf.set(rows_at_once, before)
 
     calls = sorted(line.split("\t")[1] for line in ledger.lines() if line.startswith("asks"))
     assert sorted(f"{row['trace_id']}" for row in some_traces(200)) == calls

@@ -384,7 +384,7 @@ def test_a_scorers_own_limit_wins():
     """0 switches the limit off, a number replaces the general one."""
 
     def takes_a_while(outputs):
-        until = time.perf_counter() + 0.1
+        until = time.perf_counter() + 0.3
         while time.perf_counter() < until:
             pass
         return 1
