@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.errors import LeaseLostError, interrupt_behind
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
-from backfill_spark.store import Txn, error_text
+from backfill_spark.store import FULL_DISK, Txn, error_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -100,6 +100,7 @@ class Lease:
             with self._lock:
                 self._notes = self._notes[count:]
                 self._renewed = max(self._renewed, sent)
+                self._failed = None
 
     def tell_when_due(self) -> None:
         """Append the kept events when the last ones are a while ago, in the background: nothing waits for them."""
@@ -136,6 +137,11 @@ class Lease:
 
     def lost(self) -> LeaseLostError:
         """Return what says that the lease is gone, and why."""
+        if self._failed is not None and FULL_DISK in self._failed:
+            return LeaseLostError(
+                f"{self._failed}, then go on with `backfill-spark resume {self.job_id}`: nothing of the job could be "
+                "written until its lease was over. What it has staged is kept."
+            )
         return LeaseLostError(
             f"Runner {self.owner} no longer owns job {self.job_id}: {self._lost}. "
             f"`backfill-spark status {self.job_id}` shows who does; `resume` goes on when nobody does."
@@ -163,7 +169,7 @@ class Lease:
             self.lose("a newer epoch of the job has been claimed")
             self.check()
         else:
-            self._renewed = sent
+            self._renewed, self._failed = sent, None
 
     def _cancel_is_asked(self) -> bool:
         asked = self.store.pulse.is_cancel_asked(self.job_id)

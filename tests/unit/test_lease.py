@@ -31,8 +31,11 @@ def a_lease(error: Exception) -> Lease:
 def test_a_full_disk_is_named_and_not_only_the_lease_that_it_costs() -> None:
     """The end of a job cannot be written until the lease is over: then the disk is told."""
     lease = a_lease(OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(LeaseLostError, match=r"The disk is full \(No space left on device\).*Make room"):
+    with pytest.raises(
+        LeaseLostError, match=r"^The disk is full \(No space left on device\).*Make room, then"
+    ) as raised:
         lease.end(End.SUCCEEDED, {})
+    assert "backfill-spark resume bf-1" in str(raised.value)
 
 
 def test_a_full_disk_is_found_far_down_in_a_java_trace() -> None:
