@@ -49,6 +49,8 @@ def get_spark(settings: Settings | None = None) -> SparkSession:
 
 def active_session() -> SparkSession | None:
     """Return the session that is there, also from a thread of its own; None where Spark is not started."""
+    if "pyspark" not in sys.modules:
+        return None
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 

@@ -127,6 +127,7 @@ def _summary(program: Program, job: Any) -> Any:
 def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as arguments; what they alone show to be wrong is refused before Spark is imported."""
     from backfill_spark.request import Arguments, refuse_values
+    from backfill_spark.session import active_session
 
     request = dict(options)
     for name in ("max_error_rate", "max_calls", "max_cost_usd"):
@@ -137,7 +138,8 @@ def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
     request["scorers"] = parse_scorers(request["scorers"])
     request["trace_ids"] = parse_trace_ids(request["trace_ids"])
     named = {name: value for name, value in request.items() if name != "experiment_id"}
-    refuse_values(Arguments(**named), program.settings)
+    if active_session() is None:
+        refuse_values(Arguments(**named), program.settings)
     return request
 
 

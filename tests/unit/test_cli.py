@@ -211,14 +211,16 @@ class TestPlanAndRun:
             (["scorers", "update", "a", "--filter", "tag ="], "filter_string"),
         ],
     )
-    def test_what_the_arguments_alone_show_never_reaches_the_api(self, words, said):
+    def test_what_the_arguments_alone_show_never_reaches_the_api(self, words, said, monkeypatch):
         """It is refused with exit code 2, before Spark is imported."""
+        monkeypatch.setattr("backfill_spark.session.active_session", lambda: None)
         api = FakeApi()
         result = call(*words, api=api)
         assert (2, []) == (result.exit_code, api.asked)
         assert said in result.stderr
 
-    def test_all_that_is_wrong_with_the_arguments_is_said_at_once(self):
+    def test_all_that_is_wrong_with_the_arguments_is_said_at_once(self, monkeypatch):
+        monkeypatch.setattr("backfill_spark.session.active_session", lambda: None)
         result = call("run", "--scorers", "a=7", "--start", "yesterdy", "--max-calls", "-1", api=FakeApi())
         for said in ("sample_rate of 'a'", "'yesterdy'", "max_calls"):
             assert said in result.stderr
