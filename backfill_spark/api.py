@@ -11,19 +11,19 @@ from backfill_spark import launch as launching
 from backfill_spark import request as requests
 from backfill_spark.choices import WorkStore
 from backfill_spark.context import configure, current, set_experiment
-from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError
+from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError, JobNotFoundError
 from backfill_spark.job import BackfillJob, job_of
 from backfill_spark.job_record import JobRecord
 from backfill_spark.job_store import JobStore
 from backfill_spark.launch import pinned_source, request_of
-from backfill_spark.models import BackfillScorerConfig, Counts, JobState
+from backfill_spark.models import BackfillScorerConfig, Counts, JobState, is_job_id
 from backfill_spark.plan import BackfillPlan, chosen_pairs
 from backfill_spark.prepare import accept, create, create_claimed, probe_models, withdraw_unless_alone
 from backfill_spark.progress import Progress
 from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.results import ResultStore
 from backfill_spark.results import current as current_rows
-from backfill_spark.session import get_spark
+from backfill_spark.session import active_session, get_spark
 from backfill_spark.sources import corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def plan_backfill(
         max_calls=max_calls,
         max_cost_usd=max_cost_usd,
     )
-    settings, spark = _context(settings, spark)
+    settings, spark = _context(settings, spark, arguments=arguments)
     return accept(arguments, experiment_id, spark, settings).plan
 
 
@@ -136,7 +136,7 @@ def backfill_scorers(
         max_cost_usd=max_cost_usd,
         launch=launch,
     )
-    settings, spark = _context(settings, spark)
+    settings, spark = _context(settings, spark, arguments=arguments)
     made = accept(arguments, experiment_id, spark, settings)
     from backfill_spark import display
 
@@ -160,7 +160,7 @@ def get_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Se
     Raises:
         JobNotFoundError: no job has this id.
     """
-    settings, spark = _context(settings, spark)
+    settings, spark = _context(settings, spark, job_id=job_id)
     jobs = JobStore(spark, settings)
     record = jobs.record(job_id)
     return _job(spark, settings, record)
@@ -175,8 +175,8 @@ def list_backfills(
     settings: Settings | None = None,
 ) -> list[BackfillJob]:
     """Return jobs, newest first."""
-    settings, spark = _context(settings, spark)
     wanted = None if state is None else _state(state)
+    settings, spark = _context(settings, spark)
     records = JobStore(spark, settings).newest(None if experiment_id is None else str(experiment_id), wanted, limit)
     return [_job(spark, settings, r) for r in records]
 
@@ -228,10 +228,13 @@ def resume_backfill(
         JobNotFoundError: no job has this id.
         BackfillRefusedError: it has ended, or its runner is alive.
     """
-    settings, spark = _context(settings, spark)
+    limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
+    problems = requests.Problems()
+    requests.limits_of(limits, (), problems)
+    problems.raise_any()
+    settings, spark = _context(settings, spark, job_id=job_id)
     job = get_backfill(job_id, spark=spark, settings=settings)
     total = sum(c.due for c in job.counts.values())
-    limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
     changes = {k: v for k, v in limits.items() if v is not None}
     with Progress(job_id, total=total) as bar:
         record = launching.resume(spark, settings, job_id, changes=changes, repin=repin, bar=bar)
@@ -246,7 +249,7 @@ def cancel_backfill(job_id: str, *, spark: SparkSession | None = None, settings:
     Raises:
         JobNotFoundError: no job has this id.
     """
-    settings, spark = _context(settings, spark)
+    settings, spark = _context(settings, spark, job_id=job_id)
     return _job(spark, settings, launching.cancel(spark, settings, job_id))
 
 
@@ -307,8 +310,20 @@ def _ended(record: JobRecord) -> str:
     return record.job_id
 
 
-def _context(settings: Settings | None, spark: SparkSession | None) -> tuple[Settings, SparkSession]:
+def _context(
+    settings: Settings | None,
+    spark: SparkSession | None,
+    *,
+    arguments: requests.Arguments | None = None,
+    job_id: str | None = None,
+) -> tuple[Settings, SparkSession]:
+    """Return settings and session; before one is started, arguments that are wrong in themselves are refused."""
     settings = settings or current().settings
+    spark = spark or active_session()
+    if spark is None and arguments is not None:
+        requests.refuse_values(arguments, settings)
+    if spark is None and job_id is not None and not is_job_id(job_id):
+        raise JobNotFoundError.for_id(job_id)
     return settings, spark or get_spark(settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,17 +19,20 @@ from backfill_spark.epoch import Canceled, Epoch, TooManyErrors
 from backfill_spark.errors import BackfillError
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
-from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec
+from backfill_spark.models import Chunk, Counts, ScorerKind, ScorerSpec, mostly_failed
 from backfill_spark.plan import Selection, experiment_filter, highest_rate, select
 from backfill_spark.scoring.udfs import columns_needed, score
+from backfill_spark.scoring.worker import MAX_IN_FLIGHT
 from backfill_spark.session import compiled, scheduling_slots
 from backfill_spark.store import error_text, is_conflict
-from backfill_spark.tally import Tally, Watch
+from backfill_spark.tally import Tally, Watch, error_rows, most_frequent_errors
 from backfill_spark.texts import key_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+logger = logging.getLogger(__name__)
 
 MERGE_ROWS = 200_000
 MERGE_SECONDS = 600.0
@@ -98,12 +102,18 @@ def pieces(epoch: Epoch, selection: Selection) -> Iterator[tuple[Chunk, int | No
     """Cut the due pairs into chunks of about 30 seconds, by the pace so far; with a number of tasks."""
     cutter = chunks.Cutter(selection.calls_by_hour, epoch.request.window, draw_to=highest_rate(epoch.request))
     slots = scheduling_slots(epoch.spark)
+    code = [epoch.request.scorers[i] for i in epoch.request.code]
+    waiting = sum(s.kind is ScorerKind.ASYNC_FUNCTION for s in code)
+    full = chunks.full_task(len(code), waiting, MAX_IN_FLIGHT)
     target, pace = chunks.first_target(cutter.pairs), None
     while (chunk := cutter.next(target)) is not None:
-        yield numbered(epoch, chunk), chunks.tasks_for(chunk.pairs, pace, slots)
-        calls = sum(t.calls for t in epoch.tallies.values())
-        pace = sum(t.seconds for t in epoch.tallies.values()) / max(calls, 1)
-        target = chunks.next_target(pace, slots)
+        calls, seconds, worked = epoch.calls, epoch.call_seconds, epoch.stage_seconds
+        yield numbered(epoch, chunk), chunks.tasks_for(chunk.pairs, pace, slots, full=full)
+        if epoch.calls > calls or pace is None:
+            # Calls that wait side by side take less of a task than their times add up to, and never more than it has.
+            spent = min(epoch.call_seconds - seconds, (epoch.stage_seconds - worked) * slots)
+            pace = spent / max(epoch.calls - calls, 1)
+        target = max(chunks.next_target(pace, slots), full * slots)
 
 
 def numbered(epoch: Epoch, chunk: Chunk) -> Chunk:
@@ -162,10 +172,12 @@ def stage(epoch: Epoch, chunk: Chunk, frame: DataFrame) -> None:
     """Append the scored chunk in one commit, and count it."""
     failpoint(Failpoint.BEFORE_STAGE)
     results, job_id, request, watch = epoch.results, epoch.job_id, epoch.request, Watch(epoch.request.scorers)
+    began = time.monotonic()
     with compiled(epoch.spark, rows=chunk.pairs):
         rows = results.stage(frame, job_id, request, chunk.index, epoch.lease.next_txn(), watch)
         if rows is None:
             epoch.fenced()
+        epoch.stage_seconds += time.monotonic() - began
         failpoint(Failpoint.AFTER_STAGE)
         epoch.waiting[chunk.index] = chunk.dates
         tallies = watch.tallies(rows) or results.tally(job_id, request.scorers, [chunk.index])
@@ -269,11 +281,28 @@ def finish(epoch: Epoch, how: End, error: str | None = None) -> JobRecord:
         "cost_usd": max(sum(costs), epoch.spent_usd) if costs or epoch.spent_usd else None,
         "rate_reached": highest_rate(epoch.request) if how is End.SUCCEEDED else epoch.reached,
         "error": error,
+        "warnings": _warnings(epoch),
     }
     record = epoch.lease.end(how, payload)
     if record.epoch != epoch.lease.epoch or record.is_released:
         epoch.fenced()
     return record
+
+
+def _warnings(epoch: Epoch) -> list[str]:
+    """Say which scorers failed on more than half of their pairs, and with which error; in the log, too."""
+    failing = {name: t for name, t in epoch.tallies.items() if 2 * t.errored > t.finished}
+    if not failing:
+        return []
+    errors: dict[str, str] = {}
+    try:
+        errors = most_frequent_errors(error_rows(epoch.results.staged_by(epoch.job_id)), list(failing))
+    except Exception as error:  # the job ends all the same
+        logger.warning("job %s: its errors could not be counted: %s", epoch.job_id, error_text(error))
+    said = [mostly_failed(name, t.errored, t.finished, errors.get(name)) for name, t in failing.items()]
+    for text in said:
+        logger.warning("job %s: %s", epoch.job_id, text)
+    return said
 
 
 def final_counts(epoch: Epoch) -> dict[str, Counts]:

@@ -19,6 +19,8 @@ TASK_SECONDS = 10.0
 """Length of a task: what a lost executor repeats."""
 SLOW_PAIR_SECONDS = 0.002
 """From this pace on the traces of a chunk are spread evenly over tasks; the shuffle is then nothing."""
+ROUNDS = 2
+"""How often a task can fill all its places for async calls; with one it would mostly wait for its slowest call."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -85,8 +87,13 @@ def _hour_start(hour: int) -> datetime | None:
         return None
 
 
+def full_task(scorers: int, waiting: int, in_flight: int) -> int:
+    """Return the pairs of a task that keeps `in_flight` calls under way, where `waiting` of the scorers are async."""
+    return -(-ROUNDS * in_flight * scorers // waiting) if waiting else 0
+
+
 def next_target(seconds_per_pair: float, slots: int) -> int:
-    """Return the size of a chunk of about TARGET_SECONDS, from the time of one call."""
+    """Return the size of a chunk of about TARGET_SECONDS, from the time that a task spends on a pair."""
     by_pace = TARGET_SECONDS * slots / max(seconds_per_pair, 1e-9)
     return int(max(PILOT_PAIRS, min(by_pace, TARGET_PAIRS)))
 
@@ -96,8 +103,18 @@ def first_target(pairs: int) -> int:
     return pairs if pairs <= 2 * PILOT_PAIRS else PILOT_PAIRS
 
 
-def tasks_for(pairs: int, seconds_per_pair: float | None, slots: int) -> int | None:
-    """Return how many tasks to spread a chunk over; None leaves it as the files lie."""
+def tasks_for(pairs: int, seconds_per_pair: float | None, slots: int, *, full: int = 0) -> int | None:
+    """Return how many tasks to spread a chunk over; None leaves it as the files lie.
+
+    Args:
+        pairs: of the chunk.
+        seconds_per_pair: that a task spends on one; None while it is not known.
+        slots: Tasks that run at once.
+        full: What `full_task` gives; 0 where no scorer is async.
+    """
+    if full:
+        by_pace = int(pairs * (seconds_per_pair or 0.0) / TASK_SECONDS)
+        return max(1, min(slots, pairs), min(by_pace, pairs // full))
     if seconds_per_pair is None:
         return max(1, min(slots, pairs), -(-pairs // PILOT_TASK_PAIRS))
     if seconds_per_pair < SLOW_PAIR_SECONDS:

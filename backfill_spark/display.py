@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.models import COUNT_NAMES, Counts, JobState, ScorerSpec, TimeWindow
+from backfill_spark.models import COUNT_NAMES, Counts, JobState, ScorerSpec, TimeWindow, mostly_failed
 from backfill_spark.progress import Progress, in_notebook
 from backfill_spark.sheet import Sheet, Table, clean, console
 
@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 _PLANNED = ("in_window", "skipped", "filtered_out", "sampled_out", "already_scored", "due")
 _DONE = ("due", "scored", "empty", "errored", "left", "calls")
 _SUMMARY_KEYS = frozenset(
-    {"scorer", "version", "sample_rate", "n", "mean", "ci_low", "ci_high", "population", "results", "results_errored"}
+    {"scorer", "feedback", "version", "sample_rate", "n", "mean", "ci_low", "ci_high", "population", "results"}
+    | {"results_errored", "most_frequent_error"}
     | {"n_seen", "mean_seen", "results_seen", "results_errored_seen", "source_unreadable"}
 )
 _STYLES = {JobState.SUCCEEDED: "bold green", JobState.PARTIAL: "bold yellow", JobState.FAILED: "bold red"}
@@ -138,7 +139,13 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
             ("error", job.error or ""),
         ),
         (answer.tables or (table,)) if not counts else (table, *answer.tables),
-        (*answer.notes, *_skipped(job.counts), *_filters(job.scorers), *_missing_ids(job), *job.notes),
+        (
+            *(answer.notes or getattr(job, "warnings", ())),
+            *_skipped(job.counts),
+            *_filters(job.scorers),
+            *_missing_ids(job),
+            *job.notes,
+        ),
         style=_STYLES.get(job.state, "bold"),
     )
 
@@ -188,6 +195,8 @@ def summary_sheet(summary: Any) -> Sheet:
     records: list[dict[str, Any]] = summary.to_dict("records")
     known = _SUMMARY_KEYS | set(COUNT_NAMES)
     more = [str(key) for key in summary.columns if key not in known and any(_is_shown(r.get(key)) for r in records)]
+    names = [r["scorer"] for r in records]
+    several = {name for name in names if names.count(name) > 1}
     # A source that cannot be read: only what the job itself merged is seen, and it is called so.
     why = next((r["source_unreadable"] for r in records if r.get("source_unreadable")), None)
     seen = "_seen" if why else ""
@@ -195,7 +204,7 @@ def summary_sheet(summary: Any) -> Sheet:
     columns = ("scorer", "rate", "n seen" if why else "n", mean, "errors", "left", "calls", *more)
     rows = tuple(
         (
-            f"{r['scorer']} v{r['version']}",
+            f"{r['scorer']} v{r['version']}" + (f" / {r['feedback']}" if r["scorer"] in several else ""),
             number_text(r.get("sample_rate")),
             _cell(r.get("n_seen")) if why else _n_text(r),
             mean_text(r.get(f"mean{seen}"), r.get("ci_low"), r.get("ci_high"), is_full=_is_full(r)),
@@ -207,8 +216,13 @@ def summary_sheet(summary: Any) -> Sheet:
         )
         for r in records
     )
-    note = f"The source cannot be read, so only results that this job itself merged are seen, not all it chose: {why}"
-    return Sheet("Summary", tables=(Table(columns, rows),), notes=(note,) if why else ())
+    notes = [f"The source cannot be read, so only results that this job itself merged are seen, not all it chose: {why}"]
+    failing = {r["scorer"]: r for r in records if _is_shown(r.get("most_frequent_error"))}
+    notes = (notes if why else []) + [
+        mostly_failed(n, r[f"results_errored{seen}"], r[f"results{seen}"], r["most_frequent_error"])
+        for n, r in failing.items()
+    ]
+    return Sheet("Summary", tables=(Table(columns, rows),), notes=tuple(notes))
 
 
 def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:

@@ -63,6 +63,8 @@ class Epoch:
     """Pairs that an earlier epoch has staged and that the source, now read at another version, does not have."""
     waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
     """Staged chunks that no MERGE has taken yet."""
+    stage_seconds: float = 0.0
+    """Time in which this epoch scored and staged chunks."""
     rows_waiting: int = 0
     next_chunk: int = 0
     services: Mapping[str, Service] = field(default_factory=dict)
@@ -80,6 +82,16 @@ class Epoch:
     merged_at: float = field(default_factory=time.monotonic)
     is_merge_open: bool = False
     """True when nobody knows whether the last MERGE landed, or still will."""
+
+    @property
+    def calls(self) -> int:
+        """Calls that the job has made."""
+        return sum(t.calls for t in self.tallies.values())
+
+    @property
+    def call_seconds(self) -> float:
+        """Time in those calls, added up."""
+        return sum(t.seconds for t in self.tallies.values())
 
     def check(self) -> None:
         """Stop when the lease is lost or the job canceled."""

@@ -44,6 +44,8 @@ class BackfillJob:
     """`delta path`, `parquet path` or `table`; "" in jobs of versions that did not record it."""
     tables: str = ""
     """Where the job's tables are: a folder or `catalog.schema`."""
+    warnings: tuple[str, ...] = ()
+    """A sentence for each scorer that failed on more than half of its pairs, with its most frequent error."""
     _summarise: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -55,10 +57,11 @@ class BackfillJob:
         return (due - sum(c.left for c in self.counts.values())) / due
 
     def summary(self) -> pd.DataFrame:
-        """Return a pandas frame, a row a scorer, over the current results of the job's selected pairs.
+        """Return a pandas frame over the current results of the job's selected pairs: a row a scorer and feedback name.
 
-        Columns: scorer, version, sample_rate, population (traces that the scorer's filter matches), the job's
-        counts, n (numbers among the values), mean, ci_low and ci_high (95 %), and the scorer's aggregations.
+        Columns: scorer, feedback (its name), version, sample_rate, population (traces that the scorer's filter
+        matches), the job's counts (of the scorer), n (numbers among the values), mean, ci_low and ci_high (95 %),
+        most_frequent_error (where more than half of the results are errors), and the scorer's aggregations.
 
         Where the pinned source cannot be read, these are empty, `source_unreadable` says why, and n_seen, mean_seen
         and the like are over the results that the job itself merged.
@@ -114,6 +117,7 @@ def job_of(
         trace_ids_missing=tuple(record.created.get("trace_ids_missing", ())),
         source_kind=request.get("source_kind", ""),
         tables=tables,
+        warnings=tuple(record.end.get("warnings", ())),
         _summarise=(lambda: summarise(made[0])) if summarise is not None else None,
     )
     made.append(job)

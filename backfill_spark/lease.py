@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.errors import LeaseLostError, interrupt_behind
 from backfill_spark.failpoints import Failpoint, failpoint
 from backfill_spark.job_record import End, Event, JobRecord
-from backfill_spark.store import Txn, error_text
+from backfill_spark.store import FULL_DISK, Txn, error_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -39,6 +39,8 @@ class Lease:
         self._telling = threading.Lock()
         self._renewed = self._told = time.monotonic()
         self._lost: str | None = None
+        self._failed: str | None = None
+        """What the last heartbeat or event that did not land ended with."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._teller: threading.Thread | None = None
@@ -74,7 +76,8 @@ class Lease:
             except Exception as error:
                 if interrupt_behind(error) is not None:
                     raise
-                logger.warning("job %s: its end could not be written yet: %s", self.job_id, error_text(error))
+                self._failed = error_text(error)
+                logger.warning("job %s: its end could not be written yet: %s", self.job_id, self._failed)
                 self.check()
                 time.sleep(pause)
                 pause = min(2 * pause, 5.0)
@@ -97,6 +100,7 @@ class Lease:
             with self._lock:
                 self._notes = self._notes[count:]
                 self._renewed = max(self._renewed, sent)
+                self._failed = None
 
     def tell_when_due(self) -> None:
         """Append the kept events when the last ones are a while ago, in the background: nothing waits for them."""
@@ -112,7 +116,8 @@ class Lease:
         except LeaseLostError:
             return  # `check` says it
         except Exception as error:  # the store may be away for a while; the events are kept for the next time
-            logger.warning("job %s: its events could not be written yet: %s", self.job_id, error_text(error))
+            self._failed = error_text(error)
+            logger.warning("job %s: its events could not be written yet: %s", self.job_id, self._failed)
 
     def check(self) -> None:
         """Refuse to go on without a lease.
@@ -120,13 +125,23 @@ class Lease:
         Raises:
             LeaseLostError: the lease was lost, or not renewed for two thirds of its length.
         """
-        if self._lost is None and time.monotonic() - self._renewed > self.store.settings.limits.lease_s * 2 / 3:
-            self.lose("its heartbeats did not land for two thirds of the lease")
+        if self._lost is None:
+            self._lose_when_late()
         if self._lost is not None:
             raise self.lost()
 
+    def _lose_when_late(self) -> None:
+        if time.monotonic() - self._renewed > self.store.settings.limits.lease_s * 2 / 3:
+            why = f", the last one for: {self._failed}" if self._failed else ""
+            self.lose(f"its heartbeats did not land for two thirds of the lease{why}")
+
     def lost(self) -> LeaseLostError:
         """Return what says that the lease is gone, and why."""
+        if self._failed is not None and FULL_DISK in self._failed:
+            return LeaseLostError(
+                f"{self._failed}, then go on with `backfill-spark resume {self.job_id}`: nothing of the job could be "
+                "written until its lease was over. What it has staged is kept."
+            )
         return LeaseLostError(
             f"Runner {self.owner} no longer owns job {self.job_id}: {self._lost}. "
             f"`backfill-spark status {self.job_id}` shows who does; `resume` goes on when nobody does."
@@ -154,7 +169,7 @@ class Lease:
             self.lose("a newer epoch of the job has been claimed")
             self.check()
         else:
-            self._renewed = sent
+            self._renewed, self._failed = sent, None
 
     def _cancel_is_asked(self) -> bool:
         asked = self.store.pulse.is_cancel_asked(self.job_id)
@@ -180,9 +195,9 @@ class Lease:
                 self.is_canceled = self.is_canceled or self._cancel_is_asked()
             except LeaseLostError:
                 continue
-            except Exception:  # the store may be away for a while; the lease decides for how long
-                if time.monotonic() - self._renewed > limits.lease_s * 2 / 3:
-                    self.lose("its heartbeats did not land for two thirds of the lease")
+            except Exception as error:  # the store may be away for a while; the lease decides for how long
+                self._failed = error_text(error)
+                self._lose_when_late()
             if self.is_canceled:
                 # At each beat, since it stops only the tasks that run: one may come between two of Spark's jobs.
                 self._interrupt()

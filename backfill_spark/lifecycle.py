@@ -9,11 +9,15 @@ from backfill_spark.errors import ScorerLifecycleError, ScorerNotFoundError
 from backfill_spark.filters import compile_filter
 from backfill_spark.models import ScorerSamplingConfig, ScorerSpec
 from backfill_spark.registry import AnyScorer, here
-from backfill_spark.scorers import checks
+from backfill_spark.scorers import checks, definition
+from backfill_spark.session import active_session
 
 
 def register(scorer: AnyScorer, *, name: str | None = None, experiment_id: str | None = None) -> AnyScorer:
     """`Scorer.register` in the current context."""
+    checks.checked_name(scorer.name if name is None else name)
+    if scorer.function is not None and active_session() is None:
+        definition.dump(scorer.function, name=scorer.name)  # what cannot be stored is refused before Spark starts
     registry, experiment = here(experiment_id)
     return registry.register(scorer, name=name, experiment_id=experiment)
 

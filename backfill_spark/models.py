@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -311,6 +312,17 @@ class Chunk:
 def new_job_id(now: datetime) -> str:
     """Return an id that matches `bf-[0-9a-z-]{8,40}` and sorts by time."""
     return f"bf-{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
+
+
+def mostly_failed(name: str, errored: int, of: int, error: str | None) -> str:
+    """Return the sentence about a scorer that failed on more than half of its pairs."""
+    said = f" Most frequent error: {error}" if error else " Its error rows in assessments say why."
+    return f"Scorer {name!r} failed on {errored:,} of {of:,} pairs.{said}"
+
+
+def is_job_id(value: object) -> bool:
+    """True for a text that may be a job's id."""
+    return isinstance(value, str) and re.fullmatch(r"bf-[0-9a-z-]{8,40}", value) is not None
 
 
 def compact_json(value: Any) -> str:

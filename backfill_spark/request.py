@@ -28,6 +28,7 @@ from backfill_spark.models import (
     parse_moment,
 )
 from backfill_spark.scorers import Scorer
+from backfill_spark.scorers.checks import instead_of
 from backfill_spark.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -95,40 +96,63 @@ def resolve(
 ) -> Request:
     """Check the arguments; what is wrong goes to `problems`. The source is pinned by `pinned` afterwards."""
     experiment_id, given = experiment
+    values, named = _values(arguments, settings, problems, now)
+    found = [_scorer(g, catalog, experiment_id, problems, lists_traces=values["lists_traces"]) for g in named]
+    scorers = tuple(s for s in found if s is not None)
+    _for_judges_only(_bounds(arguments), scorers, problems)
+    values["notes"] += [f"filter of {s.name}: {note}" for s in scorers for note in _notes_of(s.filter_string)]
+    return Request(
+        experiment_id=experiment_id,
+        experiment_given=given,
+        scorers=scorers,
+        source="",
+        source_version="",
+        source_table_id=None,
+        results_version=None,
+        payload=settings.traces.payload,
+        columns=settings.traces.columns,
+        models=_models(scorers, settings, problems),
+        **values | {"notes": tuple(values["notes"])},
+    )
+
+
+def refuse_values(arguments: Arguments, settings: Settings) -> None:
+    """Refuse what the arguments alone show to be wrong: before Spark starts.
+
+    Raises:
+        BackfillRefusedError: with every such problem at once.
+    """
+    problems = Problems()
+    _values(arguments, settings, problems, datetime.now(UTC))
+    problems.raise_any()
+
+
+def _values(
+    arguments: Arguments, settings: Settings, problems: Problems, now: datetime
+) -> tuple[dict[str, Any], Sequence[Any]]:
+    """Return what needs neither registry nor source of a Request, and the scorers as they were named."""
     window, notes = _window(arguments, settings, problems, now)
     listed = _trace_ids(arguments.trace_ids, problems)
-    scorers = _scorers(arguments.scorers, catalog, experiment_id, problems, lists_traces=listed is not None)
+    named = _named(arguments.scorers, problems)
     sampling = _one_of(Sampling, "sampling", arguments.sampling, problems)
     if arguments.launch not in ("here", "queue"):
         problems.note(f"launch must be 'here' or 'queue', got {arguments.launch!r}.")
     if sampling is Sampling.SPARK:
         notes.append("Sampling by Spark: another source version or a higher rate chooses other traces.")
-    bounds = {"max_calls": arguments.max_calls, "max_cost_usd": arguments.max_cost_usd}
     whole = _filter(arguments.filter_string, problems)
     notes += [f"filter_string: {note}" for note in _notes_of(whole)]
-    notes += [f"filter of {s.name}: {note}" for s in scorers for note in _notes_of(s.filter_string)]
     limit = settings.limits.max_error_rate if arguments.max_error_rate is None else arguments.max_error_rate
-    return Request(
-        experiment_id=experiment_id,
-        experiment_given=given,
-        scorers=tuple(scorers),
-        window=window,
-        source="",
-        source_version="",
-        source_table_id=None,
-        results_version=None,
-        filter_string=whole,
-        lists_traces=listed is not None,
-        reprocess=_one_of(Reprocess, "reprocess", arguments.reprocess, problems),
-        sampling=sampling,
-        seed=_seed(arguments.seed, problems),
-        max_error_rate=_rate("max_error_rate", limit, problems),
-        payload=settings.traces.payload,
-        columns=settings.traces.columns,
-        models=_models(scorers, settings, problems),
-        notes=tuple(notes),
-        **limits_of(bounds, scorers, problems),
-    )
+    return {
+        "window": window,
+        "filter_string": whole,
+        "lists_traces": listed is not None,
+        "reprocess": _one_of(Reprocess, "reprocess", arguments.reprocess, problems),
+        "sampling": sampling,
+        "seed": _seed(arguments.seed, problems),
+        "max_error_rate": _rate("max_error_rate", limit, problems),
+        "notes": notes,
+        **limits_of(_bounds(arguments), (), problems),
+    }, named
 
 
 def pinned(request: Request, source: TraceSource, results_version: int | None) -> Request:
@@ -146,9 +170,8 @@ def pinned(request: Request, source: TraceSource, results_version: int | None) -
 # --- scorers
 
 
-def _scorers(
-    given: Any, catalog: Catalog, experiment_id: str, problems: Problems, *, lists_traces: bool
-) -> list[ScorerSpec]:
+def _named(given: Any, problems: Problems) -> Sequence[Any]:
+    """Return the scorers as they were named, when each is a name or a config."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         problems.note(
             f"scorers must be a list of names or of BackfillScorerConfig objects, got {type(given).__name__}. "
@@ -161,10 +184,16 @@ def _scorers(
     names = [isinstance(g, str) for g in given]
     configs = [isinstance(g, BackfillScorerConfig) for g in given]
     if not all(n or c for n, c in zip(names, configs, strict=True)):
-        wrong = sorted({type(g).__name__ for g, n, c in zip(given, names, configs, strict=True) if not (n or c)})
+        others = [g for g, n, c in zip(given, names, configs, strict=True) if not (n or c)]
+        wrong = sorted({type(g).__name__ for g in others})
+        foreign = next((g for g in others if not isinstance(g, Scorer)), None)
         problems.note(
             f"scorers may hold names or BackfillScorerConfig objects, got {wrong}. "
-            "Wrap a scorer: BackfillScorerConfig(scorer=my_scorer, sample_rate=0.5)."
+            + (
+                "Wrap a scorer: BackfillScorerConfig(scorer=my_scorer, sample_rate=0.5)."
+                if foreign is None
+                else instead_of(foreign)
+            )
         )
         return []
     if any(names) and any(configs):
@@ -172,8 +201,18 @@ def _scorers(
             "scorers mixes names and BackfillScorerConfig objects. Use one of the two: "
             "BackfillScorerConfig(scorer='name') reads the registered rate."
         )
-    specs = [_scorer(g, catalog, experiment_id, problems, lists_traces=lists_traces) for g in given]
-    found = [s for s in specs if s is not None]
+    wanted = []
+    for config in given:
+        if isinstance(config, BackfillScorerConfig):
+            if not isinstance(config.scorer, (str, Scorer)):
+                problems.note(
+                    f"BackfillScorerConfig.scorer must be a Scorer or a name, got {type(config.scorer).__name__}. "
+                    f"{instead_of(config.scorer)}"
+                )
+                continue
+            if config.sample_rate is not None:
+                _rate(f"sample_rate of {_name_of(config)!r}", config.sample_rate, problems)
+        wanted.append(config)
     if len(given) > MAX_SCORERS:
         problems.note(f"A job takes at most {MAX_SCORERS} scorers, got {len(given)}. Split them over several jobs.")
     seen: set[str] = set()
@@ -181,7 +220,7 @@ def _scorers(
         if name in seen:
             problems.note(f"The scorer {name!r} stands more than once in scorers. Name each scorer once.")
         seen.add(name)
-    return found
+    return wanted
 
 
 def _name_of(given: Any) -> str:
@@ -193,14 +232,8 @@ def _scorer(
     given: Any, catalog: Catalog, experiment_id: str, problems: Problems, *, lists_traces: bool
 ) -> ScorerSpec | None:
     config = given if isinstance(given, BackfillScorerConfig) else BackfillScorerConfig(given)
-    if not isinstance(config.scorer, (str, Scorer)):
-        problems.note(
-            f"BackfillScorerConfig.scorer must be a Scorer or a name, got {type(config.scorer).__name__}. "
-            "Decorate the function with @scorer and register it."
-        )
-        return None
     name = _name_of(given)
-    rate = None if config.sample_rate is None else _rate(f"sample_rate of {name!r}", config.sample_rate, problems)
+    rate = None if config.sample_rate is None else _number(config.sample_rate) or 0.0
     spec = _registered(config.scorer, name, catalog, experiment_id, problems)
     if spec is None:
         return None
@@ -274,13 +307,22 @@ def _models(scorers: Sequence[ScorerSpec], settings: Settings, problems: Problem
 
 def limits_of(given: Mapping[str, Any], scorers: Sequence[ScorerSpec], problems: Problems) -> dict[str, Any]:
     """Check `max_calls` and `max_cost_usd`, as far as they are given; numpy's numbers become Python's."""
+    _for_judges_only(given, scorers, problems)
+    return {name: _limit(name, value, problems, whole=name == "max_calls") for name, value in given.items()}
+
+
+def _for_judges_only(given: Mapping[str, Any], scorers: Sequence[ScorerSpec], problems: Problems) -> None:
+    """Refuse limits of judges in a job that has none."""
     named = [name for name, value in given.items() if value is not None]
     if named and scorers and all(s.kind is not ScorerKind.JUDGE for s in scorers):
         problems.note(
             f"{' and '.join(named)} bound what judges send, and no scorer of this job is a judge. Leave it out; "
             "a sample_rate bounds the calls of code scorers."
         )
-    return {name: _limit(name, value, problems, whole=name == "max_calls") for name, value in given.items()}
+
+
+def _bounds(arguments: Arguments) -> dict[str, Any]:
+    return {"max_calls": arguments.max_calls, "max_cost_usd": arguments.max_cost_usd}
 
 
 def _limit(what: str, value: Any, problems: Problems, *, whole: bool) -> Any:

@@ -37,19 +37,27 @@ def get_spark(settings: Settings | None = None) -> SparkSession:
     Raises:
         SessionError: Java 17 or newer is missing, or the session that exists has no Delta.
     """
-    from pyspark import SparkContext
-    from pyspark.sql import SparkSession
-
-    active = SparkSession.getActiveSession()
+    active = active_session()
     if active is not None:
         return active
-    if SparkContext._active_spark_context is not None:  # noqa: SLF001 - a new thread has no active session
-        return SparkSession.builder.getOrCreate()
     if settings is None:
         from backfill_spark.settings import Settings
 
         settings = Settings.load()
     return _build(settings)
+
+
+def active_session() -> SparkSession | None:
+    """Return the session that is there, also from a thread of its own; None where Spark is not started."""
+    if "pyspark" not in sys.modules:
+        return None
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is None and SparkContext._active_spark_context is not None:  # noqa: SLF001 - a new thread has no active session
+        return SparkSession.builder.getOrCreate()
+    return active
 
 
 def check_java() -> str:

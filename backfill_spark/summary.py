@@ -1,4 +1,4 @@
-"""The summary of a job: a row a scorer, over the current results of its selected pairs."""
+"""The summary of a job: a row a scorer and feedback name, over the current results of its selected pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 
 from backfill_spark import results as R
 from backfill_spark.intervals import mean_interval
-from backfill_spark.models import Counts, Outcome, Request
+from backfill_spark.models import Counts, Outcome, Request, ScorerSpec
+from backfill_spark.tally import most_frequent_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,50 +65,74 @@ def only_seen(rows: Sequence[dict[str, Any]], why: str) -> list[dict[str, Any]]:
 
 
 def summarise(rows: DataFrame, request: Request, counts: Mapping[str, Counts]) -> list[dict[str, Any]]:
-    """Return a dict a scorer; `rows` is what `selected_rows` gives.
+    """Return a dict a scorer, or one a feedback name where a scorer gives several; `rows`: of `selected_rows`."""
+    sums = _sums(rows)
+    several = sorted({r["scorer_name"] for r in sums if r["last"]})
+    if several:
+        # Of feedbacks with one name the trace's first one counts.
+        keys = ("scorer_name", "trace_id", "trace_date", "assessment_name")
+        first = [F.min_by(name, "ordinal").alias(name) for name in ("value_double", "outcome")]
+        of_several = (
+            rows.where(F.col("scorer_name").isin(several)).groupBy(*keys).agg(*first, F.min("ordinal").alias("ordinal"))
+        )
+        sums = [r for r in sums if r["scorer_name"] not in several] + _sums(of_several)
+    found = {spec.name: _by_feedback([r for r in sums if r["scorer_name"] == spec.name]) for spec in request.scorers}
+    failing = [name for name, each in found.items() if any(_mostly_failed(r) for r in each)]
+    errors = most_frequent_errors(rows.where("error_code is not null"), failing) if failing else {}
+    return [_row(spec, counts[spec.name], r, errors) for spec in request.scorers for r in found[spec.name]]
 
-    A scorer that gives several feedbacks a trace is summed up by its first one; `read_assessments` has the rest.
-    """
+
+def _sums(rows: DataFrame) -> list[dict[str, Any]]:
     value = F.col("value_double")
-    first = rows.where("ordinal = 0")
-    sums = {
-        r["scorer_name"]: r.asDict()
-        for r in first.groupBy("scorer_name")
-        .agg(
-            F.count(F.when(F.col("outcome") == Outcome.SCORED.value, 1)).alias("results_scored"),
-            F.count(F.when(F.col("outcome") == Outcome.EMPTY.value, 1)).alias("results_empty"),
-            F.count(F.when(F.col("outcome") == Outcome.ERROR.value, 1)).alias("results_errored"),
-            F.count(value).alias("n"),
-            F.avg(value).alias("avg"),
-            F.stddev_samp(value).alias("sd"),
-            F.min(F.when(value.isNotNull(), value.isin(0.0, 1.0))).alias("binary"),
-            *(made(value).alias(f"agg_{name}") for name, made in AGGREGATIONS.items()),
-        )
-        .collect()
+    made = rows.groupBy("scorer_name", "assessment_name").agg(
+        *(F.count(F.when(F.col("outcome") == kind.value, 1)).alias(f"results_{kind.value}") for kind in Outcome),
+        F.max("ordinal").alias("last"),
+        F.count(value).alias("n"),
+        F.avg(value).alias("avg"),
+        F.stddev_samp(value).alias("sd"),
+        F.min(F.when(value.isNotNull(), value.isin(0.0, 1.0))).alias("binary"),
+        *(made(value).alias(f"agg_{name}") for name, made in AGGREGATIONS.items()),
+    )
+    return sorted((r.asDict() for r in made.collect()), key=lambda r: r["assessment_name"])
+
+
+def _by_feedback(sums: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a dict a feedback name. Where a call gave none, it failed or was empty for all names of the scorer."""
+    named = [r for r in sums if r["assessment_name"] != r["scorer_name"] or r["results_scored"]]
+    without = [r for r in sums if r not in named]
+    if not named:
+        return without or [{}]
+    more = {key: sum(r[key] for r in without) for key in ("results_empty", "results_error")}
+    return [r | {key: r[key] + n for key, n in more.items()} for r in named]
+
+
+def _results(r: Mapping[str, Any]) -> int:
+    return sum(int(r.get(f"results_{kind.value}") or 0) for kind in Outcome)
+
+
+def _mostly_failed(r: Mapping[str, Any]) -> bool:
+    return 2 * int(r.get("results_error") or 0) > _results(r)
+
+
+def _row(spec: ScorerSpec, c: Counts, r: Mapping[str, Any], errors: Mapping[str, str]) -> dict[str, Any]:
+    population = c.in_window - c.skipped - c.filtered_out
+    n = int(r.get("n") or 0)
+    interval = mean_interval(
+        n, mean=r.get("avg"), sd=r.get("sd"), population=max(population, n), binary=bool(r.get("binary"))
+    )
+    return {
+        "scorer": spec.name,
+        "feedback": r.get("assessment_name") or spec.name,
+        "version": spec.version,
+        "sample_rate": spec.sample_rate,
+        "population": population,
+        **{k: v for k, v in c.to_json().items() if k != "skipped_reasons"},
+        "results": _results(r),
+        "results_errored": int(r.get("results_error") or 0),
+        "n": n,
+        "mean": interval.mean,
+        "ci_low": interval.low,
+        "ci_high": interval.high,
+        "most_frequent_error": errors.get(spec.name) if _mostly_failed(r) else None,
+        **{name: r.get(f"agg_{name}") for name in spec.aggregations if name != "mean"},
     }
-    out = []
-    for spec in request.scorers:
-        c, r = counts[spec.name], sums.get(spec.name, {})
-        population = c.in_window - c.skipped - c.filtered_out
-        n = int(r.get("n") or 0)
-        interval = mean_interval(
-            n, mean=r.get("avg"), sd=r.get("sd"), population=max(population, n), binary=bool(r.get("binary"))
-        )
-        row: dict[str, Any] = {
-            "scorer": spec.name,
-            "version": spec.version,
-            "sample_rate": spec.sample_rate,
-            "population": population,
-            **{k: v for k, v in c.to_json().items() if k != "skipped_reasons"},
-            "results": sum(int(r.get(f"results_{k}") or 0) for k in ("scored", "empty", "errored")),
-            "results_errored": int(r.get("results_errored") or 0),
-            "n": n,
-            "mean": interval.mean,
-            "ci_low": interval.low,
-            "ci_high": interval.high,
-        }
-        for name in spec.aggregations:
-            if name != "mean":
-                row[name] = r.get(f"agg_{name}")
-        out.append(row)
-    return out

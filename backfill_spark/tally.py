@@ -17,6 +17,7 @@ from backfill_spark.models import ErrorCode, ScorerSpec
 
 PATIENCE_S = 5.0
 """Longest wait for what Spark has seen of a write that is done."""
+_ERROR = ("scorer_name", "error_code", "error_message")
 _NO_CALL = (ErrorCode.TRACE_TOO_LARGE, ErrorCode.LOAD_FAILED)
 
 
@@ -184,6 +185,25 @@ def _pair_by_pair(staged: DataFrame, job_id: str) -> dict[str, Tally]:
         )
         for r in sums
     }
+
+
+def error_rows(staged: DataFrame) -> DataFrame:
+    """Return the errors among staged results as `most_frequent_errors` takes them."""
+    return staged.select(F.inline(F.arrays_zip(*[f"results.{n}" for n in _ERROR]))).where("error_code is not null")
+
+
+def most_frequent_errors(rows: DataFrame, scorers: Sequence[str]) -> dict[str, str]:
+    """Return code and message of each scorer's most frequent error, of rows that have a scorer and an error.
+
+    A message that stands once may quote its trace: then only its type is told.
+    """
+    kinds = rows.where(F.col("scorer_name").isin(list(scorers))).groupBy(*_ERROR).agg(F.count(F.lit(1)).alias("n"))
+    found = kinds.groupBy("scorer_name").agg(F.max_by(F.struct(*_ERROR, "n"), "n").alias("most")).collect()
+    said = {}
+    for name, _, code, message, n in ((r["scorer_name"], *r["most"]) for r in found):
+        text = message or ""
+        said[name] = f"{code}: {text if n > 1 else text.split(':', 1)[0]}"
+    return said
 
 
 def _calls(job_id: str) -> list[Column]:

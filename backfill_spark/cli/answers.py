@@ -34,6 +34,7 @@ def job_object(job: Any, *, summary: Any = None) -> dict[str, Any]:
         "cost_usd": plain(job.cost_usd),
         "rate_reached": plain(job.rate_reached),
         "error": plain(job.error),
+        "warnings": list(getattr(job, "warnings", ())),
     }
     body |= _object(job)
     if summary is not None:

@@ -44,7 +44,7 @@ def work(ctx: click.Context, once: bool) -> None:
     jobs = []
     for job in program.api.work(forever=not once):
         jobs.append(job)
-        program.say(f"{job.job_id}  {job.state}")
+        program.say("\n".join((f"{job.job_id}  {job.state}", *getattr(job, "warnings", ()))))
     program.answer_object({"jobs": [job_object(job) for job in jobs]})
     codes = [exit_code_of(job.state) for job in jobs]
     bad = [code for code in codes if code is not ExitCode.SUCCEEDED]

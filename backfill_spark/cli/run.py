@@ -69,7 +69,7 @@ def plan(program: Program, /, **options: Any) -> None:
     """Show what a backfill would do; no scorer is called."""
     from backfill_spark.display import plan_sheet
 
-    made = program.api.plan_backfill(**_request(options))
+    made = program.api.plan_backfill(**_request(program, options))
     program.answer(lambda: plan_sheet(made), lambda: plan_object(made))
 
 
@@ -83,7 +83,7 @@ def run(ctx: click.Context, /, queue: bool, **options: Any) -> None:
     from backfill_spark.sheet import Sheet
 
     program: Program = ctx.obj
-    request = _request(options)
+    request = _request(program, options)
     try:
         with audience(program.out):
             job_id = program.api.backfill_scorers(**request, **({"launch": "queue"} if queue else {}))
@@ -126,7 +126,11 @@ def _summary(program: Program, job: Any) -> Any:
         return None
 
 
-def _request(options: dict[str, Any]) -> dict[str, Any]:
+def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options as arguments; what they alone show to be wrong is refused before Spark is imported."""
+    from backfill_spark.request import Arguments, refuse_values
+    from backfill_spark.session import active_session
+
     request = dict(options)
     for name in ("max_error_rate", "max_calls", "max_cost_usd"):
         if request[name] is None:
@@ -135,6 +139,9 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         del request["exclusive"]
     request["scorers"] = parse_scorers(request["scorers"])
     request["trace_ids"] = parse_trace_ids(request["trace_ids"])
+    named = {name: value for name, value in request.items() if name != "experiment_id"}
+    if active_session() is None:
+        refuse_values(Arguments(**named), program.settings)
     return request
 
 

@@ -12,8 +12,10 @@ import click
 
 from backfill_spark.cli.answers import scorer_object
 from backfill_spark.cli.program import Program, ProgramCommand, ProgramGroup
+from backfill_spark.filters import compile_filter
 from backfill_spark.locations import local_file
 from backfill_spark.models import ScorerSamplingConfig
+from backfill_spark.scorers import checks
 
 _name = click.argument("name")
 _experiment = click.option("--experiment-id", metavar="ID", help="Experiment of the scorer.")
@@ -180,6 +182,9 @@ def _scorers_in(module: Any) -> list[str]:
 
 
 def _change(program: Program, name: str, verb: str, config: ScorerSamplingConfig, *, experiment_id: str | None) -> None:
+    # What is wrong in itself is refused before Spark starts.
+    config = (checks.checked_start if verb == "start" else checks.checked_config)(config)
+    compile_filter(config.filter_string)
     found = program.api.get_scorer(name=name, experiment_id=experiment_id)
     _show(program, getattr(found, verb)(experiment_id=experiment_id, sampling_config=config))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dis
 import functools
 import io
@@ -9,7 +10,7 @@ import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,20 @@ from typing import Any
 _KNOWN_EVERYWHERE = frozenset({"backfill_spark", "pyspark", "py4j", "delta", "cloudpickle", "__mp_main__"})
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _CLASS_BODY_OPS = _GLOBAL_OPS | {"LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+# Looked up in the module, too, where they differ between a script, a module and a notebook.
+_OF_EACH_CLASS_BODY = frozenset({"__name__", "__annotations__"})
 _SPARK_HANDLES = frozenset({"SparkSession", "SparkContext", "SQLContext", "DataFrame", "RDD", "Column", "JavaObject"})
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, range, types.CodeType, type(Ellipsis))
 _registration = threading.RLock()
 
 Way = tuple[str, ...]
 CACHED_FUNCTION = type(functools.lru_cache(lambda: None))
+_CALLABLES = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, CACHED_FUNCTION)
 
 
 def global_names(code: types.CodeType, ops: frozenset[str] = _CLASS_BODY_OPS) -> list[str]:
-    """Return the global names that `code` and the code nested in it use, sorted."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in ops}
+    """Return the global names that `code` and the code nested in it use, sorted; not those of each class body."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ops} - _OF_EACH_CLASS_BODY
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
             names.update(global_names(const, ops))
@@ -44,6 +48,45 @@ def used_globals(function: types.FunctionType) -> dict[str, Any]:
     """Return the globals that `function` uses and that exist now."""
     namespace = function.__globals__
     return {name: namespace[name] for name in global_names(function.__code__) if name in namespace}
+
+
+def unknown_names(function: object) -> list[tuple[str, str]]:
+    """Return what `function` and the helpers it calls name that exists nowhere, each with the function that does so.
+
+    A code object that catches NameError is left alone, and so is a name that the code itself makes global.
+    """
+    found: list[tuple[str, str]] = []
+    waiting, seen = [function], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or is_installed(value):
+            continue
+        seen.add(id(value))
+        if isinstance(value, types.FunctionType):
+            known = {*value.__globals__, *vars(builtins), *_own_builtins(value), *_made_global(value.__code__)}
+            found += [(name, value.__name__) for name in _needed_globals(value.__code__) if name not in known]
+        if not isinstance(value, (type, types.ModuleType)) and isinstance(value, _CALLABLES):
+            waiting += [part for _, part in parts(value) if isinstance(part, _CALLABLES)]
+    return found
+
+
+def _needed_globals(code: types.CodeType) -> list[str]:
+    """Return the names that a function looks up in its module, in the order of the code."""
+    if code.co_name == "__annotate__" or "NameError" in code.co_names:
+        return []
+    made_here = {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"} | _OF_EACH_CLASS_BODY
+    here = [i.argval for i in dis.get_instructions(code) if i.opname in _CLASS_BODY_OPS and i.argval not in made_here]
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _needed_globals(const)]
+    return list(dict.fromkeys(here + inner))
+
+
+def _own_builtins(function: types.FunctionType) -> Iterable[str]:
+    return getattr(function, "__builtins__", ())
+
+
+def _made_global(code: types.CodeType) -> set[str]:
+    made = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")}
+    return made.union(*(_made_global(c) for c in code.co_consts if isinstance(c, types.CodeType)))
 
 
 def class_body_globals(function: types.FunctionType) -> dict[str, Any]:

@@ -6,15 +6,55 @@ import inspect
 import math
 import numbers
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError
+from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, nearest_first
 from backfill_spark.models import ScorerSamplingConfig
 
 PARAMETERS = ("inputs", "outputs", "expectations", "trace", "session")
 AGGREGATIONS = ("min", "max", "mean", "median", "variance", "p90")
 MAX_NAME = 250
+
+
+_MLFLOW_ONLY = {
+    "pass_if": "return a truth value instead, for example `return score >= 0.8`",
+    "base_url": "name an endpoint in the settings, judge.endpoints.NAME.base_url, and use model='NAME:/MODEL'",
+    "extra_headers": "headers belong to an endpoint of the settings, judge.endpoints.NAME",
+    "generate_rationale_first": "our judges always give their rationale before the verdict",
+}
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse arguments that a decorator or judge does not have, with what to write instead.
+
+    Raises:
+        ScorerDefinitionError: there are any.
+    """
+    known = list(known)
+    said = [f"{name} ({_MLFLOW_ONLY.get(name) or f'did you mean {nearest_first(name, known)[0]}?'})" for name in given]
+    if said:
+        raise ScorerDefinitionError(f"{what} does not take {'; '.join(said)}. It takes {', '.join(known)}.")
+
+
+def is_of_mlflow(value: object) -> bool:
+    """True for an object or class of MLflow's, or one that is derived from it."""
+    kind = value if isinstance(value, type) else type(value)
+    return any(base.__module__.partition(".")[0] == "mlflow" for base in kind.__mro__)
+
+
+def instead_of(value: object) -> str:
+    """Return what to write instead of something that is no scorer of ours."""
+    if is_of_mlflow(value):
+        from backfill_spark.scorers.definition import CLASSES
+
+        name = (value if isinstance(value, type) else type(value)).__name__
+        ours = {"InstructionsJudge": "make_judge"}.get(name, name if name in CLASSES else "scorer")
+        return (
+            f"This is a scorer object of MLflow ({name}), which the registry here cannot store. Write `from "
+            f"backfill_spark import {ours}` in place of MLflow's import, make the scorer with it, and register it."
+        )
+    return "Decorate the function with @scorer and register it."
 
 
 def checked_name(name: object) -> str:
@@ -138,6 +178,12 @@ def parameters_of(function: Callable[..., Any], shown: str) -> tuple[str, ...]:
                 wrong.append(f"{parameter.name!r} by position only (take away the '/')")
         elif parameter.name not in PARAMETERS and parameter.default is parameter.empty:
             wrong.append(f"{parameter.name!r}, which nobody passes")
+    beside = [name for name in ("inputs", "outputs", "trace") if name in parameters]
+    if "session" in parameters and beside:
+        raise ScorerDefinitionError(
+            f"The scorer {shown!r} takes session and {' and '.join(beside)}: a session has many traces, so that nobody "
+            f"could say whose {beside[0]} is meant. Take away one of them; session holds its traces."
+        )
     if wrong:
         raise ScorerDefinitionError(
             f"The scorer {shown!r} takes {' and '.join(wrong)}. A scorer takes any of {', '.join(PARAMETERS)}; "

@@ -70,12 +70,21 @@ def dump(function: Callable[..., Any], *, name: str | None = None) -> Definition
     """Pickle `function` by value with its helpers, load it again, and compare.
 
     Raises:
-        ScorerDefinitionError: names what cannot travel: an open file, a lock, a Spark session, over 10 MB captured.
+        ScorerDefinitionError: names what cannot travel (an open file, a lock, a Spark session, over 10 MB captured),
+            and what exists nowhere.
     """
     shown = str(name or getattr(function, "__name__", type(function).__name__))
     stranger = capture.stranger(function)
     if stranger is not None:
         raise _refused(shown, *stranger)
+    unknown = capture.unknown_names(function)
+    if unknown:
+        said = ", ".join(f"{name!r} (in {where})" for name, where in unknown)
+        raise ScorerDefinitionError(
+            f"The scorer {shown!r} cannot be stored: it names {said}, which exists neither in its module nor in "
+            "Python; each call would be a NameError. Correct the spelling, import it, or define it before "
+            "register(): what is defined later does not travel to the executors."
+        )
     with capture.by_value():
         try:
             missed = capture.class_body_globals(function) if isinstance(function, types.FunctionType) else {}

@@ -41,6 +41,17 @@ class Scorer:
 
     kind: ScorerKind = ScorerKind.FUNCTION
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Refuse classes of users, which executors could not make again."""
+        super().__init_subclass__(**given)
+        if cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
+            base = next(b.__name__ for b in cls.__mro__[1:] if issubclass(b, Scorer))
+            raise ScorerDefinitionError(
+                f"{cls.__name__} derives from {base}, and a class of yours cannot be registered: executors could not "
+                "make it again. Write its __call__ as a function with @scorer above it; what its fields hold becomes a "
+                f"default: `@scorer` over `def {cls.__name__.lower()}(outputs, limit=10): ...`."
+            )
+
     def __init__(
         self,
         function: Callable[..., Any] | None,
@@ -377,6 +388,7 @@ def scorer(
     aggregations: Sequence[str] | None = None,
     timeout: float | None = None,
     version_note: str | None = None,
+    **unknown: Any,
 ) -> Callable[[Callable[..., Any]], Scorer]: ...
 def scorer(
     function: Callable[..., Any] | None = None,
@@ -387,6 +399,7 @@ def scorer(
     aggregations: Sequence[str] | None = None,
     timeout: float | None = None,
     version_note: str | None = None,
+    **unknown: Any,
 ) -> Scorer | Callable[[Callable[..., Any]], Scorer]:
     """Make a scorer of a function that takes any of inputs, outputs, expectations, trace, session.
 
@@ -398,10 +411,14 @@ def scorer(
     starts itself (`asyncio.gather`, `create_task`).
 
     Raises:
-        ScorerDefinitionError: another parameter without a default, an unknown aggregation, or a bad timeout.
+        ScorerDefinitionError: another parameter without a default, `session` beside others, an unknown argument or
+            aggregation, or a bad timeout.
     """
+    checks.refuse_unknown("@scorer", unknown, ("name", "description", "aggregations", "timeout", "version_note"))
 
     def decorate(function: Callable[..., Any]) -> Scorer:
+        if checks.is_of_mlflow(function):
+            raise ScorerDefinitionError(checks.instead_of(function))
         if isinstance(function, (Scorer, type)) or not callable(function):
             raise ScorerDefinitionError(f"@scorer decorates a function, got {function!r:.120}.")
         return Scorer(

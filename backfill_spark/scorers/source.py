@@ -1,6 +1,7 @@
 """The source of a function: its syntax tree for the digest, its text for people."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import functools
@@ -9,9 +10,12 @@ import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _CODE_FIELDS = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags")
+_FUTURES = reduce(or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names))
 _WITHOUT_MEANING = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
 
@@ -34,7 +38,7 @@ def find(function: types.FunctionType) -> Source | None:
     text = _text_of(code.co_filename, function.__globals__)
     if not text:
         return None
-    parsed = _parsed(text)
+    parsed = _parsed(text, code.co_flags & _FUTURES)
     if parsed is None or not any(_is_same(code, other) for other in parsed[1]):
         return None
     node = _node_of(code, parsed[0])
@@ -45,10 +49,11 @@ def find_class(cls: type) -> ast.ClassDef | None:
     """Return the tree of a class whose methods have a file, or None when it is not exactly one."""
     functions = [f for f in vars(cls).values() if isinstance(f, types.FunctionType)]
     for function in functions:
-        parsed = _parsed(_text_of(function.__code__.co_filename, function.__globals__))
+        code = function.__code__
+        parsed = _parsed(_text_of(code.co_filename, function.__globals__), code.co_flags & _FUTURES)
         if parsed is None:
             continue
-        line = function.__code__.co_firstlineno
+        line = code.co_firstlineno
         nodes = [
             node
             for node in ast.walk(parsed[0])
@@ -56,7 +61,7 @@ def find_class(cls: type) -> ast.ClassDef | None:
             and node.name == cls.__name__
             and node.lineno <= line <= (node.end_lineno or 0)
         ]
-        if len(nodes) == 1 and any(_is_same(function.__code__, other) for other in parsed[1]):
+        if len(nodes) == 1 and any(_is_same(code, other) for other in parsed[1]):
             return nodes[0]
     return None
 
@@ -93,15 +98,20 @@ def _text_of(filename: str, namespace: dict[str, object]) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _parsed(text: str) -> tuple[ast.Module, tuple[types.CodeType, ...]] | None:
+def _parsed(text: str, futures: int) -> tuple[ast.Module, tuple[types.CodeType, ...]] | None:
     if not text:
         return None
     try:
         tree = ast.parse(text)
-        code = compile(text, "<scorer>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        # As the function itself was: a notebook keeps `from __future__ import` for later cells, not for the same one.
+        body = [node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")]
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | futures
+        # A notebook compiles its statements one by one, which gives other bytecode for `module.function()`.
+        units = [ast.Module(nodes, []) for nodes in (body, *([node] for node in body))]
+        codes = [compile(unit, "<scorer>", "exec", flags=flags, dont_inherit=True) for unit in units]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return tree, tuple(_codes(code))
+    return tree, tuple(inner for code in codes for inner in _codes(code))
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -155,6 +155,11 @@ def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
         code = ErrorCode.TRACE_UNREADABLE
     elif issubclass(kind, ScorerLoadError):
         code = ErrorCode.LOAD_FAILED
+    elif issubclass(kind, ModuleNotFoundError) and _safe_text(getattr(error, "name", "")).startswith("mlflow"):
+        return code, (
+            f"{describe(error)}. The executors have no MLflow, and need none: write "
+            "`from backfill_spark import Feedback` (Trace, AssessmentSource, …) in place of MLflow's import."
+        )
     return code, describe(error)
 
 

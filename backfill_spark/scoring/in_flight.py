@@ -105,6 +105,7 @@ class Call:
             return advance()
         finally:
             watch.deadline = inf
+            watch.tidy()
             spent = perf_counter() - started
             self._own_s += spent
             self._traffic.busy_s += spent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, and_
@@ -16,7 +16,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from backfill_spark import tables
 from backfill_spark.errors import SettingsError
-from backfill_spark.models import MAX_SCORERS, ScorerSpec
+from backfill_spark.models import MAX_SCORERS, ScorerKind, ScorerSpec
 from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.scoring.worker import HAS_BYTES, TOO_LARGE, UNREADABLE, columns_for, load_scorers, score_batch
 from backfill_spark.texts import json_text
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 DUE = "due"
 """Column with the bit mask of the scorers that are due for a trace."""
 # Wrapped, so that one expression serves a source with native columns and one with JSON texts in their place.
+_JOINED_ROWS = 2_000
+_JOINED_CHARACTERS = 64_000_000
+_Lists = tuple[list[int], list[int], list[int], list[list[bytes | None]]]
+"""What `score` takes of a batch: `due`, `too_large` and the columns."""
 _WRAPPED = {name for name in tables.TRACES.names if isinstance(tables.TRACES[name].dataType, T.MapType | T.ArrayType)}
 _WRAPPING = len('{"v":'), len("}")
 _ARROW_TYPES: dict[T.DataType, pa.DataType] = {
@@ -197,6 +201,27 @@ def _flat_array(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
+def _joined(batches: Iterable[_Lists]) -> Iterator[_Lists]:
+    """Join batches until their calls fill a task's places many times over, or their texts are many.
+
+    How many rows Spark hands over at once is a setting of the session; each batch ends with waiting for its last call.
+    """
+    joined: _Lists | None = None
+    characters = 0
+    for batch in batches:
+        if joined is None:
+            joined = batch
+        else:
+            for lists, more in zip((*joined[:3], *joined[3]), (*batch[:3], *batch[3]), strict=True):
+                lists.extend(more)  # type: ignore[arg-type]
+        characters += sum(len(text) for texts in batch[3] for text in texts if text)
+        if len(joined[0]) >= _JOINED_ROWS or characters >= _JOINED_CHARACTERS:
+            yield joined
+            joined, characters = None, 0
+    if joined is not None:
+        yield joined
+
+
 class _ArrowLists(pd.arrays.ArrowExtensionArray):
     """Arrow lists that PySpark takes as they are.
 
@@ -209,16 +234,26 @@ class _ArrowLists(pd.arrays.ArrowExtensionArray):
 
 
 def _carrier(kind: str, batch: _Batch) -> Callable[..., Column]:
+    is_async = any(spec.kind is ScorerKind.ASYNC_FUNCTION for spec in batch.specs)
     if kind == "pandas":
 
-        def score_pandas(*columns: pd.Series) -> pd.DataFrame:  # a struct comes as a DataFrame
-            due, large, unreadable, *given = columns
+        def lists_of(columns: Sequence[Any]) -> _Lists:
+            due, large, unreadable, *given = columns  # a struct comes as a DataFrame
             texts = [given[0][name].tolist() for name in batch.names] if given else []
-            arrays = batch.score(due.tolist(), large.tolist(), unreadable.tolist(), texts)
-            return pd.DataFrame({name: _ArrowLists(array) for name, array in zip(FIELD_NAMES, arrays, strict=True)})
+            return due.tolist(), large.tolist(), unreadable.tolist(), texts
+
+        def frame_of(lists: _Lists) -> pd.DataFrame:
+            arrays = zip(FIELD_NAMES, batch.score(*lists), strict=True)
+            return pd.DataFrame({name: _ArrowLists(array) for name, array in arrays})
+
+        def score_pandas(*columns: pd.Series) -> pd.DataFrame:
+            return frame_of(lists_of(columns))
+
+        def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
+            return map(frame_of, _joined(map(lists_of, batches)))
 
         # PySpark's stub wants functionType, and PySpark itself warns where it is given.
-        made = pandas_udf(score_pandas, tables.RESULTS)  # type: ignore[call-overload]
+        made = pandas_udf(score_batches if is_async else score_pandas, tables.RESULTS)  # type: ignore[call-overload]
         return cast("Callable[..., Column]", made)
     if kind == "arrow":
         arrow_udf = getattr(F, "arrow_udf", None)
@@ -230,12 +265,22 @@ def _carrier(kind: str, batch: _Batch) -> Callable[..., Column]:
                 "Set it to pandas."
             )
 
-        def score_arrow(*columns: pa.Array) -> pa.Array:
+        def lists_of_arrow(columns: Sequence[Any]) -> _Lists:
             due, large, unreadable, *given = columns
             # flatten(), unlike field(), gives NULLs where the whole struct is one.
             texts = [column.to_pylist() for column in given[0].flatten()] if given else []
-            arrays = batch.score(due.to_pylist(), large.to_pylist(), unreadable.to_pylist(), texts)
-            return pa.StructArray.from_arrays(arrays, FIELD_NAMES)
+            return due.to_pylist(), large.to_pylist(), unreadable.to_pylist(), texts
 
-        return cast("Callable[..., Column]", arrow_udf(score_arrow, tables.RESULTS))
+        def array_of(lists: _Lists) -> pa.Array:
+            return pa.StructArray.from_arrays(batch.score(*lists), FIELD_NAMES)
+
+        def score_arrow(*columns: pa.Array) -> pa.Array:
+            return array_of(lists_of_arrow(columns))
+
+        def score_arrow_batches(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+            return map(array_of, _joined(map(lists_of_arrow, batches)))
+
+        return cast(
+            "Callable[..., Column]", arrow_udf(score_arrow_batches if is_async else score_arrow, tables.RESULTS)
+        )
     raise SettingsError(f"scoring.udf is {kind!r}; it can be pandas or arrow.")

@@ -258,6 +258,7 @@ class _Call:
                 result = function(**arguments)
             finally:
                 watch.deadline = inf
+                watch.tidy()
             latency = (perf_counter() - started) * 1000.0
         except CallTimeoutError:
             watch.deadline = inf

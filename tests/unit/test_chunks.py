@@ -12,6 +12,7 @@ from backfill_spark.chunks import (
     TARGET_PAIRS,
     Cutter,
     first_target,
+    full_task,
     next_target,
     tasks_for,
 )
@@ -97,3 +98,19 @@ def test_a_pilot_out_of_a_busy_hour_does_not_cut_the_rest_small() -> None:
     """What is left of the hour is one chunk of the size that the pilot allows."""
     chunks = cut({0: 2_000, 1: 2_000}, [200, 250_000])
     assert [200, 1_800, 2_000] == [c.pairs for c in chunks]
+
+
+def test_tasks_of_async_scorers_keep_their_calls_under_way() -> None:
+    """A task gets enough pairs to fill its places for async calls twice, before it is made shorter."""
+    full = full_task(2, 1, 64)
+    assert 256 == full
+    assert tasks_for(200, None, 2, full=full) == 2
+    assert tasks_for(1, None, 8, full=full) == 1
+    assert tasks_for(600, 0.5, 2, full=full) == 2
+    assert tasks_for(6_000, 0.01, 2, full=full) == 6
+    assert tasks_for(6_000, 0.0001, 2, full=full) == 2
+
+
+def test_without_async_scorers_no_task_has_to_be_full() -> None:
+    """Only calls that wait gain from more of them in a task."""
+    assert full_task(3, 0, 64) == 0

@@ -193,14 +193,44 @@ class TestPlanAndRun:
             (["a,b=0.8"], [BackfillScorerConfig("a", None), BackfillScorerConfig("b", 0.8)]),
             (["a", "--scorers", "b"], ["a", "b"]),
             (["a=1"], [BackfillScorerConfig("a", 1.0)]),
-            (["a=7"], [BackfillScorerConfig("a", 7.0)]),
         ],
     )
     def test_rates_make_configs(self, words, expected):
-        """A rate out of range goes on to the API, which names all problems at once."""
+        """Names stay names as long as no rate is said."""
         api = FakeApi()
         call("plan", "--scorers", *words, api=api)
         assert expected == api.asked[0][1]["scorers"]
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["run", "--scorers", "a", "--start", "yesterdy"], "start_time 'yesterdy' is no date or time"),
+            (["plan", "--scorers", "a", "--end", "2024-13-01"], "end_time '2024-13-01' is no date or time"),
+            (["run", "--scorers", "a", "--start", "2024-06-02", "--end", "2024-06-01"], "is not before end_time"),
+            (["run", "--scorers", "a", "--filter", "trace.status == = 'OK'"], "'==' is not an operator"),
+            (["run", "--scorers", "a=7"], "sample_rate of 'a' must be a number in [0, 1]"),
+            (["run", "--scorers", "a,a"], "stands more than once"),
+            (["run", "--scorers", "a", "--max-error-rate", "nan"], "max_error_rate must be a number in [0, 1]"),
+            (["run", "--scorers", "a", "--max-calls", "-1"], "max_calls must be a whole number, 0 or more"),
+            (["run", "--scorers", "a", "--seed", str(2**64)], "seed must be a whole number of 64 bits"),
+            (["run", "--scorers", "a", "--set", "timezone=Mars"], "timezone"),
+            (["scorers", "start", "a", "--rate", "2"], "sample_rate must be between 0 and 1"),
+            (["scorers", "update", "a", "--filter", "tag ="], "filter_string"),
+        ],
+    )
+    def test_what_the_arguments_alone_show_never_reaches_the_api(self, words, said, monkeypatch):
+        """It is refused with exit code 2, before Spark is imported."""
+        monkeypatch.setattr("backfill_spark.session.active_session", lambda: None)
+        api = FakeApi()
+        result = call(*words, api=api)
+        assert (2, []) == (result.exit_code, api.asked)
+        assert said in result.stderr
+
+    def test_all_that_is_wrong_with_the_arguments_is_said_at_once(self, monkeypatch):
+        monkeypatch.setattr("backfill_spark.session.active_session", lambda: None)
+        result = call("run", "--scorers", "a=7", "--start", "yesterdy", "--max-calls", "-1", api=FakeApi())
+        for said in ("sample_rate of 'a'", "'yesterdy'", "max_calls"):
+            assert said in result.stderr
 
     def test_unreadable_scorers_are_refused_all_at_once(self):
         api = FakeApi()
@@ -448,9 +478,9 @@ class TestSourceGone:
 class TestScorers:
     def test_start_gives_rate_and_filter(self):
         api = FakeApi()
-        words = ["--sample-rate", "0.5", "--filter", "x = 1", "--experiment-id", "9"]
+        words = ["--sample-rate", "0.5", "--filter", "trace.status = 'OK'", "--experiment-id", "9"]
         result = call("scorers", "start", "polite", *words, api=api)
-        config = ScorerSamplingConfig(0.5, "x = 1")
+        config = ScorerSamplingConfig(0.5, "trace.status = 'OK'")
         assert ("get_scorer", {"name": "polite", "experiment_id": "9"}) == api.asked[0]
         assert [("start", {"experiment_id": "9", "sampling_config": config})] == api.scorer.said
         assert "STARTED" in result.stdout

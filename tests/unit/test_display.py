@@ -206,6 +206,26 @@ class TestSummary:
         frame = a_frame({"n": 0, "mean": None, "ci_low": None, "ci_high": None, "population": 12})
         assert "0 of 12 -" in words(summary_sheet(pd.DataFrame(frame.to_dict("records"))))
 
+    def test_names_the_feedbacks_of_a_scorer_that_gives_several(self):
+        frame = a_frame({"feedback": "words", "n": 1, "population": 9}, {"feedback": "long", "n": 2, "population": 9})
+        shown = words(summary_sheet(frame))
+        assert "length v2 / words 0.8 1 of 9" in shown
+        assert "length v2 / long 0.8 2 of 9" in shown
+
+    def test_what_mostly_failed_is_the_last_line(self):
+        frame = a_frame(
+            {
+                "n": 1,
+                "population": 9,
+                "results": 9,
+                "results_errored": 8,
+                "most_frequent_error": "timeout: It took long",
+            }
+        )
+        said = "Scorer 'length' failed on 8 of 9 pairs. Most frequent error: timeout: It took long"
+        assert said == job_sheet(a_job(), summary=frame).text().strip().splitlines()[-1]
+        assert said == job_sheet(a_job(warnings=(said,))).text().strip().splitlines()[-1]
+
     def test_stands_in_a_job_in_place_of_the_counts(self):
         frame = a_frame({"n": 2, "mean": 0.5, "ci_low": 0.1, "ci_high": 0.9, "population": 9})
         assert "0.50 [0.10, 0.90]" in words(job_sheet(a_job(), summary=frame))

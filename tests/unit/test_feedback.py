@@ -343,6 +343,14 @@ def test_exceptions_have_a_code_and_one_line(error, code, message):
     assert failure_of(error) == (code, message)
 
 
+def test_a_missing_mlflow_is_told_with_the_import_to_write():
+    """MLflow's own pages advise imports in the function; executors need not have it."""
+    code, message = failure_of(ModuleNotFoundError("No module named 'mlflow'", name="mlflow.entities"))
+    assert code == "scorer_error"
+    assert message.startswith("ModuleNotFoundError: No module named 'mlflow'. ")
+    assert "`from backfill_spark import Feedback`" in message
+
+
 @pytest.mark.parametrize(
     "secret",
     [

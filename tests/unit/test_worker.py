@@ -8,6 +8,8 @@ import pickle
 import signal
 import sys
 import time
+from dataclasses import replace
+from inspect import iscoroutinefunction
 
 import pytest
 from hypothesis import given
@@ -312,11 +314,104 @@ def test_a_call_that_takes_too_long_is_ended():
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def leaves_an_alarm(outputs):
+    def cry(*_):
+        raise RuntimeError("an alarm of another scorer")
+
+    signal.signal(signal.SIGALRM, cry)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    return 1
+
+
+def stops_all_timers(outputs):
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.alarm(5)
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return 1
+
+
+def sets_an_alarm_only(outputs):
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    return 1
+
+
+def ignores_alarms(outputs):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    return 1
+
+
+def fails_with_an_alarm(outputs):
+    leaves_an_alarm(outputs)
+    raise ValueError
+
+
+async def leaves_one_and_waits(outputs):
+    return leaves_an_alarm(outputs)
+
+
+@pytest.mark.parametrize("limit_s", [0.1, 0])
+@pytest.mark.parametrize(
+    "meddler",
+    [
+        leaves_an_alarm,
+        stops_all_timers,
+        sets_an_alarm_only,
+        ignores_alarms,
+        fails_with_an_alarm,
+        leaves_one_and_waits,
+    ],
+)
+def test_a_scorers_alarms_change_no_other_scorers_limit(meddler, limit_s):
+    """What one leaves behind ends with its call; the next one is still ended at its own limit, and no sooner."""
+
+    def takes_a_while(outputs):
+        until = time.perf_counter() + 0.05
+        while time.perf_counter() < until:
+            pass
+        return 2
+
+    def loops(outputs):
+        while True:
+            pass
+
+    specs = [a_spec(name, timeout_s=limit_s) for name in ("meddler", "next")]
+    specs[0] = replace(specs[0], kind=ScorerKind.ASYNC_FUNCTION if iscoroutinefunction(meddler) else specs[0].kind)
+    specs.append(a_spec("loops", timeout_s=0.1))
+    functions = {"meddler": meddler, "next": takes_a_while, "loops": loops}
+    loaded = load_scorers(specs, {"response"}, load=lambda spec: functions[spec.name])
+    due = [3, 3, 7] if limit_s else [3, 3]
+    before = signal.getsignal(signal.SIGALRM)
+    found = score_batch({"response": ["a"] * len(due)}, due, loaded[: 3 if limit_s else 2], payload="auto")
+
+    of_next = [v for v, n in zip(found.fields["value"], found.fields["scorer_name"], strict=True) if n == "next"]
+    assert of_next == ["2"] * len(due)
+    assert found.fields["error_code"].count("timeout") == (1 if limit_s else 0)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_scorers_own_alarm_works_in_its_call():
+    """A limit that a scorer sets itself ends its wait."""
+
+    def limits_itself(outputs):
+        def cry(*_):
+            raise TimeoutError("mine")
+
+        signal.signal(signal.SIGALRM, cry)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        time.sleep(60)
+
+    found = scored({"response": ["a"]}, [limits_itself], timeout_s=30)
+    assert found.fields["error_message"] == ["TimeoutError: mine"]
+
+
 def test_a_scorers_own_limit_wins():
     """0 switches the limit off, a number replaces the general one."""
 
     def takes_a_while(outputs):
-        until = time.perf_counter() + 0.1
+        until = time.perf_counter() + 0.3
         while time.perf_counter() < until:
             pass
         return 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from backfill_spark.errors import ScorerDefinitionError, nearest_first
+from backfill_spark.scorers import checks
 from backfill_spark.scorers.judges.judge import Judge
 from backfill_spark.scorers.judges.prompt import shown
 from backfill_spark.scorers.judges.verdict import VerdictType
@@ -82,6 +84,7 @@ def make_judge(
     aggregations: Sequence[str] | None = None,
     timeout: float | None = None,
     version_note: str | None = None,
+    **unknown: Any,
 ) -> InstructionsJudge:
     """Make a judge of instructions with `{{ inputs }}`, `{{ outputs }}`, `{{ expectations }}` or `{{ trace }}` in them.
 
@@ -95,10 +98,14 @@ def make_judge(
         aggregations: Names out of min, max, mean, median, variance, p90.
         timeout: Kept with the version; the endpoint's timeout_s limits a call.
         version_note: What people read about this version.
+        unknown: Refused, with what to write instead.
 
     Raises:
         ScorerDefinitionError: the instructions are empty, name an unknown variable or none, or the type cannot be used.
     """
+    checks.refuse_unknown(
+        "make_judge", unknown, [name for name in signature(make_judge).parameters if name != "unknown"]
+    )
     return InstructionsJudge(
         name=name,
         instructions=instructions,

@@ -1,0 +1,77 @@
+"""The pace that sizes chunks and tasks is that of the task: calls that wait side by side take little of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from backfill_spark import backfill
+from backfill_spark.models import ScorerKind, ScorerSpec, TimeWindow
+
+SLOTS = 2
+
+
+class Machine:
+    """Two slots with 64 places each: knows how long a chunk takes when each async call waits for `latency_s`."""
+
+    def __init__(self, asyncs: int, *, latency_s: float, sync_s: float = 0.0) -> None:
+        kinds = [ScorerKind.ASYNC_FUNCTION] * asyncs + [ScorerKind.FUNCTION]
+        scorers = tuple(ScorerSpec(f"s{i}", 1, "d", kind, {}, None, ("outputs",), 1.0) for i, kind in enumerate(kinds))
+        request = SimpleNamespace(scorers=scorers, code=tuple(range(len(scorers))), window=TimeWindow())
+        self.epoch: Any = SimpleNamespace(
+            spark=None, request=request, calls=0, call_seconds=0.0, stage_seconds=0.0, next_chunk=0
+        )
+        self.asyncs, self.latency_s, self.sync_s = asyncs, latency_s, sync_s
+
+    def run(self, traces: int) -> float:
+        """Score all traces; return the seconds that it took."""
+        scorers = self.asyncs + 1
+        selection: Any = SimpleNamespace(calls_by_hour={0: traces * scorers})
+        for chunk, tasks in backfill.pieces(self.epoch, selection):
+            of_chunk, of_task = chunk.pairs / scorers, chunk.pairs / scorers / (tasks or 1)
+            waves, rounds = -(-(tasks or 1) // SLOTS), -(-int(of_task * self.asyncs) // 64)
+            self.epoch.calls += chunk.pairs
+            self.epoch.call_seconds += of_chunk * (self.asyncs * self.latency_s + self.sync_s)
+            self.epoch.stage_seconds += 1.0 + waves * (rounds * self.latency_s + of_task * self.sync_s)
+        assert self.epoch.calls == traces * scorers
+        return float(self.epoch.stage_seconds)
+
+
+@pytest.fixture(autouse=True)
+def two_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backfill, "scheduling_slots", lambda spark: SLOTS)
+    monkeypatch.setattr(backfill, "highest_rate", lambda request: 1.0)
+
+
+@pytest.mark.parametrize(
+    ("machine", "traces", "least"),
+    [
+        (Machine(1, latency_s=1.0), 3_000, 60.0),
+        (Machine(3, latency_s=1.0), 1_000, 60.0),
+        (Machine(1, latency_s=30.0), 1_000, 1.5),
+        (Machine(1, latency_s=1.0), 150, 40.0),
+        (Machine(1, latency_s=0.05), 20_000, 700.0),
+        (Machine(1, latency_s=1.0, sync_s=0.1), 1_000, 10.0),
+    ],
+    ids=["beside-an-instant-one", "several", "very-slow", "a-small-job", "quick", "beside-a-slow-one"],
+)
+def test_async_calls_stay_under_way(machine: Machine, traces: int, least: float) -> None:
+    """Async calls per second, start and end of each chunk included; 128 places give that many a latency."""
+    took = machine.run(traces)
+    assert traces * machine.asyncs / took >= least
+
+
+def test_calls_that_others_wait_for_are_what_they_take() -> None:
+    """Without async scorers a chunk of slow calls is as long as it was: some 30 seconds of two slots."""
+    machine = Machine(0, latency_s=0.0, sync_s=0.1)
+    sizes = []
+    selection: Any = SimpleNamespace(calls_by_hour={0: 3_000})
+    for chunk, _ in backfill.pieces(machine.epoch, selection):
+        sizes.append(chunk.pairs)
+        machine.epoch.calls += chunk.pairs
+        machine.epoch.call_seconds += chunk.pairs * 0.1
+        machine.epoch.stage_seconds += chunk.pairs * 0.1 / SLOTS + 5
+    assert sizes[0] == 200
+    assert set(sizes[1:-1]) == {600}
