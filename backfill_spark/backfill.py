@@ -324,6 +324,10 @@ def final_counts(epoch: Epoch) -> dict[str, Counts]:
             calls=t.calls,
             left=due - t.finished,
         )
+    # Requests for what no pair has yet were sent as well; which of the judges they were for is not kept.
+    judges = [epoch.request.scorers[i].name for i in epoch.request.judges]
+    if judges and (more := epoch.asked - sum(out[name].calls for name in judges)) > 0:
+        out[judges[0]] = replace(out[judges[0]], calls=out[judges[0]].calls + more)
     return out
 
 

@@ -75,6 +75,8 @@ class Epoch:
     """Gives the judges' pairs their answers, slice of the draw by slice."""
     spent_usd: float = 0.0
     """What all epochs of the job have spent on judges, at most; of unknown prices only what is known."""
+    asked: int = 0
+    """Requests to models that all epochs of the job have sent, as far as answers tell."""
     reached: float | None = None
     """Draw that the judges came to, when they stopped early."""
     stopped: str | None = None

@@ -69,7 +69,7 @@ class JobRecord:
     """Payload of the newest `ended`: counts, calls, cost_usd, rate_reached, error."""
     staged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     asked: tuple[Mapping[str, Any], ...] = ()
-    """What each slice of judge calls spent: requests, cost_usd, draw_to."""
+    """What each slice of judge calls spent and got: requests, cost_usd, answers, attempts, draw_to."""
     started_at: float | None = None
     ended_at: float | None = None
 

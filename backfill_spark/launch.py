@@ -104,6 +104,7 @@ def run_job(
         ask_judges=run_slices,
         planned={n: Counts.from_json(c) for n, c in lease.record.created["counts"].items()},
         spent_usd=sum(a["cost_usd"] or 0.0 for a in lease.record.asked),
+        asked=sum(a.get("attempts", 0) for a in lease.record.asked),
     )
     earlier = sys.exception()
     try:
@@ -185,10 +186,12 @@ def resume(
 
     Raises:
         JobNotFoundError: no job has this id.
-        BackfillRefusedError: it has ended, or its runner is alive.
+        BackfillRefusedError: it has ended with something left or is to be changed, or its runner is alive.
     """
     jobs = JobStore(spark, settings)
     record = jobs.record(job_id)
+    if record.state is JobState.SUCCEEDED and not changes and not repin:
+        return record  # nothing is left
     if record.state.is_terminal:
         raise BackfillRefusedError(
             f"Job {job_id} is {record.state}, which never changes. Run the same backfill again: a new job scores only "

@@ -7,7 +7,7 @@ staged at any moment is a finished uniform sample: all pairs whose draw lies bel
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from backfill_spark import backfill as loop
 from backfill_spark import pairs as P
 from backfill_spark.adoption import everything
 from backfill_spark.asking.endpoints import Service, output_limit
-from backfill_spark.asking.spool import delete_spool, read_spool, spool_folder
+from backfill_spark.asking.patience import FAILURES_IN_A_ROW, OF_THE_ENDPOINT, no_verdicts
+from backfill_spark.asking.spool import Spooled, delete_spool, read_spool, spool_folder
 from backfill_spark.choices import WorkStore
 from backfill_spark.chunks import Cutter
 from backfill_spark.errors import BackfillError
@@ -44,6 +45,12 @@ BUDGET_LEFT = "budget"
 """What the client says of a question that its budget left."""
 RETRY_SHARE = 0.05
 """Share of a budget that is held back for requests that must be repeated."""
+FIRST_ANSWERS = 50
+"""Questions that tell what an answer costs, under a budget in dollars."""
+GROWTH = 20
+"""Times the answers whose cost is known: the longest next slice under such a budget."""
+IN_FLIGHT = 4
+"""Requests that the budget of each task pays for at the same time, should each cost the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +64,66 @@ class Slice:
     requests: int | None
     cost_usd: float | None
     """What it may spend."""
+    highest_usd: float = 0.0
+    """What one of its answers may cost at most."""
 
 
 @dataclass(slots=True)
 class Spending:
-    """What a job may still spend."""
+    """What a job may still spend, and what it got so far."""
 
     calls: int | None
     cost_usd: float | None
     requests: int = 0
     """Sent so far."""
+    answers: int = 0
+    paid_usd: float = 0.0
+    failed: int = 0
+    """Questions without a verdict since the last one."""
 
-    def spend(self, requests: int, cost_usd: float) -> None:
+    def spend(self, requests: int, cost_usd: float, answers: int) -> None:
         """Count what was spent."""
         self.requests += requests
+        self.answers += answers
+        self.paid_usd += cost_usd
         self.calls = None if self.calls is None else self.calls - requests
         self.cost_usd = None if self.cost_usd is None else self.cost_usd - cost_usd
+
+    def affords(self, least: int) -> int | None:
+        """Return how many questions to ask at most, at what answers have cost so far; None: any number.
+
+        Args:
+            least: Questions that one draw may have. They are tried whatever is left: their highest cost decides.
+        """
+        counts = []
+        if self.calls is not None:
+            counts.append(_without_retries(self.calls))
+        if self.cost_usd is not None and not self.answers:
+            counts.append(FIRST_ANSWERS)
+        elif self.cost_usd is not None and self.paid_usd > 0:
+            count = min(self.cost_usd * self.answers / self.paid_usd, GROWTH * self.answers)
+            counts.append(max(_without_retries(int(count)), least))
+        return min(counts, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came back of a slice's questions to one model."""
+
+    questions: int
+    attempts: int
+    failures: int
+    verdicts: int
+    """Good answers, and refusals of the model."""
+    why: str | None
+    """Why some were left, other than for the budget."""
+    code: str | None
+    message: str | None
+    """Of a question without a verdict."""
+
+
+def _without_retries(count: int) -> int:
+    return max(0, count - int(count * RETRY_SHARE)) if count >= 1 / RETRY_SHARE else max(0, count)
 
 
 def run_slices(epoch: Epoch, selection: Selection) -> None:
@@ -94,9 +145,10 @@ def _ask_all(
     epoch: Epoch, selection: Selection, work: WorkStore, judgements: Store, spending: Spending, pairs: DataFrame
 ) -> None:
     calls, draw_from, number = SLICE_CALLS, lowest_draw(epoch, pairs), len(epoch.lease.record.asked)
+    limits = {} if spending.cost_usd is None else output_limits(pairs)
     while True:
         epoch.check()
-        piece = next_slice(epoch, pairs, judgements, spending, draw_from, calls)
+        piece = next_slice(epoch, pairs, judgements, spending, limits, draw_from, calls)
         draw_to, sent = draw_from if piece is None else piece.draw_to, spending.requests
         if piece is not None and piece.questions:
             began = time.monotonic()
@@ -181,7 +233,8 @@ def lowest_draw(epoch: Epoch, pairs: DataFrame) -> float:
 def _spending(epoch: Epoch) -> Spending:
     request, asked = epoch.request, epoch.lease.record.asked
     spending = Spending(request.max_calls, request.max_cost_usd)
-    spending.spend(sum(a["requests"] for a in asked), sum(a["cost_usd"] or 0.0 for a in asked))
+    for a in asked:
+        spending.spend(a["requests"], a["cost_usd"] or 0.0, a.get("answers", 0))
     return spending
 
 
@@ -192,38 +245,55 @@ def recover(epoch: Epoch, judgements: Store, spending: Spending) -> None:
     if not spooled.requests and not spooled.answers:
         return
     keep(judgements, epoch.job_id, spooled.answers)
-    spent(epoch, spending, spooled.requests, spooled.cost_usd, None)
+    spent(epoch, spending, spooled, sum(a.attempts for a in spooled.answers), None)
     delete_spool(folder, epoch.job_id)
 
 
-def spent(epoch: Epoch, spending: Spending, requests: int, cost_usd: float, draw_to: float | None) -> None:
+def spent(epoch: Epoch, spending: Spending, spooled: Spooled, attempts: int, draw_to: float | None) -> None:
     """Tell what was spent; a budget counts from these events."""
-    spending.spend(requests, cost_usd)
-    epoch.spent_usd += cost_usd
-    epoch.lease.note(Event.ASKED, {"requests": requests, "cost_usd": cost_usd, "draw_to": draw_to})
+    answers = len(spooled.answers)
+    spending.spend(spooled.requests, spooled.cost_usd, answers)
+    epoch.spent_usd += spooled.cost_usd
+    epoch.asked += attempts
+    told = {"requests": spooled.requests, "cost_usd": spooled.cost_usd, "answers": answers, "attempts": attempts}
+    epoch.lease.note(Event.ASKED, told | {"draw_to": draw_to})
     epoch.lease.tell()
 
 
 def next_slice(
-    epoch: Epoch, pairs: DataFrame, judgements: Store, spending: Spending, draw_from: float, calls: int
+    epoch: Epoch,
+    pairs: DataFrame,
+    judgements: Store,
+    spending: Spending,
+    limits: Mapping[str, int | None],
+    draw_from: float,
+    calls: int,
 ) -> Slice | None:
     """Choose the next questions, in exact order of the draw; None when the budget fits no more."""
-    limit = calls
-    if spending.calls is not None:
-        kept = int(spending.calls * RETRY_SHARE) if spending.calls >= 1 / RETRY_SHARE else 0
-        limit = min(limit, max(spending.calls - kept, 0))
-    worst = None
-    if spending.cost_usd is not None:
-        worst = worst_cost(epoch, pairs, draw_from)
-        limit = min(limit, max(int(spending.cost_usd * (1 - RETRY_SHARE) / worst), 0)) if worst else limit
+    affords = spending.affords(max(1, len(limits)))
+    limit = calls if affords is None else min(calls, affords)
     questions = unanswered(epoch, pairs.where(F.col("draw") >= draw_from), judgements)
-    first = questions.orderBy("first").limit(limit + 1)
-    row = first.agg(
-        F.count(F.lit(1)).alias("n"), F.max("first").alias("last"), F.sum("tokens").alias("tokens")
-    ).collect()[0]
+    next_one = F.min_by(F.struct("first", "scorer_name", "tokens"), "first")
+    row = (
+        questions.orderBy("first")
+        .limit(limit + 1)
+        .agg(
+            F.count(F.lit(1)).alias("n"),
+            F.max("first").alias("last"),
+            F.sum("tokens").alias("tokens"),
+            F.max("tokens").alias("longest"),
+            next_one.alias("next"),
+        )
+        .collect()[0]
+    )
+    highest = 0.0
+    if spending.cost_usd is not None and row["n"]:
+        if highest_cost(epoch, limits, row["next"]["scorer_name"], row["next"]["tokens"]) > spending.cost_usd:
+            limit = 0
+        highest = max(highest_cost(epoch, limits, name, row["longest"]) for name in limits)
     if row["n"] <= limit:
-        return Slice(2.0, row["n"], row["tokens"] or 0, spending.calls, spending.cost_usd)
-    edge = row["last"]
+        return Slice(2.0, row["n"], row["tokens"] or 0, spending.calls, spending.cost_usd, highest)
+    edge = row["last"] if limit else row["next"]["first"]
     count = (
         questions.where(F.col("first") < edge)
         .agg(F.count(F.lit(1)).alias("n"), F.sum("tokens").alias("t"))
@@ -232,22 +302,19 @@ def next_slice(
     answered = pairs.where((F.col("draw") >= draw_from) & (F.col("draw") < edge)).limit(1).count()
     if not count["n"] and not answered:
         return None
-    return Slice(edge, count["n"], count["t"] or 0, spending.calls, spending.cost_usd)
+    return Slice(edge, count["n"], count["t"] or 0, spending.calls, spending.cost_usd, highest)
 
 
-def worst_cost(epoch: Epoch, pairs: DataFrame, draw_from: float) -> float | None:
-    """Return the highest cost of one question among those that are left; None when there is none."""
-    asked = pairs.where((F.col("draw") >= draw_from) & F.col("prompt").isNotNull() & F.col("prompt_hash").isNotNull())
-    longest = asked.groupBy("scorer_name").agg(F.max("tokens").alias("tokens"), F.first("prompt").alias("prompt"))
-    return max(
-        (
-            epoch.services[epoch.request.models[row["scorer_name"]]].highest_cost(
-                row["tokens"] or 0, output_limit(orjson.loads(row["prompt"]))
-            )
-            for row in longest.collect()
-        ),
-        default=None,
-    )
+def output_limits(pairs: DataFrame) -> dict[str, int | None]:
+    """Return each judge's own limit for the length of an answer, by name; of those that have something to ask."""
+    asked = pairs.where("prompt is not null and prompt_hash is not null")
+    rows = asked.groupBy("scorer_name").agg(F.first("prompt").alias("prompt")).collect()
+    return {row["scorer_name"]: output_limit(orjson.loads(row["prompt"])) for row in rows}
+
+
+def highest_cost(epoch: Epoch, limits: Mapping[str, int | None], name: str, tokens: int | None) -> float:
+    """Return what one question of a judge may cost at most."""
+    return epoch.services[epoch.request.models[name]].highest_cost(tokens or 0, limits.get(name))
 
 
 # --- ask
@@ -279,8 +346,10 @@ def ask_slice(
     # Heartbeats that are events need a task slot of their own; those that are files need none.
     slots = scheduling_slots(epoch.spark) - (0 if epoch.lease.store.pulse.has_folder else 1)
     tasks = max(1, min(slots, -(-piece.questions // 50)))
+    if piece.cost_usd is not None and piece.highest_usd:
+        tasks = max(1, min(tasks, int(piece.cost_usd / (IN_FLIGHT * piece.highest_usd))))
     folder = spool_folder(epoch.settings)
-    count, why = 0, None
+    found: list[Asked] = []
     uris = sorted(set(epoch.request.models.values()))
     for i, uri in enumerate(uris):
         names = [n for n, u in epoch.request.models.items() if u == uri]
@@ -295,30 +364,46 @@ def ask_slice(
             cost_each=None if piece.cost_usd is None else piece.cost_usd / piece.questions,
             still_s=epoch.settings.limits.lease_s * 2 / 3,
         )
-        asked, reason = _write_answers(epoch, judgements, ask(mine.select("prompt_hash", "prompt", "tokens"), asking))
-        count, why = count + asked, why or reason
+        found.append(_write_answers(epoch, judgements, ask(mine.select("prompt_hash", "prompt", "tokens"), asking)))
+        epoch.stopped = epoch.stopped or found[-1].why or _in_vain(epoch, spending, found[-1], uri)
     spooled = read_spool(folder, epoch.job_id)
     # Nothing is asked when another job has just answered all of it.
-    if count and not spooled.writers:
+    if any(a.questions for a in found) and not spooled.writers:
         raise BackfillError(
             f"What the executors asked, and wrote to {folder!r}, cannot be seen by the driver: no budget can be kept. "
             "Set judge.spool to a folder that all machines share, as an absolute path or a URI."
         )
     left = questions_left(epoch, inside, judgements)
     draw_to = piece.draw_to if left is None else left
-    spent(epoch, spending, spooled.requests, spooled.cost_usd, draw_to)
+    spent(epoch, spending, spooled, sum(a.attempts for a in found), draw_to)
     delete_spool(folder, epoch.job_id)
-    epoch.stopped = epoch.stopped or why
     return draw_to
 
 
-def _write_answers(epoch: Epoch, judgements: Store, answers: DataFrame) -> tuple[int, str | None]:
-    """Append the answers; return the number of questions, and why some were left, other than for the budget."""
+def _in_vain(epoch: Epoch, spending: Spending, asked: Asked, uri: str) -> str | None:
+    """Return why nothing more is asked, after many questions of many small slices without a verdict."""
+    spending.failed = 0 if asked.verdicts else spending.failed + asked.failures
+    if spending.failed < FAILURES_IN_A_ROW or asked.code is None:
+        return None
+    return no_verdicts(spending.failed, epoch.services[uri].endpoint.name, asked.code, asked.message or "")
+
+
+def _write_answers(epoch: Epoch, judgements: Store, answers: DataFrame) -> Asked:
+    """Append the answers; return what they are."""
     from pyspark.sql import Observation
 
     seen = Observation()
-    reason = F.when(F.col("left") != BUDGET_LEFT, F.col("left"))
-    rows = answers.observe(seen, F.max(reason).alias("why"), F.count(F.lit(1)).alias("n")).where("left is null")
+    is_failure = F.coalesce(F.col("error_code").isin([str(code) for code in OF_THE_ENDPOINT]), F.lit(False))
+    rows = answers.observe(
+        seen,
+        F.count(F.lit(1)).alias("questions"),
+        F.sum("attempts").alias("attempts"),
+        F.count(F.when(is_failure, 1)).alias("failures"),
+        F.count(F.when(F.col("left").isNull() & ~is_failure, 1)).alias("verdicts"),
+        F.max(F.when(F.col("left") != BUDGET_LEFT, F.col("left"))).alias("why"),
+        F.max(F.when(is_failure, F.col("error_code"))).alias("code"),
+        F.max(F.when(is_failure, F.col("error_message"))).alias("message"),
+    ).where("left is null")
     judgements.append(
         rows.withColumns(
             {
@@ -328,8 +413,9 @@ def _write_answers(epoch: Epoch, judgements: Store, answers: DataFrame) -> tuple
             }
         ).select(*judgements.table.schema.fieldNames())
     )
-    found = seen.get
-    return int(found.get("n", 0)), found.get("why")
+    nothing = {"questions": 0, "attempts": 0, "failures": 0, "verdicts": 0, "why": None, "code": None, "message": None}
+    got: dict[str, Any] = nothing | {name: value for name, value in seen.get.items() if value is not None}
+    return Asked(**got)
 
 
 def questions_left(epoch: Epoch, inside: DataFrame, judgements: Store) -> float | None:

@@ -24,7 +24,8 @@ class Answer:
     """What became of one question.
 
     Exactly one of `verdict`, `error_code` and `left` is set. `left` says why the question stays due (budget,
-    or the endpoint refused all calls); such an answer belongs in no table, but its attempts were spent.
+    or the endpoint refused all calls); such an answer belongs in no table, but its attempts were spent. Its
+    `error_message` is what its last request met.
     """
 
     prompt_hash: str
@@ -106,6 +107,11 @@ class Budget:
         """Count one request."""
         self.requests += 1
         self._held += cost
+
+    def take_back(self, cost: float) -> None:
+        """Forget a request that never left, as when nobody listens."""
+        self.requests -= 1
+        self.settle(cost, 0.0)
 
     def settle(self, held: float, cost: float) -> None:
         """Replace what was held for a request by what it cost."""

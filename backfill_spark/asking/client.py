@@ -123,9 +123,8 @@ def probe(service: Service) -> Probe:
     answers: list[Answer] = []
     asked = asyncio.run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))
     found = answers[0]
-    what = (found.left or found.error_message or "").rstrip(".")
-    # A page that is no model's answers with status 200 too, and counts no tokens.
-    is_page = found.error_message == NO_ANSWER and found.input_tokens is None
-    is_answered = found.verdict is not None or (found.error_code in _ANSWERED and not is_page)
+    what = (found.error_message or found.left or "").rstrip(".")
+    # A page that is no model's answers with status 200 too; so does a model whose answer stands elsewhere.
+    is_answered = found.verdict is not None or (found.error_code in _ANSWERED and found.error_message != NO_ANSWER)
     problem = None if is_answered else f"The endpoint {endpoint.name!r} does not answer for {service.uri!r}: {what}."
-    return Probe(replace(service, shape=asked.shape), problem, asked.requests, asked.cost_usd)
+    return Probe(replace(service, shape=asked.shape, is_probed=is_answered), problem, asked.requests, asked.cost_usd)

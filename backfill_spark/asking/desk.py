@@ -15,8 +15,9 @@ import orjson
 
 from backfill_spark.asking.answers import Answer, Budget, Question
 from backfill_spark.asking.endpoints import Service, Shape, output_limit, read_key
-from backfill_spark.asking.faults import Action, Fault, fault_of, scrubbed, without_key
+from backfill_spark.asking.faults import Action, Fault, fault_of, scrubbed, status_told, without_key
 from backfill_spark.asking.limiter import Limiter
+from backfill_spark.asking.patience import Patience
 from backfill_spark.asking.permits import Permits
 from backfill_spark.asking.readings import TOO_LONG, decoded, described, read_body, verdict_of
 from backfill_spark.asking.spool import Spool
@@ -26,14 +27,14 @@ from backfill_spark.models import ErrorCode
 RETRY_SHARE = 0.2
 RETRIES_AT_LEAST = 20
 """Retries that any task may make, however few its questions are."""
-FAILURES_IN_A_ROW = 50
-"""Questions that fail one after the other, with no answer between them, before nothing more is asked."""
 RESHAPES = 3
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 CONNECT_S = 10.0
+FIRST_CONNECT_S = 4.0
+"""While nothing is known to listen there."""
+FIRST_CONNECTS = 3
 _BUDGET = "budget"
-_OF_THE_ENDPOINT = frozenset({ErrorCode.JUDGE_ERROR, ErrorCode.JUDGE_RATE_LIMITED, ErrorCode.TIMEOUT})
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +46,12 @@ class _Call:
     held: float
     """What it may cost at most."""
     attempts: int = 0
+    """Requests sent."""
+    tries: int = 0
+    """Those, and the ones that found nobody."""
     reshapes: int = 0
+    shape: Shape | None = None
+    """Its own form, where the endpoint did not take the common one."""
     deadline: float | None = None
     """Loop time; set when it is first sent."""
     fault: Fault | None = None
@@ -98,7 +104,8 @@ class Desk:
         self._retries = 0
         self._questions = 0
         self._handed_out = 0
-        self._failures = 0
+        self._patience: Patience[_Call] = Patience(service)
+        self._is_reached = service.is_probed
         self._numbers = 0
         self._stopped: str | None = None
 
@@ -176,11 +183,15 @@ class Desk:
 
     async def _send_all(self) -> None:
         """Send what is due, oldest retries first, as window, rate, permit and budget allow."""
-        limit = self._service.endpoint.max_in_flight
         while True:
             self._changed.clear()
+            if self._is_boundless(self._shape) and self._waiting:
+                self._stop(self._boundless)
             call, wait = self._next()
+            limit = self._patience.window(self._service.endpoint.max_in_flight)
             if call is None or len(self._open) >= limit:
+                if not self._open and wait is None:
+                    self._decide_forbidden()
                 await self._wait(wait if len(self._open) < limit else None)
                 continue
             if call.deadline is not None and call.fault is not None and call.deadline <= self._loop.time():
@@ -194,7 +205,7 @@ class Desk:
                 await self._wait(min(wait, left))
                 continue
             # A request that waits to be repeated comes before new ones: no hole may open in the order.
-            kept = 0 if call.attempts else len(self._later)
+            kept = 0 if call.tries else len(self._later)
             if not self._budget.fits(call.held, kept=kept):
                 if self._open or (self._later and kept):
                     await self._wait(None if self._open else self._later[0][0] - self._loop.time())
@@ -238,6 +249,7 @@ class Desk:
         if call.deadline is None:
             call.deadline = self._loop.time() + self._service.endpoint.timeout_s
         call.attempts += 1
+        call.tries += 1
         self._budget.hold(call.held)
         self._limiter.sent(call.charged)
         task = self._loop.create_task(self._attempt(call))
@@ -257,12 +269,14 @@ class Desk:
 
     async def _attempt(self, call: _Call) -> None:
         """Send one request and settle what comes back."""
-        shape = self._shape
+        shape = call.shape or self._shape
         assert call.deadline is not None
         started = self._loop.time()
         whole = self._service.endpoint.timeout_s
         timeout = aiohttp.ClientTimeout(
-            total=max(0.001, call.deadline - started), sock_connect=min(CONNECT_S, whole), sock_read=whole / 2
+            total=max(0.001, call.deadline - started),
+            sock_connect=min(CONNECT_S if self._is_reached else FIRST_CONNECT_S, whole),
+            sock_read=whole / 2,
         )
         try:
             async with self._session.post(
@@ -271,40 +285,69 @@ class Desk:
                 status, headers = response.status, response.headers
                 body = await read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            self._limiter.dropped(call.charged)
-            is_sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-            self._budget.settle(call.held, call.held if is_sent else 0.0)
-            code = ErrorCode.TIMEOUT if isinstance(error, TimeoutError) else ErrorCode.JUDGE_ERROR
-            self._faulted(call, Fault(Action.RETRY, code, described(error)), shape)
+            self._broke_off(call, error, shape)
             return
+        self._is_reached = True
         latency = (self._loop.time() - started) * 1e3
         body = None if body is None else without_key(body, self._key)
         if status == 200 and body is not None:
-            self._replied(call, body, headers, latency)
+            self._replied(call, body, headers, latency, shape)
             return
         fault = TOO_LONG if body is None else fault_of(status, headers, body, shape)
-        if status == 429:
-            self._limiter.refused(call.charged, fault.retry_after, headers)
-        else:
-            self._limiter.answered(call.charged, None, headers, succeeded=False)
         # A server that failed in the middle may bill what it did; one that refused does not.
-        self._budget.settle(call.held, call.held if status >= 500 or body is None else 0.0)
+        self._refused(call, fault, headers, call.held if status >= 500 or body is None else 0.0)
         self._faulted(call, fault, shape, latency)
 
-    def _replied(self, call: _Call, body: bytes, headers: Any, latency: float) -> None:
-        """Settle an answer with status 200: a verdict, or a row that says why there is none."""
+    def _broke_off(self, call: _Call, error: Exception, shape: Shape) -> None:
+        """Settle a request without an answer; one that found nobody was never sent."""
+        self._limiter.dropped(call.charged)
+        code = ErrorCode.TIMEOUT if isinstance(error, TimeoutError) else ErrorCode.JUDGE_ERROR
+        if not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            self._budget.settle(call.held, call.held)
+            self._faulted(call, Fault(Action.RETRY, code, described(error)), shape)
+            return
+        self._budget.take_back(call.held)
+        call.attempts -= 1
+        why = "no connection in time" if isinstance(error, TimeoutError) else _refusal(error)
+        address = self._service.endpoint.base_url
+        is_hopeless = not self._is_reached and (call.tries >= FIRST_CONNECTS or code is ErrorCode.TIMEOUT)
+        action = Action.ROW if is_hopeless else Action.RETRY
+        self._faulted(call, Fault(action, code, f"the endpoint cannot be reached at {address}: {why}"), shape)
+
+    def _refused(self, call: _Call, fault: Fault, headers: Any, cost: float) -> None:
+        """Settle a request that was answered by an error."""
+        if fault.action is Action.SLOW:
+            self._limiter.refused(call.charged, fault.retry_after, headers)
+        else:
+            used = 0.0 if fault.code is ErrorCode.TRACE_TOO_LARGE else None
+            self._limiter.answered(call.charged, used, headers, succeeded=False)
+        self._budget.settle(call.held, cost)
+
+    def _replied(self, call: _Call, body: bytes, headers: Any, latency: float, shape: Shape) -> None:
+        """Settle an answer with status 200: a verdict, a row that says why there is none, or an error after all."""
+        data = None
         try:
-            reply = self._wire.reply(decoded(body))
+            data = decoded(body)
+            reply = self._wire.reply(data)
         except Exception:  # whatever stands in it: one odd answer is data
             reply = Reply(is_empty=True)
         read, wrote = reply.input_tokens, reply.output_tokens
-        used = None if read is None or wrote is None else read + wrote
         price = self._service.price
         cost = None if price is None or read is None or wrote is None else price.of(read, wrote)
+        told = status_told(data)
+        if told is not None:
+            fault = fault_of(told, headers, body, shape, sent=200)
+            paid = cost if cost is not None else call.held if told >= 500 else 0.0
+            self._refused(call, fault, headers, paid)
+            self._faulted(call, fault, shape, latency)
+            return
         self._budget.settle(call.held, call.held if cost is None else cost)
+        used = None if read is None or wrote is None else read + wrote
         self._limiter.answered(call.charged, used, headers, succeeded=True)
-        self._failures = 0
         code, message, verdict = verdict_of(reply, call.prompt.get("schema"))
+        self._count(code, message or "")
+        if verdict is not None:
+            self._decide_forbidden()
         self._finish(
             Answer(
                 prompt_hash=call.question.prompt_hash,
@@ -323,15 +366,31 @@ class Desk:
     def _faulted(self, call: _Call, fault: Fault, shape: Shape, latency: float | None = None) -> None:
         """Ask again, stop, or give the question its error row."""
         call.fault = fault
+        name = self._service.endpoint.name
         if fault.action is Action.STOP:
-            self._stop(f"the endpoint {self._service.endpoint.name!r} refused: {scrubbed(fault.message, self._key)}")
+            self._stop(f"the endpoint {name!r} refused: {scrubbed(fault.message, self._key)}")
         if self._stopped is not None and fault.action is not Action.ROW:
-            self._leave(call.question, call.attempts)
+            self._leave(call.question, call)
             return
-        if fault.action is Action.RESHAPE and call.reshapes < RESHAPES:
-            call.reshapes += 1
-            if self._shape == shape and fault.shape is not None:
+        if fault.action is Action.UNSURE:
+            self._patience.forbidden.append(call)
+            if self._patience.is_forbidden_enough:
+                self._decide_forbidden()
+            return
+        if fault.action is Action.RESHAPE and call.reshapes < RESHAPES and fault.shape is not None:
+            # Where the common form was answered, what is wrong with it is wrong for this prompt only.
+            is_common = not self._patience.has_verdict and self._shape == shape
+            if is_common:
                 self._shape = fault.shape
+            if self._is_boundless(fault.shape):
+                if is_common:
+                    self._stop(self._boundless)
+                    self._leave(call.question, call)
+                else:
+                    self._fail(call, fault, latency)
+                return
+            call.reshapes += 1
+            call.shape = fault.shape
             self._again(call, self._loop.time())
             return
         if fault.action in (Action.RETRY, Action.SLOW):
@@ -344,16 +403,36 @@ class Desk:
                 self._again(call, moment)
                 return
             if fault.retry_after is not None and fault.retry_after > self._service.endpoint.timeout_s:
-                self._stop(f"the endpoint {self._service.endpoint.name!r} asks to wait {fault.retry_after:.0f} s")
-                self._leave(call.question, call.attempts)
+                self._stop(f"the endpoint {name!r} asks to wait {fault.retry_after:.0f} s")
+                self._leave(call.question, call)
                 return
         self._fail(call, fault, latency)
 
+    def _is_boundless(self, shape: Shape) -> bool:
+        """Tell a form that would let one answer pass a budget in dollars."""
+        return shape.limit_field is None and self._budget.max_cost_usd is not None
+
+    @property
+    def _boundless(self) -> str:
+        name = self._service.endpoint.name
+        return f"the endpoint {name!r} takes no limit for the length of an answer: use max_calls, not max_cost_usd"
+
+    def _decide_forbidden(self) -> None:
+        """Give forbidden questions their rows, or stop where the endpoint forbids everything."""
+        forbids_all, calls = self._patience.forbids_all(), self._patience.forbidden
+        self._patience.forbidden = []
+        for call in calls:
+            assert call.fault is not None
+            if not forbids_all:
+                self._fail(call, call.fault, None)
+                continue
+            status = scrubbed(call.fault.message.partition(": ")[0], self._key)
+            self._stop(f"the endpoint {self._service.endpoint.name!r} refused: {status}: it forbids the call")
+            self._leave(call.question, call)
+
     def _fail(self, call: _Call, fault: Fault, latency: float | None) -> None:
         """Give the question its error row; after too many in a row, ask nothing more."""
-        self._failures += fault.code in _OF_THE_ENDPOINT
-        if self._failures >= FAILURES_IN_A_ROW:
-            self._stop(f"{self._failures} questions in a row had no answer from {self._service.endpoint.name!r}")
+        self._count(fault.code, fault.message)
         message = fault.message + (f" (after {call.attempts} attempts)" if call.attempts > 1 else "")
         self._finish(
             Answer(
@@ -366,6 +445,12 @@ class Desk:
             )
         )
 
+    def _count(self, code: ErrorCode | None, message: str) -> None:
+        """Count failures in a row; after too many, ask nothing more."""
+        reason = self._patience.count(code, message)
+        if reason is not None:
+            self._stop(reason)
+
     @property
     def _retries_allowed(self) -> float:
         return max(RETRIES_AT_LEAST, RETRY_SHARE * self._questions)
@@ -373,7 +458,7 @@ class Desk:
     def _pause(self, call: _Call, fault: Fault) -> float:
         if fault.retry_after is not None:
             return fault.retry_after
-        return random.uniform(0, min(LONGEST_BACKOFF_S, self._first_backoff_s * 2 ** (call.attempts - 1)))
+        return random.uniform(0, min(LONGEST_BACKOFF_S, self._first_backoff_s * 2 ** (call.tries - 1)))
 
     def _again(self, call: _Call, moment: float) -> None:
         self._numbers += 1
@@ -383,15 +468,18 @@ class Desk:
         """Ask nothing more: all that waits stays due. What is on its way may still be answered."""
         self._stopped = self._stopped or reason
         for _, _, call in self._later:
-            self._leave(call.question, call.attempts)
+            self._leave(call.question, call)
         for question in self._waiting:
-            self._leave(question, 0)
+            self._leave(question)
         self._later.clear()
         self._waiting.clear()
         self._head = None
 
-    def _leave(self, question: Question, attempts: int) -> None:
-        self._done.append(Answer(question.prompt_hash, self._service.uri, left=self._stopped, attempts=attempts))
+    def _leave(self, question: Question, call: _Call | None = None) -> None:
+        attempts, fault = (0, None) if call is None else (call.attempts, call.fault)
+        met = None if fault is None else scrubbed(fault.message, self._key)
+        uri = self._service.uri
+        self._done.append(Answer(question.prompt_hash, uri, error_message=met, left=self._stopped, attempts=attempts))
         self._answered.set()
 
     def _finish(self, answer: Answer) -> None:
@@ -399,3 +487,9 @@ class Desk:
         self._answered.set()
         if self._permits is not None:
             self._permits.add(answer)
+
+
+def _refusal(error: Exception) -> str:
+    """Return why there was no connection: refused, an unknown name, or a certificate."""
+    cause = getattr(error, "os_error", error)
+    return f"{getattr(cause, 'strerror', None) or type(cause).__name__} ({type(cause).__name__})"

@@ -75,6 +75,8 @@ class Service:
     max_output_tokens: int = 500
     tasks: int = 1
     """Tasks that ask at the same time; each takes its share of the rate."""
+    is_probed: bool = False
+    """True when it has answered a probe."""
 
     @property
     def uri(self) -> str:

@@ -73,8 +73,6 @@ def described(error: Exception) -> str:
     """Return what went wrong on the way, without an address or a body."""
     if isinstance(error, TimeoutError):
         return "no complete answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"the endpoint cannot be reached: {type(error.os_error).__name__}"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
         return "the connection broke off"
     return f"the answer cannot be read: {type(error).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,9 @@ from backfill_spark.models import compact_json
 ALLOWED_PARAMETERS = ("temperature", "top_p", "seed", "reasoning_effort", "max_tokens")
 """What a judge may say about how its model answers."""
 _TOOL = "verdict"
+_WITHHELD = re.compile(
+    r"filter|safety|prohibited|blocklist|block_list|spii|recitation|guardrail|sensitive|refusal|moderation"
+)
 _NATIVE_LIMITS = {"api.openai.com": "max_completion_tokens"}
 
 
@@ -110,14 +114,15 @@ def _openai_reply(body: dict[str, Any]) -> Reply:
         return Reply(is_empty=True, input_tokens=spent[0], output_tokens=spent[1])
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    finish = choice.get("finish_reason")
+    text = _text(message.get("content")) or _beside(message)
     refusal = message.get("refusal")
     return Reply(
-        text=_text(message.get("content")) or _beside(message),
-        finish=finish if isinstance(finish, str) else None,
+        text=text,
+        finish=_finish(choice.get("finish_reason")),
         refusal=refusal if isinstance(refusal, str) and refusal else None,
         input_tokens=spent[0],
         output_tokens=spent[1],
+        is_empty=text is None and message.get("content") is None,
     )
 
 
@@ -149,15 +154,23 @@ def _anthropic_reply(body: dict[str, Any]) -> Reply:
     texts = [b["text"] for b in blocks if b.get("type") == "text" and isinstance(b.get("text"), str)]
     if given and data is None:
         texts = [compact_json(each) for each in given]
-    stop = body.get("stop_reason")
     return Reply(
         text="".join(texts) or None,
         data=data,
-        finish={"max_tokens": "length", "refusal": "content_filter"}.get(stop, stop) if isinstance(stop, str) else None,
+        finish=_finish(body.get("stop_reason")),
         input_tokens=None if read[0] is None else sum(n or 0 for n in read),
         output_tokens=_count(usage.get("output_tokens")),
         is_empty=not blocks,
     )
+
+
+def _finish(reason: Any) -> str | None:
+    """Return why a model stopped, in OpenAI's words: providers have their own for a filter and for the length."""
+    if not isinstance(reason, str):
+        return None
+    if reason.lower() in ("max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"):
+        return "length"
+    return "content_filter" if _WITHHELD.search(reason.lower()) else reason.lower()
 
 
 def _text(content: Any) -> str | None:

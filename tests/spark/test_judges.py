@@ -190,15 +190,38 @@ def test_jobs_that_rested_go_on_in_turn_and_pay_no_answer_twice(asked: Settings,
     assert requests(server) <= 160 + 4  # and the probes
 
 
-def test_a_budget_in_dollars_ends_where_it_pays_for_no_further_question(asked: Settings, server: Any) -> None:
-    """A judge whose answers may be long: what each may cost at most is what the budget goes by."""
-    judge = make_judge(name="kind", instructions="Is {{ outputs }} kind?", inference_params={"max_tokens": 2000})
+def test_a_budget_in_dollars_goes_by_what_answers_cost_and_ends_where_it_pays_for_no_further_question(
+    spark: SparkSession, asked: Settings, server: Any
+) -> None:
+    """A judge whose answers may be long, and are short: few slices spend nine tenths, and never more than there is."""
+    judge = make_judge(name="kind", instructions="Is {{ outputs }} kind?", inference_params={"max_tokens": 1000})
     judge.register().start()
-    # Answers of 2,000 tokens at 2 dollars a million.
-    job_id = backfill_scorers(scorers=["kind"], max_cost_usd=0.003)
+    # Answers of 1,000 tokens at 2 dollars a million.
+    job_id = backfill_scorers(scorers=["kind"], max_cost_usd=0.0015)
     job = get_backfill(job_id)
     assert (JobState.PARTIAL, 0, 0) == (job.state, job.calls, job.counts["kind"].scored)
     assert "budget" in str(job.error)
+
+    job = resume_backfill(job_id, max_cost_usd=0.03)
+    assert JobState.PARTIAL is job.state
+    assert job.cost_usd is not None
+    assert 0.9 * 0.03 <= job.cost_usd <= 0.03
+    events = spark.read.format("delta").load(f"{asked.tables.root}/job_events").where(f"job_id = '{job_id}'")
+    assert events.where("event = 'asked'").count() <= 4
+    assert requests(server) == job.calls + 2  # and a probe each time
+
+
+def test_an_endpoint_that_cuts_every_answer_off_rests_with_the_setting_to_change(
+    spark: SparkSession, asked: Settings, server: Any
+) -> None:
+    """Also where slices are small: 50 answers are paid, of 120."""
+    rows = some_traces(120, response=lambda i: f"fault:length {i}")
+    write_traces(spark, rows, asked.traces_path)
+    Safety().register().start()
+    job = get_backfill(backfill_scorers(scorers=["safety"], max_cost_usd=1.0))
+    assert (JobState.PARTIAL, 50) == (job.state, job.counts["safety"].errored)
+    assert 50 + 1 == requests(server)  # and the probe
+    assert "judge.max_output_tokens" in str(job.error)
 
 
 def test_answers_of_a_canceled_job_that_were_in_no_table_are_kept(spark: SparkSession, asked: Settings) -> None:
@@ -244,7 +267,7 @@ def test_the_answer_of_a_staged_pair_is_forgotten_with_its_trace(spark: SparkSes
 
 def test_faults_are_rows_with_their_code(spark: SparkSession, asked: Settings, server: Any) -> None:
     """Out-of-enum, refusal, context length and a passing 500: the right code on each row, nothing lost."""
-    texts = ["fault:enum", "fault:filter", "fault:context", "fault:500x2", "fault:fenced", "fine"]
+    texts = ["fault:enum", "fault:filter", "fault:context", "fault:500x2", "fault:fenced", "fault:firewall", "fine"]
     rows = some_traces(len(texts), response=lambda i: f"{texts[i]} {i}")
     write_traces(spark, rows, asked.traces_path)
     Safety().register().start()
@@ -254,9 +277,11 @@ def test_faults_are_rows_with_their_code(spark: SparkSession, asked: Settings, s
         "fault:enum": "judge_bad_output",
         "fault:filter": "judge_refused",
         "fault:context": "trace_too_large",
+        "fault:firewall": "judge_refused",
     }
     assert {f"tr-{i}": expected.get(t, '"yes"') for i, t in enumerate(texts)} == found
     assert JobState.SUCCEEDED is job.state
+    assert JobState.SUCCEEDED is resume_backfill(job.job_id).state
 
 
 def test_judges_of_spans_and_expectations_share_a_job(spark: SparkSession, asked: Settings, server: Any) -> None:

@@ -1,7 +1,9 @@
 """The client against a real server on this machine that goes wrong on request."""
 
 import asyncio
+import socket
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -115,7 +117,7 @@ def test_an_endpoint_that_is_not_there_costs_a_row_with_the_reason():
     assert "cannot be reached" in found.error_message
 
 
-@pytest.mark.parametrize("fault", ["unauthorized", "forbidden", "no-model", "quota"])
+@pytest.mark.parametrize("fault", ["unauthorized", "no-model", "quota"])
 def test_a_refused_key_model_or_quota_ends_the_asking_and_the_rest_stays_due(server, fault):
     texts = [f"fault:{fault}"] + [f"fine {n}" for n in range(50)]
     found = answers_to(texts, service(server, max_in_flight=1))
@@ -124,6 +126,84 @@ def test_a_refused_key_model_or_quota_ends_the_asking_and_the_rest_stays_due(ser
     reasons = {a.left for a in found.values()}
     assert 1 == len(reasons)
     assert "'local' refused: HTTP 4" in reasons.pop()
+
+
+@pytest.mark.parametrize("fault", ["firewall", "legal", "forbidden"])
+def test_one_prompt_that_is_forbidden_is_a_row_where_others_are_answered(server, fault):
+    found = answers_to([f"fault:{fault}"] + [f"fine {n}" for n in range(50)], service(server, max_in_flight=1))
+    assert 51 == server.log.requests
+    assert {ErrorCode.JUDGE_REFUSED: 1, None: 50} == Counter(a.error_code for a in found.values())
+
+
+@pytest.mark.parametrize("texts", [["fine"], []])
+def test_an_endpoint_that_forbids_everything_is_left_alone_and_all_stays_due(server, texts):
+    texts = [*texts, *(f"fault:firewall {n}" for n in range(200))]
+    found = answers_to(texts, service(server, max_in_flight=8))
+    assert server.log.requests <= 51
+    assert {None} == {a.error_code for a in found.values()}
+    assert {"the endpoint 'local' refused: HTTP 403: it forbids the call", None} >= {a.left for a in found.values()}
+
+
+def test_a_forbidden_prompt_that_is_left_alone_is_a_row_after_a_probe(server):
+    probed = probe(service(server)).service
+    assert ErrorCode.JUDGE_REFUSED is one("fault:firewall", probed).error_code
+
+
+@pytest.mark.parametrize("fault", ["length", "empty", "prose", "no-choices", "no-json", "stream"])
+def test_an_endpoint_that_never_gives_a_verdict_is_not_paid_for_everything(server, fault):
+    texts = [f"fault:{fault} {n}" for n in range(200)]
+    found = answers_to(texts, service(server))
+    assert 50 == server.log.requests
+    assert "judge.max_output_tokens" in next(a.left for a in found.values() if a.left)
+
+
+def test_tasks_share_the_failures_that_end_the_asking(server):
+    answers_to([f"fault:length {n}" for n in range(200)], replace(service(server), tasks=2))
+    assert 25 == server.log.requests
+
+
+def test_a_prompt_that_is_too_long_changes_nothing_for_the_others(server):
+    asked = replace(service(server, price=Price(1e-3, 1e-3), max_in_flight=1), max_output_tokens=100)
+    budget = Budget(max_cost_usd=1.0)
+    found = answers_to(["fault:context-limit"] + [f"q{n}" for n in range(20)], asked, budget=budget)
+    assert ErrorCode.TRACE_TOO_LARGE is found["fault:context-limit"].error_code
+    assert {100} == {orjson.loads(body).get("max_tokens") for body in server.log.bodies}
+    assert budget.cost_usd <= 1.0
+
+
+def test_one_prompt_whose_form_is_not_taken_changes_no_other_form(server):
+    answers_to(["a", "fault:takes-no-limitx1", "b"], service(server, max_in_flight=1))
+    assert [True, True, False, True] == [b"max_tokens" in body for body in server.log.bodies]
+
+
+def test_a_budget_in_dollars_asks_nothing_where_answers_have_no_limit(server):
+    asked = service(server, price=Price(1e-6, 1e-6), max_in_flight=1)
+    found = answers_to([f"fault:takes-no-limit {n}" for n in range(9)], asked, budget=Budget(max_cost_usd=1.0))
+    assert 1 == server.log.requests
+    assert all("takes no limit" in a.left for a in found.values())
+
+
+def test_a_prompt_above_the_quota_does_not_slow_the_others(server):
+    limiter = Limiter(6_000)
+    answers_to(["fault:over-tpm"] + [f"q{n}" for n in range(20)], service(server, max_in_flight=1), limiter=limiter)
+    assert 100 == limiter.requests_per_second
+
+
+def test_an_address_where_nobody_listens_is_told_as_that_and_no_request_counts():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        started = time.monotonic()
+        found = probe(Service(Endpoint("gone", "openai", address), "tiny", price=Price(1e-6, 1e-6)))
+    assert time.monotonic() - started < 4
+    assert f"cannot be reached at {address}: Connect" in found.problem
+    assert "budget" not in found.problem
+    assert (0, 0.0) == (found.requests, found.cost_usd)
+
+
+def test_a_name_that_nobody_knows_is_told_as_that():
+    found = probe(Service(Endpoint("gone", "openai", "http://no-such-host.invalid/v1"), "tiny"))
+    assert "cannot be reached at http://no-such-host.invalid/v1" in found.problem
 
 
 def test_a_wait_longer_than_the_deadline_ends_the_asking(server):
@@ -141,7 +221,7 @@ def test_a_retry_that_others_hold_back_past_its_deadline_is_not_sent(server):
 
 def test_questions_that_come_after_the_end_stay_due(server):
     asked = service(server, max_in_flight=1)
-    batches = [[question("fault:forbidden")], [question("later")], [question("latest")]]
+    batches = [[question("fault:unauthorized")], [question("later")], [question("latest")]]
     found = [a for batch in ask(batches, asked) for a in batch]
     assert 3 == len(found)
     assert all(a.left for a in found)
@@ -178,10 +258,13 @@ def test_a_probe_says_that_the_key_is_not_accepted():
 
 @pytest.mark.parametrize(
     ("fault", "is_model"),
-    [("no-json", False), ("list", False), ("no-body", False), ("prose", True), ("length", True), ("empty", True)],
+    [
+        *((fault, False) for fault in ("no-json", "list", "no-body", "stream", "null-choices", "no-content")),
+        *((fault, True) for fault in ("prose", "length", "empty")),
+    ],
 )
 def test_a_probe_tells_a_web_page_from_a_model(server, monkeypatch, fault, is_model):
-    """Both answer with status 200; only a model counts tokens."""
+    """Both answer with status 200; only a model has an answer in its message."""
     monkeypatch.setattr(client, "_PROBE", question(f"fault:{fault}"))
     problem = probe(service(server)).problem
     assert (problem is None) is is_model
