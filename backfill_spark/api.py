@@ -23,7 +23,7 @@ from backfill_spark.progress import Progress
 from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.results import ResultStore
 from backfill_spark.results import current as current_rows
-from backfill_spark.session import get_spark
+from backfill_spark.session import get_spark, is_running, usable
 from backfill_spark.sources import open_source, source_gone
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ def _ended(record: JobRecord) -> str:
 
 def _context(settings: Settings | None, spark: SparkSession | None) -> tuple[Settings, SparkSession]:
     settings = settings or current().settings
-    return settings, spark or get_spark(settings)
+    return settings, usable(spark, settings)
 
 
 def _state(value: JobState | str) -> JobState:
@@ -328,6 +328,7 @@ def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: Ba
 
     from backfill_spark.summary import selected_rows, summarise
 
+    spark = spark if is_running(spark) else get_spark(settings)  # a job outlives the session that read it
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
         record = JobStore(spark, settings).record(record.job_id)
     results = ResultStore(spark, settings)
