@@ -34,6 +34,11 @@ _ENDED = (
 )
 _EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 _CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+_NEEDED = {
+    "spark.databricks.delta.commitInfo.enabled": ("true", "a write whose reply was lost could not be found again."),
+    "spark.sql.retainGroupColumns": ("true", "grouped counts would come without their groups."),
+}
+"""Settings of a session with which no job can be right: the value that is needed, and why."""
 UNNEEDED_ARCHIVES = (
     "io.delta:delta-kernel-api,io.delta:delta-kernel-defaults,io.delta:delta-kernel-unitycatalog,"
     "io.unitycatalog:unitycatalog-client,io.unitycatalog:unitycatalog-hadoop,org.antlr:antlr4-runtime"
@@ -298,11 +303,10 @@ def check_delta(spark: SparkSession) -> None:
             f"The Spark session has no Delta. Restart the kernel or process, since a JVM takes archives only when it "
             f"starts, and build the session with {' and '.join(missing)}; or let backfill_spark.get_spark() build it."
         )
-    if str(spark.conf.get("spark.databricks.delta.commitInfo.enabled", "true")).lower() == "false":
-        raise SessionError(
-            "spark.databricks.delta.commitInfo.enabled is false: a write whose reply was lost could not be found "
-            "again. Set it to true."
-        )
+    for key, (needed, why) in _NEEDED.items():
+        found = spark.conf.get(key, needed)
+        if found is not None and found.lower() != needed:
+            raise SessionError(f"The session has {key}={found}: {why} Set it to {needed!r}.")
     if app := spark.conf.get("spark.databricks.delta.write.txnAppId", None):
         raise SessionError(
             f"The session has spark.databricks.delta.write.txnAppId={app}: Delta would skip every write after the "

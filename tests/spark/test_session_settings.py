@@ -37,7 +37,6 @@ ODD = {
     "spark.sql.shuffle.partitions": "3",
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.mapKeyDedupPolicy": "LAST_WIN",
-    "spark.sql.retainGroupColumns": "false",
     "spark.sql.crossJoin.enabled": "false",
     "spark.sql.parser.quotedRegexColumnNames": "true",
     "spark.sql.parser.escapedStringLiterals": "true",

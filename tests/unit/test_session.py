@@ -129,7 +129,9 @@ def test_the_archive_that_fits_this_spark_is_named(active: Callable[[Any], None]
     "setting",
     [{"spark.databricks.delta.commitInfo.enabled": "false"}, {"spark.databricks.delta.write.txnAppId": "etl"}],
 )
-def test_settings_under_which_writes_vanish_are_refused(active: Callable[[Any], None], setting: dict[str, str]) -> None:
+def test_settings_with_which_no_job_can_be_right_are_refused(
+    active: Callable[[Any], None], setting: dict[str, str]
+) -> None:
     """Delta skips writes of a used transaction id in silence, and tells nothing without its commit info."""
     active(a_session(**setting))
     with pytest.raises(SessionError, match=next(iter(setting))):
