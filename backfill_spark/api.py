@@ -23,7 +23,7 @@ from backfill_spark.progress import Progress
 from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.results import ResultStore
 from backfill_spark.results import current as current_rows
-from backfill_spark.session import active_session, get_spark
+from backfill_spark.session import active_session, get_spark, is_running, usable
 from backfill_spark.sources import corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
@@ -319,12 +319,12 @@ def _context(
 ) -> tuple[Settings, SparkSession]:
     """Return settings and session; before one is started, arguments that are wrong in themselves are refused."""
     settings = settings or current().settings
-    spark = spark or active_session()
-    if spark is None and arguments is not None:
-        requests.refuse_values(arguments, settings)
-    if spark is None and job_id is not None and not is_job_id(job_id):
-        raise JobNotFoundError.for_id(job_id)
-    return settings, spark or get_spark(settings)
+    if spark is None and active_session() is None:
+        if arguments is not None:
+            requests.refuse_values(arguments, settings)
+        if job_id is not None and not is_job_id(job_id):
+            raise JobNotFoundError.for_id(job_id)
+    return settings, usable(spark, settings)
 
 
 def _state(value: JobState | str) -> JobState:
@@ -343,6 +343,7 @@ def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: Ba
 
     from backfill_spark.summary import only_seen, selected_rows, summarise
 
+    spark = spark if is_running(spark) else get_spark(settings)  # a job outlives the session that read it
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
         record = JobStore(spark, settings).record(record.job_id)
     results = ResultStore(spark, settings)

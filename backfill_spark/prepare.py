@@ -22,7 +22,6 @@ from backfill_spark.probe import executor_problems
 from backfill_spark.registry import Registry
 from backfill_spark.results import ResultStore
 from backfill_spark.services import keys_missing, prices_missing, probed, services_of
-from backfill_spark.session import check_delta
 from backfill_spark.sources import open_source
 from backfill_spark.store import Store
 
@@ -53,7 +52,6 @@ def accept(
     Raises:
         BackfillRefusedError: with every problem at once; no job is left behind.
     """
-    check_delta(spark)
     problems = requests.Problems()
     where = experiment(experiment_id, settings)
     catalog = Registry(spark, settings).catalog(where[0], definitions=True)

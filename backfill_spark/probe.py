@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from backfill_spark.settings import Settings
 
-_known: dict[str, list[str]] = {}
+_passed: set[str] = set()
+"""Applications whose executors have what they need; what they lack may be there at the next look."""
 
 
 def executor_problems(spark: SparkSession, settings: Settings) -> list[str]:
@@ -26,9 +27,12 @@ def executor_problems(spark: SparkSession, settings: Settings) -> list[str]:
             "calls with the setting limits.allow_speculation."
         )
     key = _session_key(spark)
-    if key not in _known:
-        _known[key] = _probe(spark)
-    return problems + _known[key]
+    if key not in _passed:
+        found = _probe(spark)
+        if found:
+            return problems + found
+        _passed.add(key)
+    return problems
 
 
 def _session_key(spark: SparkSession) -> str:
@@ -54,15 +58,32 @@ def _probe(spark: SparkSession) -> list[str]:
                 "Set PYSPARK_PYTHON (or spark.pyspark.python) to the same minor version on both."
             )
             return [problem]
-        if "ModuleNotFoundError" in text or "ImportError" in text:
-            match = re.search(r"(?:ModuleNotFoundError|ImportError): (.{0,200})", text)
+        reason = _executors_words(text)
+        if "ModuleNotFoundError" in text or "ImportError" in text or "No module named" in text:
             problem = (
-                f"The executors cannot import what scoring needs: {match[1].strip() if match else 'backfill_spark'}. "
+                f"The executors cannot import what scoring needs: {reason}. "
                 "Install backfill-spark there, or ship it with --py-files."
             )
             return [problem]
-        return [f"A probe job failed on the executors: {text.strip().splitlines()[0][:300]}"]
+        hint = ""
+        if "Cannot run program" in text:
+            hint = ". Set PYSPARK_PYTHON (or spark.pyspark.python) to a Python that they have"
+        return [f"A probe job failed on the executors: {reason}{hint}."]
     return []
+
+
+def _executors_words(text: str) -> str:
+    """Return the last line that an executor wrote in Spark's error: of its Python's stderr, of a traceback, of Java."""
+    if "Error from python worker:" in text:
+        text = text.split("Error from python worker:", 1)[1].split("PYTHONPATH was:", 1)[0]
+    elif "Traceback (most recent call last)" in text:
+        text = re.split(r"\n\s*\n|\n\tat ", text.split("Traceback (most recent call last)")[-1])[0]
+    elif causes := re.findall(
+        r"^(?:.*\): |Caused by: )(?:[\w$]+\.)+[\w$]+(?:Exception|Error): (.+)$", text, re.MULTILINE
+    ):
+        text = causes[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removesuffix(".")[:300] if lines else "no reason was told"
 
 
 def _look(batches: Iterator[Any]) -> Iterator[Any]:

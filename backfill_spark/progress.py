@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LINE_EVERY_S = 5.0
-"""A notebook gets a line of text this often at most."""
+"""A notebook gets a line of text this often at most, a long job at each twentieth of its time."""
 
 
 class Progress:
@@ -113,7 +113,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, numbers=numbers)
         elif self._notebook:
             now = self._clock()
-            if now - self._line_at >= LINE_EVERY_S:
+            if now - self._line_at >= max(LINE_EVERY_S, (now - self._started_at) / 20):
                 self._line_at = now
                 self._print_line()
 

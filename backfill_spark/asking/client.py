@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from backfill_spark.asking.answers import Answer, Budget, Question
@@ -121,10 +122,25 @@ def probe(service: Service) -> Probe:
     endpoint = replace(service.endpoint, timeout_s=min(service.endpoint.timeout_s, _PROBE_S))
     asked_of = replace(service, endpoint=endpoint, shape=first_shape(service))
     answers: list[Answer] = []
-    asked = asyncio.run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))
+    asked = _run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))
     found = answers[0]
     what = (found.error_message or found.left or "").rstrip(".")
     # A page that is no model's answers with status 200 too; so does a model whose answer stands elsewhere.
     is_answered = found.verdict is not None or (found.error_code in _ANSWERED and found.error_message != NO_ANSWER)
     problem = None if is_answered else f"The endpoint {endpoint.name!r} does not answer for {service.uri!r}: {what}."
     return Probe(replace(service, shape=asked.shape, is_probed=is_answered), problem, asked.requests, asked.cost_usd)
+
+
+def _run(asking: Coroutine[None, None, Asked]) -> Asked:
+    """Run `asking` in a loop of its own: in a thread of its own where a loop runs here, as in a notebook's cell."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # Not asyncio.run(): nest_asyncio replaces it by one that needs a loop in this thread.
+        with asyncio.Runner() as runner:
+            return runner.run(asking)
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(_run, asking).result()
+    finally:
+        pool.shutdown(wait=False)  # an interrupt does not wait for the answer

@@ -17,6 +17,23 @@ MISMATCH = (
 )
 
 
+_CALL = "An error occurred while calling o143.collectToPython.\n: org.apache.spark.SparkException: Job aborted due to "
+_TASK = "stage failure: Task 0 in stage 0.0 failed 4 times, most recent failure: Lost task 0.3 (TID 3) (h executor 0): "
+NO_SUCH_PYTHON = (
+    f'{_CALL}{_TASK}java.io.IOException: Cannot run program "/driver/python": error=2, No such file or directory\n'
+    "\tat java.base/java.lang.ProcessBuilder.start(ProcessBuilder.java:1143)\n"
+    "Caused by: java.io.IOException: error=2, No such file or directory\n\t... 24 more\n"
+)
+NO_PYSPARK = (
+    f"{_CALL}{_TASK}org.apache.spark.SparkException: \nError from python worker:\n"
+    "  /usr/bin/python3: No module named pyspark\nPYTHONPATH was:\n  /opt/spark/python\n"
+    "org.apache.spark.SparkException: EOFException occurred while reading the port number\n\tat org.apache.spark.X\n"
+)
+CRASHED = (
+    f"{_CALL}{_TASK}org.apache.spark.api.python.PythonException: Traceback (most recent call last):\n"
+    '  File "worker.py", line 1, in main\nOSError: [Errno 28] No space left on device\n\n'
+    "\tat org.apache.spark.api.python.BasePythonRunner.x(PythonRunner.scala:1)\n"
+)
 NUMBERS = count()
 """Answers are kept by application; each fake session is another one."""
 
@@ -47,6 +64,9 @@ class FakeSpark:
         (MISMATCH, "The executors run Python 3.10, the driver runs 3."),
         ("ModuleNotFoundError: No module named 'backfill_spark'", "cannot import what scoring needs"),
         ('Cannot run program "python9"', "A probe job failed on the executors: Cannot run program"),
+        (NO_SUCH_PYTHON, 'Cannot run program "/driver/python": error=2, No such file or directory. Set PYSPARK_PYTHON'),
+        (NO_PYSPARK, "what scoring needs: /usr/bin/python3: No module named pyspark. Install"),
+        (CRASHED, "failed on the executors: OSError: [Errno 28] No space left on device."),
     ],
 )
 def test_what_executors_lack_is_a_problem(error: str, said: str) -> None:
@@ -61,3 +81,11 @@ def test_speculation_is_a_problem_unless_it_is_allowed() -> None:
     (problem,) = probe.executor_problems(spark, Settings())
     assert "spark.speculation is on" in problem
     assert probe.executor_problems(spark, Settings(limits={"allow_speculation": True})) == []
+
+
+def test_what_was_lacking_is_looked_for_again() -> None:
+    """It may have been installed meanwhile; a session that passed is not asked twice."""
+    spark: Any = FakeSpark("ModuleNotFoundError: No module named 'backfill_spark'")
+    assert probe.executor_problems(spark, Settings()) != []
+    spark.error = None
+    assert probe.executor_problems(spark, Settings()) == []

@@ -1,13 +1,43 @@
-"""Java is looked for before Spark is started; an old or missing one is named with the way out."""
+"""Java is looked for before Spark is started; a session that cannot be used is refused with the way out."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import pyspark.sql
 import pytest
 
+import backfill_spark as bs
 from backfill_spark.errors import SessionError
 from backfill_spark.session import check_java
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DELTA = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+
+@bs.scorer
+def length(outputs):
+    return len(outputs)
+
+
+def a_session(*, stopped: bool = False, **changes: str | None) -> Any:
+    """Return what a check sees of a session; without `changes` it has Delta."""
+    conf = {k: v for k, v in (DELTA | changes).items() if v is not None}
+    session: dict[str, Any] = {"version": "4.1.1", "conf": SimpleNamespace(get=lambda k, d=None: conf.get(k, d))}
+    return SimpleNamespace(**session, is_stopped=stopped)
+
+
+@pytest.fixture
+def active(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Make a session the active one."""
+    return lambda session: monkeypatch.setattr(pyspark.sql.SparkSession, "getActiveSession", lambda: session)
 
 
 def a_java(folder: Path, says: str) -> Path:
@@ -53,3 +83,72 @@ def test_no_java_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SessionError, match="there is none on PATH"):
         check_java()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        bs.get_spark,
+        length.register,
+        length.start,
+        bs.list_scorers,
+        lambda: bs.list_scorer_versions(name="length"),
+        lambda: bs.get_scorer(name="length"),
+        lambda: bs.delete_scorer(name="length"),
+        lambda: bs.plan_backfill(scorers=["length"]),
+        lambda: bs.backfill_scorers(scorers=["length"]),
+        lambda: bs.get_backfill("bf-00000000"),
+        bs.list_backfills,
+        lambda: bs.wait_for_backfill("bf-00000000"),
+        lambda: bs.cancel_backfill("bf-00000000"),
+        lambda: bs.resume_backfill("bf-00000000"),
+        bs.read_traces,
+        bs.read_assessments,
+        lambda: bs.read_assessments(spark=a_session(**dict.fromkeys(DELTA))),
+    ],
+)
+def test_every_call_in_a_session_without_delta_says_what_to_set(
+    active: Callable[[Any], None], call: Callable[[], object]
+) -> None:
+    """A notebook often has a session already."""
+    active(a_session(**dict.fromkeys(DELTA)))
+    with pytest.raises(SessionError, match=r"no Delta.*spark\.sql\.extensions=io\.delta.*spark\.sql\.catalog"):
+        call()
+
+
+def test_the_archive_that_fits_this_spark_is_named(active: Callable[[Any], None]) -> None:
+    """The settings are there, and the classes are not."""
+    session = a_session()
+    session._jvm = SimpleNamespace(io=SimpleNamespace(delta=SimpleNamespace(tables=SimpleNamespace(DeltaTable=None))))
+    active(session)
+    with pytest.raises(SessionError, match=r"spark\.jars\.packages=io\.delta:delta-spark_4\.1_2\.13:4\."):
+        bs.get_spark()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"spark.databricks.delta.commitInfo.enabled": "false"}, {"spark.databricks.delta.write.txnAppId": "etl"}],
+)
+def test_settings_with_which_no_job_can_be_right_are_refused(
+    active: Callable[[Any], None], setting: dict[str, str]
+) -> None:
+    """Delta skips writes of a used transaction id in silence, and tells nothing without its commit info."""
+    active(a_session(**setting))
+    with pytest.raises(SessionError, match=next(iter(setting))):
+        bs.list_scorers()
+
+
+def test_a_stopped_session_as_argument_is_refused() -> None:
+    with pytest.raises(SessionError, match="session given as spark=… is stopped"):
+        bs.list_backfills(spark=a_session(stopped=True))
+
+
+def test_a_jvm_that_has_died_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed for its memory, for example."""
+
+    def gone() -> None:
+        raise ConnectionRefusedError("py4j")
+
+    monkeypatch.setattr(pyspark.sql.SparkSession, "getActiveSession", gone)
+    with pytest.raises(SessionError, match=r"Spark has ended.*Restart the notebook's kernel"):
+        bs.list_scorers()

@@ -1,0 +1,123 @@
+"""One notebook, run by a real kernel: both pages' snippets, judges, other loops and threads, and a stopped session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.judge_server import serving
+from tests.spark import test_seeds as seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SETUP = """
+from datetime import datetime, timedelta
+from backfill_spark import *
+from backfill_spark import BackfillScorerConfig, ScorerSamplingConfig, Settings, backfill_scorers, configure, scorer
+from tests.factories import write_traces
+from tests.spark.test_seeds import traces
+
+configure(
+    tables={{"root": {root!r}}},
+    judge={{"model": "local:/model", "endpoints": {{"local": {{"base_url": {url!r}, "api_key_file": {key!r}}}}}}},
+    spark={{"spark.master": "local[2]", "spark.driver.memory": "700m", "spark.sql.warehouse.dir": {root!r}}},
+)
+spark = get_spark()
+write_traces(spark, [t | {{"experiment_id": None}} for t in traces()], {root!r} + "/traces")
+YOUR_EXPERIMENT_ID = "0"
+"""
+TYPED = """
+import typing
+from backfill_spark import make_judge
+
+judge = make_judge(name="fine", instructions="Is {{ outputs }} fine?", feedback_value_type=typing.Literal["yes", "no"])
+fine = judge.register().start()
+
+async def backfill():
+    return backfill_scorers(scorers=["fine"], trace_ids=["tr-0", "tr-1"])
+
+job_id = await backfill()
+"""
+THREAD = """
+import asyncio
+found = await asyncio.to_thread(lambda: [s.name for s in list_scorers()])
+assert "fine" in found, found
+"""
+PATCHED = """
+import nest_asyncio2
+nest_asyncio2.apply()
+
+async def again():
+    return backfill_scorers(scorers=["fine"], trace_ids=["tr-2"])
+
+job_id = asyncio.run(again())
+"""
+STOPPED = """
+job = get_backfill(job_id)
+before = job.summary()
+spark.stop()
+assert before.equals(job.summary())
+"""
+
+
+@pytest.fixture
+def cells(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The outputs of each cell, by its name."""
+    key = tmp_path / "key"
+    key.write_text("no secret", encoding="utf-8")
+    # ipykernel shows what child processes write to stderr, but not in a test.
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    with serving(latency_s=0.01) as server:
+        sources = {
+            "setup": SETUP.format(root=str(tmp_path / "tables"), url=server.url, key=str(key)),
+            "custom": seeds.CUSTOM,
+            "recent": seeds.RECENT,
+            "current": seeds.CURRENT,
+            "register": seeds.REGISTER + "registered_scorer = my_scorer",
+            "start": seeds.START,
+            "update": seeds.UPDATE,
+            "stop": seeds.STOP,
+            "monitor": "Safety().register(name='safety_monitor').start()",
+            "get": seeds.GET,
+            "list": seeds.LIST,
+            "rate": seeds.RATE + seeds.FILTER,
+            "delete": seeds.DELETE,
+            "config": seeds.CONFIG,
+            "january": "safety_scorer = safety_judge.register(experiment_id='your-experiment-id')\n"
+            "response_length = response_length.register(experiment_id='your-experiment-id')\n" + seeds.BACKFILL,
+            "typed": TYPED,
+            "thread": THREAD,
+            "patched": PATCHED,
+            "stopped": STOPPED,
+        }
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources.values()])
+        folder = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(book, timeout=300, kernel_name="python3", resources=folder).execute(env=os.environ | _SEEN)
+    return dict(zip(sources, (cell.outputs for cell in book.cells), strict=True))
+
+
+_SEEN = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+"""The kernel works in a folder of its own, and takes the traces from the tests."""
+
+
+def test_both_pages_run_in_a_notebook(cells: dict[str, Any]) -> None:
+    """Every cell ends well, a backfill's shows how far it is in a few lines, and nothing is written to stderr."""
+    told = {name: "".join(o.get("text", "") for o in outputs) for name, outputs in cells.items()}
+    for name in ("custom", "recent", "current", "january", "typed", "patched"):
+        bars = [line for line in told[name].splitlines() if " pairs (" in line]
+        assert 1 <= len(bars) <= 20, (name, told[name])
+        assert "(100%)" in bars[-1]
+        assert len(cells[name]) == 1
+    assert "2 of 2 pairs" in told["typed"]
+    assert told["update"] == "Original: 0.5\nUpdated: 0.8\n"
+    assert "Name: safety_monitor\nSample rate: 1.0\nFilter: None\n" in told["list"]
+    errors = {name: o.text for name, outputs in cells.items() for o in outputs if o.get("name") == "stderr"}
+    assert errors == {}
