@@ -140,11 +140,11 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
         ),
         (answer.tables or (table,)) if not counts else (table, *answer.tables),
         (
-            *(answer.notes or getattr(job, "warnings", ())),
             *_skipped(job.counts),
             *_filters(job.scorers),
             *_missing_ids(job),
             *job.notes,
+            *(answer.notes or getattr(job, "warnings", ())),
         ),
         style=_STYLES.get(job.state, "bold"),
     )
@@ -216,9 +216,11 @@ def summary_sheet(summary: Any) -> Sheet:
         )
         for r in records
     )
-    notes = [f"The source cannot be read, so only results that this job itself merged are seen, not all it chose: {why}"]
+    unread = [
+        f"The source cannot be read, so only results that this job itself merged are seen, not all it chose: {why}"
+    ]
     failing = {r["scorer"]: r for r in records if _is_shown(r.get("most_frequent_error"))}
-    notes = (notes if why else []) + [
+    notes = (unread if why else []) + [
         mostly_failed(n, r[f"results_errored{seen}"], r[f"results{seen}"], r["most_frequent_error"])
         for n, r in failing.items()
     ]

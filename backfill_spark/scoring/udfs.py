@@ -212,8 +212,10 @@ def _joined(batches: Iterable[_Lists]) -> Iterator[_Lists]:
         if joined is None:
             joined = batch
         else:
-            for lists, more in zip((*joined[:3], *joined[3]), (*batch[:3], *batch[3]), strict=True):
-                lists.extend(more)  # type: ignore[arg-type]
+            for values, more in zip(joined[:3], batch[:3], strict=True):
+                values.extend(more)
+            for texts, more_texts in zip(joined[3], batch[3], strict=True):
+                texts.extend(more_texts)
         characters += sum(len(text) for texts in batch[3] for text in texts if text)
         if len(joined[0]) >= _JOINED_ROWS or characters >= _JOINED_CHARACTERS:
             yield joined
