@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark import errors as _errors
-from backfill_spark.absent import why_absent
+from backfill_spark.display.absent import why_absent
 
 if TYPE_CHECKING:
     from backfill_spark.api import (
@@ -24,17 +24,7 @@ if TYPE_CHECKING:
         resume_backfill,
         wait_for_backfill,
     )
-    from backfill_spark.assessment import (
-        Assessment,
-        AssessmentError,
-        AssessmentSource,
-        AssessmentSourceType,
-        CategoricalRating,
-        Expectation,
-        Feedback,
-        IssueReference,
-    )
-    from backfill_spark.context import configure, set_experiment
+    from backfill_spark.backfill.plan import BackfillPlan
     from backfill_spark.errors import (
         BackfillError,
         BackfillFailedError,
@@ -54,12 +44,8 @@ if TYPE_CHECKING:
         TraceSourceError,
         TraceUnreadableError,
     )
-    from backfill_spark.job import BackfillJob
-    from backfill_spark.models import BackfillScorerConfig, JobState, ScorerSamplingConfig, ScorerStatus
-    from backfill_spark.plan import BackfillPlan
-    from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
-    from backfill_spark.scorers import PIIDetection, RegexMatch, ResponseLength, Scorer, scorer
-    from backfill_spark.scorers.judges import (
+    from backfill_spark.jobs.job import BackfillJob
+    from backfill_spark.judges import (
         Completeness,
         Correctness,
         Equivalence,
@@ -77,9 +63,23 @@ if TYPE_CHECKING:
         get_all_scorers,
         make_judge,
     )
-    from backfill_spark.session import get_spark
-    from backfill_spark.settings import Settings
-    from backfill_spark.span import (
+    from backfill_spark.models import BackfillScorerConfig, JobState, ScorerSamplingConfig, ScorerStatus
+    from backfill_spark.scorers import PIIDetection, RegexMatch, ResponseLength, Scorer, scorer
+    from backfill_spark.scorers.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
+    from backfill_spark.settings.current import configure, set_experiment
+    from backfill_spark.settings.schema import Settings
+    from backfill_spark.storage.session import get_spark
+    from backfill_spark.traces.assessment import (
+        Assessment,
+        AssessmentError,
+        AssessmentSource,
+        AssessmentSourceType,
+        CategoricalRating,
+        Expectation,
+        Feedback,
+        IssueReference,
+    )
+    from backfill_spark.traces.span import (
         Document,
         Link,
         Span,
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
         SpanStatusCode,
         SpanType,
     )
-    from backfill_spark.trace import Trace, TraceData, TraceInfo, TraceLocation, TraceState
+    from backfill_spark.traces.trace import Trace, TraceData, TraceInfo, TraceLocation, TraceState
 
 _HOMES = {
     "api": (
@@ -104,7 +104,7 @@ _HOMES = {
         "resume_backfill",
         "wait_for_backfill",
     ),
-    "assessment": (
+    "traces.assessment": (
         "Assessment",
         "AssessmentError",
         "AssessmentSource",
@@ -114,15 +114,15 @@ _HOMES = {
         "Feedback",
         "IssueReference",
     ),
-    "context": ("configure", "set_experiment"),
+    "settings.current": ("configure", "set_experiment"),
     "errors": tuple(
         n for n, v in vars(_errors).items() if isinstance(v, type) and issubclass(v, _errors.BackfillError)
     ),
-    "job": ("BackfillJob",),
+    "jobs.job": ("BackfillJob",),
     "models": ("BackfillScorerConfig", "JobState", "ScorerSamplingConfig", "ScorerStatus"),
-    "plan": ("BackfillPlan",),
-    "registry": ("delete_scorer", "get_scorer", "list_scorer_versions", "list_scorers"),
-    "scorers.judges": (
+    "backfill.plan": ("BackfillPlan",),
+    "scorers.registry": ("delete_scorer", "get_scorer", "list_scorer_versions", "list_scorers"),
+    "judges": (
         "Completeness",
         "Correctness",
         "Equivalence",
@@ -141,9 +141,9 @@ _HOMES = {
         "make_judge",
     ),
     "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
-    "session": ("get_spark",),
-    "settings": ("Settings",),
-    "span": (
+    "storage.session": ("get_spark",),
+    "settings.schema": ("Settings",),
+    "traces.span": (
         "Document",
         "Link",
         "Span",
@@ -154,7 +154,7 @@ _HOMES = {
         "SpanStatusCode",
         "SpanType",
     ),
-    "trace": ("Trace", "TraceData", "TraceInfo", "TraceLocation", "TraceState"),
+    "traces.trace": ("Trace", "TraceData", "TraceInfo", "TraceLocation", "TraceState"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,24 +7,24 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
 
-from backfill_spark import launch as launching
-from backfill_spark import request as requests
-from backfill_spark.choices import WorkStore
-from backfill_spark.context import configure, current, set_experiment
+from backfill_spark.backfill import runner, validate
+from backfill_spark.backfill.plan import BackfillPlan
+from backfill_spark.backfill.runner import pinned_source, request_of
+from backfill_spark.backfill.submit import accept, create, create_claimed, probe_models, withdraw_unless_alone
+from backfill_spark.display.progress import Progress
 from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError, JobNotFoundError
-from backfill_spark.job import BackfillJob, job_of
-from backfill_spark.job_record import JobRecord
-from backfill_spark.job_store import JobStore
-from backfill_spark.launch import pinned_source, request_of
+from backfill_spark.jobs.events import JobRecord
+from backfill_spark.jobs.job import BackfillJob, job_of
+from backfill_spark.jobs.store import JobStore
 from backfill_spark.models import BackfillScorerConfig, Counts, JobState, is_job_id
-from backfill_spark.plan import BackfillPlan, chosen_pairs
-from backfill_spark.prepare import accept, create, create_claimed, probe_models, withdraw_unless_alone
-from backfill_spark.progress import Progress
-from backfill_spark.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
-from backfill_spark.results import ResultStore
-from backfill_spark.results import current as current_rows
-from backfill_spark.session import active_session, get_spark, is_running, usable
-from backfill_spark.sources import corrupt_file, open_source, source_gone
+from backfill_spark.results.due import candidates
+from backfill_spark.results.store import ResultStore
+from backfill_spark.results.store import current as current_rows
+from backfill_spark.scorers.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
+from backfill_spark.selection.frozen import WorkStore
+from backfill_spark.settings.current import configure, current, set_experiment
+from backfill_spark.storage.session import active_session, get_spark, is_running, usable
+from backfill_spark.traces.sources import corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 Moment = datetime | date | str | None
 
@@ -60,7 +60,7 @@ def plan_backfill(
     Raises:
         BackfillRefusedError: the backfill would be refused; `.problems` has every reason.
     """
-    arguments = requests.Arguments(
+    arguments = validate.Arguments(
         scorers=scorers,
         start_time=start_time,
         end_time=end_time,
@@ -121,7 +121,7 @@ def backfill_scorers(
         BackfillRefusedError: refused before any scorer call; `.problems` has every reason.
         BackfillFailedError: the job ended FAILED; `.job_id` names it.
     """
-    arguments = requests.Arguments(
+    arguments = validate.Arguments(
         scorers=scorers,
         start_time=start_time,
         end_time=end_time,
@@ -138,9 +138,9 @@ def backfill_scorers(
     )
     settings, spark = _context(settings, spark, arguments=arguments)
     made = accept(arguments, experiment_id, spark, settings)
-    from backfill_spark import display
+    from backfill_spark.display import views
 
-    display.announce(made.plan)
+    views.announce(made.plan)
     made = probe_models(made)
     lease = create_claimed(made) if launch == "here" else None
     job_id = create(made) if lease is None else lease.job_id
@@ -150,7 +150,7 @@ def backfill_scorers(
         return job_id
     total = sum(c.due for c in made.prepared.selection.counts.values())
     with Progress(job_id, total=total) as bar:
-        record = launching.run_job(spark, settings, job_id, lease=lease, prepared=made.prepared, bar=bar)
+        record = runner.run_job(spark, settings, job_id, lease=lease, prepared=made.prepared, bar=bar)
     return _ended(record)
 
 
@@ -229,15 +229,15 @@ def resume_backfill(
         BackfillRefusedError: it has ended, or its runner is alive.
     """
     limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
-    problems = requests.Problems()
-    requests.limits_of(limits, (), problems)
+    problems = validate.Problems()
+    validate.limits_of(limits, (), problems)
     problems.raise_any()
     settings, spark = _context(settings, spark, job_id=job_id)
     job = get_backfill(job_id, spark=spark, settings=settings)
     total = sum(c.due for c in job.counts.values())
     changes = {k: v for k, v in limits.items() if v is not None}
     with Progress(job_id, total=total) as bar:
-        record = launching.resume(spark, settings, job_id, changes=changes, repin=repin, bar=bar)
+        record = runner.resume(spark, settings, job_id, changes=changes, repin=repin, bar=bar)
     return _job(spark, settings, record)
 
 
@@ -250,7 +250,7 @@ def cancel_backfill(job_id: str, *, spark: SparkSession | None = None, settings:
         JobNotFoundError: no job has this id.
     """
     settings, spark = _context(settings, spark, job_id=job_id)
-    return _job(spark, settings, launching.cancel(spark, settings, job_id))
+    return _job(spark, settings, runner.cancel(spark, settings, job_id))
 
 
 def work(
@@ -258,7 +258,7 @@ def work(
 ) -> Iterator[BackfillJob]:
     """Run jobs that wait (PENDING, interrupted, dead runner), oldest first; give each as it ended."""
     settings, spark = _context(settings, spark)
-    for record in launching.work(spark, settings, forever=forever):
+    for record in runner.work(spark, settings, forever=forever):
         yield _job(spark, settings, record)
 
 
@@ -314,14 +314,14 @@ def _context(
     settings: Settings | None,
     spark: SparkSession | None,
     *,
-    arguments: requests.Arguments | None = None,
+    arguments: validate.Arguments | None = None,
     job_id: str | None = None,
 ) -> tuple[Settings, SparkSession]:
     """Return settings and session; before one is started, arguments that are wrong in themselves are refused."""
     settings = settings or current().settings
     if spark is None and active_session() is None:
         if arguments is not None:
-            requests.refuse_values(arguments, settings)
+            validate.refuse_values(arguments, settings)
         if job_id is not None and not is_job_id(job_id):
             raise JobNotFoundError.for_id(job_id)
     return settings, usable(spark, settings)
@@ -341,7 +341,7 @@ def _job(spark: SparkSession, settings: Settings, record: JobRecord) -> Backfill
 def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: BackfillJob) -> pd.DataFrame:
     import pandas as pd
 
-    from backfill_spark.summary import only_seen, selected_rows, summarise
+    from backfill_spark.results.summary import only_seen, selected_rows, summarise
 
     spark = spark if is_running(spark) else get_spark(settings)  # a job outlives the session that read it
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
@@ -353,7 +353,7 @@ def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: Ba
     try:
         source = pinned_source(spark, settings, job.job_id, request, work_version=version)
         choice = WorkStore(spark, settings).choice(job.job_id, request, version=version)
-        pairs = chosen_pairs(request, source, results, choice=choice, job_id=None, staging_version=None)
+        pairs = candidates(request, source, results, choice=choice, job_id=None, staging_version=None)
         return pd.DataFrame(summarise(selected_rows(results, request, pairs, job.job_id), request, job.counts))
     except Exception as error:
         is_ours, damaged = isinstance(error, BackfillError), corrupt_file(error)

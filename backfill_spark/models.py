@@ -1,4 +1,4 @@
-"""The values that travel between the rooms: frozen, of the standard library only."""
+"""The values that travel between the modules: frozen, of the standard library only."""
 
 from __future__ import annotations
 

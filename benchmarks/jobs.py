@@ -58,8 +58,8 @@ def share(spark: SparkSession, folder: Path, pairs: int, scorers: int) -> tuple[
     """Run a job of `pairs` with the first `scorers` of three, and print what the machinery takes of its time."""
     from backfill_spark import get_backfill
     from backfill_spark.api import backfill_scorers
-    from backfill_spark.job_store import JobStore
-    from backfill_spark.results import ResultStore
+    from backfill_spark.jobs.store import JobStore
+    from backfill_spark.results.store import ResultStore
     from benchmarks import world
 
     names = list(world.NAMES[:scorers])
@@ -135,16 +135,16 @@ class Stopwatch:
 
 
 def _machinery() -> Iterator[tuple[Any, str]]:
-    from backfill_spark import launch
-    from backfill_spark.job_store import JobStore
-    from backfill_spark.lease import Lease
-    from backfill_spark.results import ResultStore
-    from backfill_spark.store import Store
-    from backfill_spark.tally import Watch
+    from backfill_spark.backfill import runner
+    from backfill_spark.jobs.lease import Lease
+    from backfill_spark.jobs.store import JobStore
+    from backfill_spark.results.counts import Watch
+    from backfill_spark.results.store import ResultStore
+    from backfill_spark.storage.delta_table import Store
 
-    yield launch, "close"
+    yield runner, "close"
     yield from ((JobStore, name) for name in ("create_claimed", "claim", "write", "records", "show", "end"))
-    yield from ((Lease, name) for name in ("tell", "start", "stop"))
+    yield from ((Lease, name) for name in ("flush", "start", "stop"))
     yield from ((ResultStore, name) for name in ("tally", "clear", "adopt"))
     yield Watch, "tallies"
     yield from ((Store, name) for name in ("version", "versions_of_others"))
@@ -152,7 +152,7 @@ def _machinery() -> Iterator[tuple[Any, str]]:
 
 def many(spark: SparkSession, settings: Settings, *, jobs: int, events: int) -> None:
     """Multiply the one job that is there: rows and events of `jobs` more."""
-    from backfill_spark.job_store import JobStore
+    from backfill_spark.jobs.store import JobStore
 
     store = JobStore(spark, settings)
     fake = F.format_string("bf-20200101-%08d", "id").alias("job_id")

@@ -119,11 +119,11 @@ def texts(mark: str, count: int) -> list[str]:
 
 def here() -> Side:
     from backfill_spark import Safety
-    from backfill_spark.asking.answers import Question
-    from backfill_spark.asking.client import ask
-    from backfill_spark.asking.endpoints import Endpoint, Service
-    from backfill_spark.asking.spool import Spool
-    from backfill_spark.scorers.judges import prompt_hash
+    from backfill_spark.judges import prompt_hash
+    from backfill_spark.judges.llm.client import ask
+    from backfill_spark.judges.llm.endpoints import Endpoint, Service
+    from backfill_spark.judges.llm.journal import Journal
+    from backfill_spark.judges.llm.messages import Question
 
     safety = Safety(model="local:/tiny")
 
@@ -136,7 +136,7 @@ def here() -> Side:
         service = Service(Endpoint("local", "openai", url), "tiny")
         batches = ([question(t) for t in given[i : i + 500]] for i in range(0, len(given), 500))
         with tempfile.TemporaryDirectory() as folder:
-            answers = [a for batch in ask(batches, service, spool=Spool(folder, "bench", 0)) for a in batch]
+            answers = [a for batch in ask(batches, service, journal=Journal(folder, "bench", 0)) for a in batch]
         return sum(safety.interpret(a.verdict).value == "yes" for a in answers if a.verdict is not None)
 
     return judge
@@ -147,10 +147,10 @@ def through_spark(count: int, latency: float) -> str:
     from pyspark.sql import functions as F
 
     import backfill_spark as b
-    from backfill_spark import slices
+    from backfill_spark.backfill import judge_steps
 
     asked = 0.0
-    ask_slice = slices.ask_slice
+    ask_slice = judge_steps.ask_slice
 
     def timed(*args: Any, **kwargs: Any) -> float:
         nonlocal asked
@@ -160,7 +160,7 @@ def through_spark(count: int, latency: float) -> str:
         finally:
             asked += time.perf_counter() - began
 
-    slices.ask_slice = timed
+    judge_steps.ask_slice = timed
     server, url = started_server(latency)
     os.environ["BENCH_KEY"] = "EMPTY"
     with tempfile.TemporaryDirectory() as folder:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from backfill_spark import tables
+from backfill_spark import schema
 from backfill_spark.models import ErrorCode, JobState, Outcome, SkipReason
-from backfill_spark.settings import DEFAULT_FILE, RESERVED, Settings
+from backfill_spark.settings.schema import DEFAULT_FILE, RESERVED, Settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SETTINGS_HEAD = """\
 # Settings
 
-*Generated from `backfill_spark/settings.py` by `make docs`.*
+*Generated from `backfill_spark/settings/schema.py` by `make docs`.*
 
 A setting comes from the first of these places that says it:
 
@@ -46,7 +46,7 @@ UTF-16 with a byte-order mark."""
 TABLES_HEAD = """\
 # Tables
 
-*Generated from `backfill_spark/tables.py` by `make docs`.*
+*Generated from `backfill_spark/schema.py` by `make docs`.*
 
 All of them are Delta tables, at `{tables.root}/{tables.prefix}{table}` or, with `tables.schema`, at \
 `{tables.schema}.{tables.prefix}{table}`. They are made by the first command that needs them, or by \
@@ -63,7 +63,7 @@ are mapped with the setting `traces.columns`. A `request_time` without a time zo
 
 
 def settings_page() -> str:
-    """Return docs/settings.md, from settings.py."""
+    """Return docs/settings.md, from settings/schema.py."""
     parts = [SETTINGS_HEAD.format(config=RESERVED[0], failpoint=RESERVED[1], file=DEFAULT_FILE)]
     plain = {n: f for n, f in Settings.model_fields.items() if _section(f) is None}
     parts += ["## General", _settings_table(plain, ())]
@@ -121,36 +121,36 @@ def _default(field: FieldInfo) -> str:
 
 
 def tables_page() -> str:
-    """Return docs/tables.md, from tables.py and models.py."""
-    parts = [TABLES_HEAD.replace("VERSION", str(tables.SCHEMA_VERSION))]
-    for table in tables.ALL_TABLES:
+    """Return docs/tables.md, from schema.py and models.py."""
+    parts = [TABLES_HEAD.replace("VERSION", str(schema.SCHEMA_VERSION))]
+    for table in schema.ALL_TABLES:
         traits = ["contract" if table.is_contract else "internal"]
         if table.append_only:
             traits.append("append-only")
         if table.partitioned_by:
             traits.append("partitioned by " + ", ".join(f"`{c}`" for c in table.partitioned_by))
         parts += [f"## {table.name}", f"{table.comment} *{', '.join(traits)}*", _columns(table.schema)]
-        if table is tables.ASSESSMENTS:
+        if table is schema.ASSESSMENTS:
             parts.append(
-                f"Key of a pair: {_listed(tables.PAIR_KEY)}. Key of a row: that and `ordinal`. "
+                f"Key of a pair: {_listed(schema.PAIR_KEY)}. Key of a row: that and `ordinal`. "
                 f"`outcome` is one of {_listed(Outcome)}. `error_code` is one of {_listed(ErrorCode)}."
             )
-        if table is tables.STAGING:
+        if table is schema.STAGING:
             parts.append(
-                "`results` is a struct of parallel arrays, one element a result:\n\n" + _columns(tables.RESULTS)
+                "`results` is a struct of parallel arrays, one element a result:\n\n" + _columns(schema.RESULTS)
             )
-        if table is tables.JOBS:
+        if table is schema.JOBS:
             parts.append(
                 f"`state` is one of {_listed(JobState)}. In `counts`, the keys of `skipped_reasons` are out of "
                 f"{_listed(SkipReason)}."
             )
     parts += [
         TRACES_HEAD,
-        _columns(tables.TRACES),
+        _columns(schema.TRACES),
         "An element of `spans`:",
-        _columns(tables.SPAN),
+        _columns(schema.SPAN),
         "An element of `assessments`:",
-        _columns(tables.TRACE_ASSESSMENT),
+        _columns(schema.TRACE_ASSESSMENT),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -19,9 +19,9 @@ TESTS = ROOT / "tests" / "faults"
 WANTED = range(1, 47)
 """Numbers of the faults that a backfill must survive."""
 ELSEWHERE = {
-    42: "executors with another Python, another version, without a module or a key: tests/unit/test_probe.py, "
+    42: "executors with another Python, another version, without a module or a key: tests/unit/test_preflight.py, "
     "for keys tests/spark/test_judges.py; all before any call",
-    43: "what an endpoint of judges may answer: tests/unit/test_asking_client.py and test_asking_faults.py",
+    43: "what an endpoint of judges may answer: tests/unit/test_llm_client.py and test_llm_retry.py",
 }
 
 HEAD = """# Reliability

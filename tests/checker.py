@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 TERMINAL = ("SUCCEEDED", "FAILED", "CANCELED")
 CLOCK_S = 0.05

@@ -16,7 +16,7 @@ from tests.factories import Ledger
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 REPOSITORY = Path(__file__).parents[1]
 # Not a setting, so that Settings would refuse it: taken out of the environment before anything reads that.
@@ -59,7 +59,7 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings whose tables lie in the test's own folder."""
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
     return Settings(
         tables={"root": str(tmp_path / "tables")},
@@ -78,8 +78,8 @@ def spark_options() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def _spark_session(tmp_path_factory: pytest.TempPathFactory, spark_options: dict[str, str]) -> Iterator[SparkSession]:
     """The one JVM of the run, started by the first test that uses `spark`."""
-    from backfill_spark.session import get_spark
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
+    from backfill_spark.storage.session import get_spark
 
     folder = tmp_path_factory.mktemp("spark")
     session = get_spark(
@@ -100,7 +100,7 @@ def _spark_session(tmp_path_factory: pytest.TempPathFactory, spark_options: dict
                 "spark.local.dir": str(folder / "local"),
                 "spark.driver.extraJavaOptions": " ".join(
                     [
-                        f"-Dlog4j2.configurationFile=file:{REPOSITORY / 'backfill_spark' / 'log4j2.properties'}",
+                        f"-Dlog4j2.configurationFile=file:{REPOSITORY / 'backfill_spark/storage/log4j2.properties'}",
                         f"-Dderby.system.home={folder / 'derby'}",
                         # Measured: half of 256 MB is full after six minutes.
                         "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=512m -Xms2g -Xmn1g",

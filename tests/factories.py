@@ -106,9 +106,9 @@ def _source_assessment(name: str, **overrides: Any) -> dict[str, Any]:
 
 def traces_frame(spark: SparkSession, rows: Iterable[Mapping[str, Any]], *, partitions: int = 1) -> DataFrame:
     """Return `rows` (of `a_trace`) as a frame of shape TRACES."""
-    from backfill_spark import tables
+    from backfill_spark import schema
 
-    return spark.createDataFrame([dict(row) for row in rows], tables.TRACES).coalesce(partitions)
+    return spark.createDataFrame([dict(row) for row in rows], schema.TRACES).coalesce(partitions)
 
 
 def write_traces(

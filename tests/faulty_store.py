@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from delta.exceptions.base import ConcurrentAppendException
 
-from backfill_spark.store import Store
+from backfill_spark.storage.delta_table import Store
 
 HOLD_S = 300.0
 CONFLICT = "[DELTA_CONCURRENT_APPEND.WITH_PARTITION_HINT] ConcurrentAppendException: invented by a test"
@@ -127,20 +127,20 @@ class FaultyStore(Store):
 def faulty(plan: FaultPlan) -> Iterator[FaultPlan]:
     """Make every Store of the package one whose storage follows `plan`."""
     planned = type("PlannedStore", (FaultyStore,), {"plan": plan})
-    rooms = [room for room in _rooms() if getattr(room, "Store", None) is Store]
-    for room in rooms:
-        room.Store = planned
+    modules = [module for module in _modules() if getattr(module, "Store", None) is Store]
+    for module in modules:
+        module.Store = planned
     try:
         yield plan
     finally:
         plan.go.set()
-        for room in rooms:
-            room.Store = Store
+        for module in modules:
+            module.Store = Store
 
 
-def _rooms() -> list[Any]:
+def _modules() -> list[Any]:
     import sys
 
-    import backfill_spark.api  # noqa: F401 - every room that has a store is loaded by it
+    import backfill_spark.api  # noqa: F401 - every module that has a store is loaded by it
 
     return [m for name, m in list(sys.modules.items()) if name.startswith("backfill_spark.") and m is not None]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from backfill_spark.cli.program import Program
-    from backfill_spark.judge_settings import JudgeSettings
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.judges import JudgeSettings
+    from backfill_spark.settings.schema import Settings
 
 PACKAGES = ("pyspark", "delta-spark", "pandas", "pyarrow")
 
@@ -109,7 +109,7 @@ def _judge_models(judge: JudgeSettings) -> dict[str, str]:
 
 def _key(uri: str, judge: JudgeSettings) -> str:
     """Say where an endpoint's key lies, never what it is."""
-    from backfill_spark.asking.endpoints import read_key, resolve
+    from backfill_spark.judges.llm.endpoints import read_key, resolve
 
     endpoint, _ = resolve(uri, judge)
     if endpoint.api_key_env is None and endpoint.api_key_file is None:
@@ -121,8 +121,8 @@ def _key(uri: str, judge: JudgeSettings) -> str:
 
 def _keys(spark: SparkSession, judge: JudgeSettings, asked: Mapping[str, str]) -> str:
     """Look for the keys where judges ask; those that no address was found for were told before."""
-    from backfill_spark.asking.endpoints import Service, resolve
-    from backfill_spark.services import keys_missing
+    from backfill_spark.judges.llm.endpoints import Service, resolve
+    from backfill_spark.judges.services import keys_missing
 
     services = {}
     for what, uri in asked.items():
@@ -135,7 +135,7 @@ def _keys(spark: SparkSession, judge: JudgeSettings, asked: Mapping[str, str]) -
 
 
 def _java() -> str:
-    from backfill_spark.session import check_java
+    from backfill_spark.storage.session import check_java
 
     return str(check_java())
 
@@ -143,7 +143,7 @@ def _java() -> str:
 def _delta(spark: SparkSession) -> str:
     from delta.tables import DeltaTable
 
-    from backfill_spark.session import check_delta
+    from backfill_spark.storage.session import check_delta
 
     check_delta(spark)
     # The setting may be there without the archives: any call into them tells.
@@ -154,8 +154,8 @@ def _delta(spark: SparkSession) -> str:
 
 def _executors(spark: SparkSession, settings: Settings) -> str:
     """Run the probe job that each plan runs."""
-    from backfill_spark.probe import executor_problems
-    from backfill_spark.session import scheduling_slots
+    from backfill_spark.backfill.preflight import executor_problems
+    from backfill_spark.storage.session import scheduling_slots
 
     problems = executor_problems(spark, settings)
     if problems:
@@ -164,7 +164,7 @@ def _executors(spark: SparkSession, settings: Settings) -> str:
 
 
 def _tables(program: Program) -> Finding:
-    from backfill_spark.tables import ALL_TABLES
+    from backfill_spark.schema import ALL_TABLES
 
     place = program.settings.tables_at
     there, problems = 0, []
@@ -197,7 +197,7 @@ def _is_writable(root: str) -> bool:
 
 def _traces(program: Program, spark: SparkSession) -> Finding:
     """Look whether the traces open; a machine without any yet is no fault of the set-up."""
-    from backfill_spark.sources import open_source
+    from backfill_spark.traces.sources import open_source
 
     try:
         source = open_source(spark, program.settings)

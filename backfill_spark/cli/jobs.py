@@ -27,7 +27,7 @@ def status(program: Program, job_id: str) -> None:
 @click.pass_obj
 def list_jobs(program: Program, experiment_id: str | None, state: str | None, limit: int) -> None:
     """List jobs, newest first."""
-    from backfill_spark.display import jobs_sheet
+    from backfill_spark.display.views import jobs_sheet
 
     wanted = None if state is None else JobState(state)
     jobs = program.api.list_backfills(experiment_id=experiment_id, state=wanted, limit=limit)

@@ -30,10 +30,10 @@ from backfill_spark.models import JobState
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from backfill_spark.settings import Settings
-    from backfill_spark.sheet import Sheet
-    from backfill_spark.store import Store
-    from backfill_spark.tables import Table
+    from backfill_spark.display.render import Sheet
+    from backfill_spark.schema import Table
+    from backfill_spark.settings.schema import Settings
+    from backfill_spark.storage.delta_table import Store
 
 REFUSALS = (ValueError, LookupError, SessionError, SchemaVersionError)
 """Errors of ours that mean wrong use or a refused plan; the others mean that something failed."""
@@ -93,20 +93,20 @@ class Program:
         Raises:
             SettingsError: a key is unknown or a value does not fit.
         """
-        from backfill_spark.settings import Settings
+        from backfill_spark.settings.schema import Settings
 
         return Settings.load(self.config, **self.values)
 
     def store(self, table: Table) -> Store:
         """Return the owner of one of our tables."""
-        from backfill_spark.store import Store
+        from backfill_spark.storage.delta_table import Store
 
         return Store(self.api.get_spark(self.settings), table, self.settings)
 
     @cached_property
     def out(self) -> Console:
         """Where people read answers; stderr when stdout is for the one JSON object."""
-        from backfill_spark.sheet import console
+        from backfill_spark.display.render import console
 
         return console(sys.stderr if self.as_json else self._stdout)
 
@@ -126,7 +126,7 @@ class Program:
 
     def say(self, text: str) -> None:
         """Print a message on stderr."""
-        from backfill_spark.sheet import clean
+        from backfill_spark.display.render import clean
 
         click.echo(clean(text, lines=True), err=True)
 

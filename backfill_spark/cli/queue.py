@@ -29,7 +29,7 @@ def resume(ctx: click.Context, /, job_id: str, **options: Any) -> None:
 @click.pass_obj
 def cancel(program: Program, job_id: str) -> None:
     """Ask for a job's end; a live runner stops within seconds, a dead one's job ends now."""
-    from backfill_spark.display import job_sheet
+    from backfill_spark.display.views import job_sheet
 
     job = program.api.cancel_backfill(job_id)
     program.answer(lambda: job_sheet(job), lambda: job_object(job))
@@ -56,12 +56,12 @@ def work(ctx: click.Context, once: bool) -> None:
 @click.pass_obj
 def maintain(program: Program, forget_trace: str | None) -> None:
     """Compact and clean our own tables: OPTIMIZE, VACUUM, old events, expired staging."""
-    from backfill_spark import maintain as upkeep
-    from backfill_spark.sheet import Sheet
+    from backfill_spark.backfill import maintenance
+    from backfill_spark.display.render import Sheet
 
     spark = program.api.get_spark(program.settings)
     if forget_trace is not None:
-        deleted = upkeep.forget_trace(spark, program.settings, forget_trace)
+        deleted = maintenance.forget_trace(spark, program.settings, forget_trace)
         said = ", ".join(f"{rows} rows of {table}" for table, rows in deleted.items() if rows) or "no rows"
         notes = (
             "Older table versions keep them until VACUUM removes their files, after 7 days by default.",
@@ -69,7 +69,7 @@ def maintain(program: Program, forget_trace: str | None) -> None:
         )
         program.answer(lambda: Sheet(f"Deleted {said}", notes=notes), lambda: {"deleted": deleted})
         return
-    done = upkeep.maintain(spark, program.settings)
+    done = maintenance.maintain(spark, program.settings)
     lines = (
         f"compacted and vacuumed: {', '.join(done['optimized']) or 'no tables yet'}",
         f"dropped: staged rows of {len(done['staging_jobs'])} jobs, heartbeats of {done['heartbeats']}",

@@ -10,8 +10,8 @@ import click
 from backfill_spark.cli.answers import job_object, plan_object
 from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
 from backfill_spark.errors import BackfillError, BackfillFailedError
-from backfill_spark.locations import read_text
 from backfill_spark.models import BackfillScorerConfig, Reprocess, Sampling
+from backfill_spark.settings.locations import read_text
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -67,7 +67,7 @@ _REQUEST_OPTIONS = (
 @click.pass_obj
 def plan(program: Program, /, **options: Any) -> None:
     """Show what a backfill would do; no scorer is called."""
-    from backfill_spark.display import plan_sheet
+    from backfill_spark.display.views import plan_sheet
 
     made = program.api.plan_backfill(**_request(program, options))
     program.answer(lambda: plan_sheet(made), lambda: plan_object(made))
@@ -79,8 +79,8 @@ def plan(program: Program, /, **options: Any) -> None:
 @click.pass_context
 def run(ctx: click.Context, /, queue: bool, **options: Any) -> None:
     """Run a backfill here: plan, progress, summary."""
-    from backfill_spark.display import audience
-    from backfill_spark.sheet import Sheet
+    from backfill_spark.display.render import Sheet
+    from backfill_spark.display.views import audience
 
     program: Program = ctx.obj
     request = _request(program, options)
@@ -102,7 +102,7 @@ def show_end(
     program: Program, job_id: str, *, failure: BackfillFailedError | None = None, counts: bool = False
 ) -> ExitCode:
     """Print a job at rest with its summary; with `counts`, any job, and both. Return what a job at rest exits with."""
-    from backfill_spark.display import job_sheet
+    from backfill_spark.display.views import job_sheet
 
     try:
         job = program.api.get_backfill(job_id)
@@ -128,8 +128,8 @@ def _summary(program: Program, job: Any) -> Any:
 
 def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as arguments; what they alone show to be wrong is refused before Spark is imported."""
-    from backfill_spark.request import Arguments, refuse_values
-    from backfill_spark.session import active_session
+    from backfill_spark.backfill.validate import Arguments, refuse_values
+    from backfill_spark.storage.session import active_session
 
     request = dict(options)
     for name in ("max_error_rate", "max_calls", "max_cost_usd"):

@@ -12,10 +12,10 @@ import click
 
 from backfill_spark.cli.answers import scorer_object
 from backfill_spark.cli.program import Program, ProgramCommand, ProgramGroup
-from backfill_spark.filters import compile_filter
-from backfill_spark.locations import local_file
 from backfill_spark.models import ScorerSamplingConfig
-from backfill_spark.scorers import checks
+from backfill_spark.scorers import validation
+from backfill_spark.settings.locations import local_file
+from backfill_spark.traces.filters import compile_filter
 
 _name = click.argument("name")
 _experiment = click.option("--experiment-id", metavar="ID", help="Experiment of the scorer.")
@@ -35,7 +35,7 @@ def scorers() -> None:
 @click.pass_obj
 def list_(program: Program, experiment_id: str | None) -> None:
     """List registered scorers, stopped ones included."""
-    from backfill_spark.display import scorers_sheet
+    from backfill_spark.display.views import scorers_sheet
 
     found = program.api.list_scorers(experiment_id=experiment_id)
     program.answer(lambda: scorers_sheet(found), lambda: {"scorers": [scorer_object(s) for s in found]})
@@ -57,7 +57,7 @@ def show(program: Program, name: str, version: int | None, experiment_id: str | 
 @click.pass_obj
 def versions(program: Program, name: str, experiment_id: str | None) -> None:
     """List the versions of a scorer, oldest first."""
-    from backfill_spark.display import scorers_sheet
+    from backfill_spark.display.views import scorers_sheet
 
     found = program.api.list_scorer_versions(name=name, experiment_id=experiment_id)
     program.answer(
@@ -118,7 +118,7 @@ def stop(program: Program, name: str, experiment_id: str | None) -> None:
 @click.pass_obj
 def delete(program: Program, name: str, version: int | None, experiment_id: str | None) -> None:
     """Delete a scorer; its results stay."""
-    from backfill_spark.sheet import Sheet
+    from backfill_spark.display.render import Sheet
 
     program.api.delete_scorer(name=name, version=version, experiment_id=experiment_id)
     what = f"scorer {name}" if version is None else f"version {version} of scorer {name}"
@@ -183,14 +183,14 @@ def _scorers_in(module: Any) -> list[str]:
 
 def _change(program: Program, name: str, verb: str, config: ScorerSamplingConfig, *, experiment_id: str | None) -> None:
     # What is wrong in itself is refused before Spark starts.
-    config = (checks.checked_start if verb == "start" else checks.checked_config)(config)
+    config = (validation.checked_start if verb == "start" else validation.checked_config)(config)
     compile_filter(config.filter_string)
     found = program.api.get_scorer(name=name, experiment_id=experiment_id)
     _show(program, getattr(found, verb)(experiment_id=experiment_id, sampling_config=config))
 
 
 def _show(program: Program, scorer: Any, *, with_source: bool = False) -> None:
-    from backfill_spark.display import scorer_sheet
+    from backfill_spark.display.views import scorer_sheet
 
     program.answer(
         lambda: scorer_sheet(scorer, with_source=with_source), lambda: scorer_object(scorer, with_source=with_source)

@@ -13,8 +13,8 @@ from backfill_spark.cli.program import ExitCode, Program, ProgramCommand
 @click.pass_obj
 def init(program: Program) -> None:
     """Make the tables; those that are there stay as they are."""
-    from backfill_spark.sheet import Sheet, Table
-    from backfill_spark.tables import ALL_TABLES
+    from backfill_spark.display.render import Sheet, Table
+    from backfill_spark.schema import ALL_TABLES
 
     made = []
     for table in ALL_TABLES:
@@ -32,7 +32,7 @@ def init(program: Program) -> None:
 def doctor(ctx: click.Context) -> None:
     """Look at Java, Spark, Delta, Python on executors and the tables; exits 2 when something is bad."""
     from backfill_spark.cli.doctor import Finding, examine
-    from backfill_spark.sheet import clean
+    from backfill_spark.display.render import clean
 
     program: Program = ctx.obj
     findings: list[Finding] = []
@@ -58,7 +58,7 @@ def doctor(ctx: click.Context) -> None:
 @click.pass_obj
 def demo(program: Program, folder: str, traces: int, days: int) -> None:
     """See a backfill happen on a made-up history, in a folder of its own."""
-    from backfill_spark.demo.show import run_demo
+    from backfill_spark.cli.demo.show import run_demo
 
     run_demo(program.out, folder=folder, traces=traces, days=days)
     program.answer_object({"folder": folder, "traces": traces, "days": days})

@@ -1,8 +1,6 @@
-"""Scorers: `@scorer`, `Scorer`, and the built-in ones, a file each."""
+"""Scorers: `@scorer`, `Scorer`, the built-in ones, and the registry."""
 
-from backfill_spark.scorers.pii_detection import PIIDetection
-from backfill_spark.scorers.regex_match import RegexMatch
-from backfill_spark.scorers.response_length import ResponseLength
+from backfill_spark.scorers.builtin import PIIDetection, RegexMatch, ResponseLength
 from backfill_spark.scorers.scorer import Registration, Scorer, scorer
 
 __all__ = ["PIIDetection", "RegexMatch", "Registration", "ResponseLength", "Scorer", "scorer"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from backfill_spark.assessment import Feedback
+from backfill_spark.errors import ScorerDefinitionError
 from backfill_spark.models import ScorerKind
 from backfill_spark.scorers.scorer import Scorer
+from backfill_spark.traces.assessment import Feedback
 
 
 class BuiltInScorer(Scorer):
@@ -68,7 +70,7 @@ class BuiltInScorer(Scorer):
         return ("outputs", "trace")
 
     def definition_digest(self) -> str:
-        from backfill_spark.scorers import digest
+        from backfill_spark.scorers.stored_code import digest
 
         return digest.of_parameters(str(self.kind), self.parameters, self.revision)
 
@@ -135,3 +137,157 @@ def _outputs_of(trace: Any) -> Any:
     missing = object()
     outputs = getattr(trace, "outputs", missing)
     return getattr(getattr(trace, "data", None), "response", None) if outputs is missing else outputs
+
+
+class RegexMatch(BuiltInScorer):
+    """Says "yes" when the output matches `pattern`: anywhere ("search"), or as a whole ("fullmatch").
+
+    Raises:
+        ScorerDefinitionError: the pattern does not compile, or the match type is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        pattern: str,
+        match_type: Literal["search", "fullmatch"] = "search",
+        case_insensitive: bool = False,
+        name: str = "regex_match",
+        description: str | None = "Check whether output matches a regular expression pattern.",
+        aggregations: Sequence[str] | None = None,
+        timeout: float | None = None,
+        version_note: str | None = None,
+    ) -> None:
+        super().__init__(
+            name=name, description=description, aggregations=aggregations, timeout=timeout, version_note=version_note
+        )
+        if match_type not in ("search", "fullmatch"):
+            raise ScorerDefinitionError(f"RegexMatch: match_type is 'search' or 'fullmatch', got {match_type!r}.")
+        if not isinstance(pattern, str):
+            raise ScorerDefinitionError(f"RegexMatch: pattern is a text, got {pattern!r:.80}.")
+        try:
+            self._compiled = re.compile(pattern, re.IGNORECASE if case_insensitive else 0)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ScorerDefinitionError(f"RegexMatch: invalid regex pattern {pattern!r}: {error}.") from error
+        self.pattern = pattern
+        self.match_type = match_type
+        self.case_insensitive = bool(case_insensitive)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"pattern": self.pattern, "match_type": self.match_type, "case_insensitive": self.case_insensitive}
+
+    def _judge(self, text: str) -> tuple[bool, str]:
+        match = self._compiled.fullmatch if self.match_type == "fullmatch" else self._compiled.search
+        passes = match(text) is not None
+        return passes, f"Output {'matches' if passes else 'does not match'} pattern {self.pattern!r}"
+
+
+class ResponseLength(BuiltInScorer):
+    """Says "yes" when the output's length in characters or words lies within the bounds, both inclusive.
+
+    Raises:
+        ScorerDefinitionError: no bound, a bound that is no whole number from 0, bounds that cross, or an unknown unit.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_length: int | None = None,
+        max_length: int | None = None,
+        unit: Literal["chars", "words"] = "chars",
+        name: str = "response_length",
+        description: str | None = "Check whether the output length is within specified bounds.",
+        aggregations: Sequence[str] | None = None,
+        timeout: float | None = None,
+        version_note: str | None = None,
+    ) -> None:
+        super().__init__(
+            name=name, description=description, aggregations=aggregations, timeout=timeout, version_note=version_note
+        )
+        if min_length is None and max_length is None:
+            raise ScorerDefinitionError("ResponseLength needs min_length, max_length or both.")
+        bounds: tuple[tuple[str, Any], ...] = (("min_length", min_length), ("max_length", max_length))
+        for what, bound in bounds:
+            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 0):
+                raise ScorerDefinitionError(f"ResponseLength: {what} is a whole number from 0, got {bound!r}.")
+        if min_length is not None and max_length is not None and min_length > max_length:
+            raise ScorerDefinitionError(f"ResponseLength: min_length {min_length} is above max_length {max_length}.")
+        if unit not in ("chars", "words"):
+            raise ScorerDefinitionError(f"ResponseLength: unit is 'chars' or 'words', got {unit!r}.")
+        self.min_length = min_length
+        self.max_length = max_length
+        self.unit = unit
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"min_length": self.min_length, "max_length": self.max_length, "unit": self.unit}
+
+    def _judge(self, text: str) -> tuple[bool, str]:
+        length = len(text.split()) if self.unit == "words" else len(text)
+        if self.min_length is not None and length < self.min_length:
+            return False, f"Output length ({length} {self.unit}) is below the minimum ({self.min_length} {self.unit})"
+        if self.max_length is not None and length > self.max_length:
+            return False, f"Output length ({length} {self.unit}) exceeds the maximum ({self.max_length} {self.unit})"
+        return True, f"Output length ({length} {self.unit}) is within bounds"
+
+
+_OCTET = r"(?:25[0-5]|2[0-4]\d|[01]?\d\d?)"
+
+
+# Each tells only whether there is a match, so what may stand before or after without deciding it is left out; this
+# keeps the search linear in the text (`[…]+@` alone is quadratic in a long word).
+_PATTERNS = {
+    "email": re.compile(r"[a-zA-Z0-9._%+-]@[a-zA-Z0-9.-]+\.[a-zA-Z]{2}"),
+    "phone": re.compile(r"\d{3}\)?[-.\s]?\d{3}[-.\s]?\d{4}|\+[1-9]\d"),
+    "ssn": re.compile(r"\b\d{3}-\d{2}-\d{4}\b"),
+    "credit_card": re.compile(
+        r"\b(?:(?:4\d{3}|5[1-5]\d\d|6011|65\d\d)(?:[-\s]?\d{4}){3}|3[47]\d\d[-\s]?\d{6}[-\s]?\d{5})\b"
+    ),
+    "ip_address": re.compile(rf"\b{_OCTET}(?:\.{_OCTET}){{3}}\b"),
+}
+
+
+PII_TYPES = tuple(_PATTERNS)
+
+
+class PIIDetection(BuiltInScorer):
+    """Says "no" when the output holds personal data of one of `pii_types` (default: all), "yes" when it is clean.
+
+    Types: email, phone (US and E.164), ssn, credit_card (Visa, Mastercard, Amex, Discover), ip_address (IPv4).
+    It rather flags too much than too little.
+
+    Raises:
+        ScorerDefinitionError: a type is unknown, or the list is empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        pii_types: Sequence[str] | None = None,
+        name: str = "pii_detection",
+        description: str | None = "Detect common PII (email, phone, SSN, credit card, IP) in the output.",
+        aggregations: Sequence[str] | None = None,
+        timeout: float | None = None,
+        version_note: str | None = None,
+    ) -> None:
+        super().__init__(
+            name=name, description=description, aggregations=aggregations, timeout=timeout, version_note=version_note
+        )
+        if pii_types is not None:
+            if isinstance(pii_types, str) or not pii_types:
+                raise ScorerDefinitionError(
+                    f"PIIDetection: pii_types is a list out of {list(PII_TYPES)}, got {pii_types!r}."
+                )
+            wrong = [kind for kind in pii_types if kind not in PII_TYPES]
+            if wrong:
+                raise ScorerDefinitionError(f"PIIDetection: unknown pii_types {wrong}. Known: {list(PII_TYPES)}.")
+        self.pii_types = None if pii_types is None else list(pii_types)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"pii_types": self.pii_types}
+
+    def _judge(self, text: str) -> tuple[bool, str]:
+        types = PII_TYPES if self.pii_types is None else self.pii_types
+        detected = [kind for kind in types if _PATTERNS[kind].search(text)]
+        if detected:
+            return False, f"Detected PII: {', '.join(detected)}"
+        return True, "No PII detected"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import html
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NoReturn, Self, cast, overload
 
-from backfill_spark.assessment import DEFAULT_FEEDBACK_NAME, Feedback
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSamplingConfig, ScorerSpec, ScorerStatus
-from backfill_spark.scorers import checks
+from backfill_spark.scorers import validation
+from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, Feedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +62,18 @@ class Scorer:
         version_note: str | None = None,
         signature: tuple[str, ...] = (),
     ) -> None:
-        self._name = checks.checked_name(getattr(function, "__name__", None) if name is None else name)
+        self._name = validation.checked_name(getattr(function, "__name__", None) if name is None else name)
         self._description = _checked_text("description", description)
         self._version_note = _checked_text("version_note", version_note)
-        self._aggregations = checks.checked_aggregations(aggregations)
-        self._timeout = checks.checked_timeout(timeout)
+        self._aggregations = validation.checked_aggregations(aggregations)
+        self._timeout = validation.checked_timeout(timeout)
         self._function = function
         self._registration: Registration | None = None
         self._spec: ScorerSpec | None = None
         self._problem: str | None = None
         self._signature = signature
         if function is not None:
-            self._signature = checks.parameters_of(function, self._name)
+            self._signature = validation.parameters_of(function, self._name)
             if inspect.iscoroutinefunction(inspect.unwrap(function)):
                 self.kind = ScorerKind.ASYNC_FUNCTION
             for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
@@ -245,7 +244,7 @@ class Scorer:
             ScorerLifecycleError: not registered, rate 0, or a rate that is no number in [0, 1].
             FilterError: the filter does not parse.
         """
-        config = checks.checked_start(sampling_config)
+        config = validation.checked_start(sampling_config)
         return cast("Self", _lifecycle().start(self, config, name=name, experiment_id=experiment_id))
 
     def update(
@@ -261,7 +260,7 @@ class Scorer:
             ScorerLifecycleError: not registered, or a rate that is no number in [0, 1].
             FilterError: the filter does not parse.
         """
-        config = checks.checked_config(sampling_config)
+        config = validation.checked_config(sampling_config)
         self._refuse_unregistered("update")
         return cast("Self", _lifecycle().change(self, config, name=name, experiment_id=experiment_id))
 
@@ -314,7 +313,7 @@ class Scorer:
 
     def definition_digest(self) -> str:
         """Return the digest of the definition as it is now, registered or not."""
-        from backfill_spark.scorers import digest
+        from backfill_spark.scorers.stored_code import digest
 
         return digest.of_function(self._function)
 
@@ -327,12 +326,12 @@ class Scorer:
             return self._function
         if self._spec is None:
             raise ScorerLoadError(self._problem or f"The scorer {self._name!r} has no stored definition.")
-        from backfill_spark.scorers import definition
+        from backfill_spark.scorers.stored_code import pickling
 
         spec = self._spec
         if spec.definition is None and self._registration is not None:
             spec = self._spec = _lifecycle().with_definition(spec, self._registration.experiment_id)
-        return definition.load(spec)
+        return pickling.load(spec)
 
     def _fetch_definition(self) -> ScorerSpec:
         assert self._spec is not None
@@ -414,11 +413,11 @@ def scorer(
         ScorerDefinitionError: another parameter without a default, `session` beside others, an unknown argument or
             aggregation, or a bad timeout.
     """
-    checks.refuse_unknown("@scorer", unknown, ("name", "description", "aggregations", "timeout", "version_note"))
+    validation.refuse_unknown("@scorer", unknown, ("name", "description", "aggregations", "timeout", "version_note"))
 
     def decorate(function: Callable[..., Any]) -> Scorer:
-        if checks.is_of_mlflow(function):
-            raise ScorerDefinitionError(checks.instead_of(function))
+        if validation.is_of_mlflow(function):
+            raise ScorerDefinitionError(validation.instead_of(function))
         if isinstance(function, (Scorer, type)) or not callable(function):
             raise ScorerDefinitionError(f"@scorer decorates a function, got {function!r:.120}.")
         return Scorer(
@@ -434,8 +433,10 @@ def scorer(
 
 
 def _lifecycle() -> Any:
-    """The room above this one, where a scorer's life is written; imported by name since imports point downwards."""
-    return importlib.import_module("backfill_spark.lifecycle")
+    """What registers and starts scorers; it imports this module."""
+    from backfill_spark.scorers import lifecycle
+
+    return lifecycle
 
 
 def _checked_text(what: str, value: object) -> str | None:

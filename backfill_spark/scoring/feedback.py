@@ -12,9 +12,9 @@ from functools import lru_cache
 from json.encoder import encode_basestring as quoted
 from typing import Any, NamedTuple, cast
 
-from backfill_spark.assessment import DEFAULT_FEEDBACK_NAME, DEFAULT_SOURCE_ID, TEXT_ERROR, Feedback
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.models import ErrorCode
+from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, DEFAULT_SOURCE_ID, TEXT_ERROR, Feedback
 
 FIELD_NAMES = (
     "scorer_name",

@@ -14,13 +14,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
-from backfill_spark.recorded import ATOMS, RawValues, decode_payload, text_of
 from backfill_spark.scoring.feedback import FIELD_NAMES, ResultRow, describe, failure, failure_of, normalise
 from backfill_spark.scoring.time_limit import CallTimeoutError, Watch, watching
-from backfill_spark.trace import Trace
+from backfill_spark.traces.decode import ATOMS, RawValues, decode_payload, text_of
+from backfill_spark.traces.trace import Trace
 
 if TYPE_CHECKING:
-    from backfill_spark.scoring.in_flight import Call
+    from backfill_spark.scoring.async_calls import Call
 
 TRACE_COLUMNS = frozenset(
     {
@@ -108,9 +108,9 @@ def load_scorers(
 ) -> tuple[LoadedScorer, ...]:
     """Make scorers callable; one that cannot be loaded has a `problem` and costs only its own pairs."""
     if load is None:
-        from backfill_spark.scorers import definition
+        from backfill_spark.scorers.stored_code import pickling
 
-        load = definition.load
+        load = pickling.load
     return tuple(_loaded(spec, available, load) for spec in specs)
 
 
@@ -153,9 +153,9 @@ def score_batch(
     with watching(watch, min(limits, default=inf)):
         if awaited:
             # Only these need asyncio, which takes 50 ms to import.
-            from backfill_spark.scoring.in_flight import fly_all
+            from backfill_spark.scoring.async_calls import run_all
 
-            fly_all(_calls_ahead(due, *refused, awaited), in_flight=in_flight, watch=watch)
+            run_all(_calls_ahead(due, *refused, awaited), in_flight=in_flight, watch=watch)
         lengths = _score_rows(due, *refused, calls, rows)
     values = [list(field) for field in zip(*rows, strict=True)] if rows else [[] for _ in FIELD_NAMES]
     return Results(lengths, dict(zip(FIELD_NAMES, values, strict=True)))
@@ -306,7 +306,7 @@ class _AwaitedCall(_Call):
 
     def ahead(self, row: int) -> Call:
         """Return the call of one row, to be made."""
-        from backfill_spark.scoring.in_flight import Call
+        from backfill_spark.scoring.async_calls import Call
 
         assert self.function is not None
         made = self.landed[row] = Call(self.function, partial(self._given, row), self.limit)

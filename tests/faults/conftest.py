@@ -14,12 +14,12 @@ from tests.faults.world import NO_GATE, SHORT_LIVED, TRACES, World
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 
 def settings_in(folder: Path, *, lease_s: float = 20, heartbeat_s: float | None = None) -> Settings:
     """Return settings whose tables lie in `folder`; a heartbeat is due four times in a lease."""
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
     return Settings(
         tables={"root": str(folder / "tables")},
@@ -62,7 +62,7 @@ def make_world(
 ) -> Iterator[Callable[..., World]]:
     """Make a world; its scorer waits at call `gate_at` until the gate is there, each call takes `pause` seconds."""
     import backfill_spark
-    from backfill_spark import failpoints
+    from backfill_spark.jobs import failpoints
 
     options = request.getfixturevalue("quick") if request.node.get_closest_marker("kills") else SHORT_LIVED
 

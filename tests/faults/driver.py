@@ -25,7 +25,7 @@ def main(action: str, *words: str) -> None:
     """Do one action, and exit as the command line does."""
     from backfill_spark import Settings, list_backfills
     from backfill_spark.cli import main as command_line
-    from backfill_spark.session import get_spark
+    from backfill_spark.storage.session import get_spark
 
     settings = Settings.load()
     get_spark(settings)

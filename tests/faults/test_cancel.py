@@ -7,9 +7,10 @@ import time
 import pytest
 from py4j.protocol import Py4JNetworkError
 
-from backfill_spark import failpoints, resume_backfill
-from backfill_spark.lease import Lease
-from backfill_spark.results import ResultStore
+from backfill_spark import resume_backfill
+from backfill_spark.jobs import failpoints
+from backfill_spark.jobs.lease import Lease
+from backfill_spark.results.store import ResultStore
 from tests.checker import calls_of
 from tests.faults.world import clock_shifted, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
@@ -128,8 +129,8 @@ def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(make_world, h
 
 def test_f21_a_terminal_state_takes_no_other(world):
     """Of every end, the first one stays; a cancel or a resume of an ended job changes nothing."""
-    from backfill_spark.job_record import End
-    from backfill_spark.job_store import JobStore
+    from backfill_spark.jobs.events import End
+    from backfill_spark.jobs.store import JobStore
 
     job_id = world.run()
     jobs = JobStore(world.spark, world.settings)
@@ -147,8 +148,8 @@ def test_f21_a_terminal_state_takes_no_other(world):
 @pytest.mark.parametrize("first", ["CANCELED", "FAILED", "PARTIAL", "RELEASED", "LOST"])
 def test_f21_the_first_end_of_an_epoch_is_its_end(world, first):
     """Whoever comes later adopts it."""
-    from backfill_spark.job_record import End
-    from backfill_spark.job_store import JobStore
+    from backfill_spark.jobs.events import End
+    from backfill_spark.jobs.store import JobStore
 
     job_id = world.crash("after_claim")
     jobs = JobStore(world.spark, world.settings)
@@ -240,7 +241,7 @@ def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world):
 def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_other_covers(world, monkeypatch):
     """Each was planned before the other one was there: whoever comes second is canceled before any call."""
     from backfill_spark import BackfillRefusedError
-    from backfill_spark.job_store import JobStore
+    from backfill_spark.jobs.store import JobStore
 
     create, others = JobStore.create_claimed, []
 
@@ -261,7 +262,7 @@ def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_ot
 
 def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_alone(world, monkeypatch):
     """It is created and claimed in one commit."""
-    from backfill_spark.job_store import JobStore
+    from backfill_spark.jobs.store import JobStore
 
     create, claimable = JobStore.create_claimed, []
 
@@ -278,7 +279,7 @@ def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_
 
 def test_a_canceled_job_is_never_claimed(world):
     """Neither `resume` nor a worker takes it."""
-    from backfill_spark.job_store import JobStore
+    from backfill_spark.jobs.store import JobStore
 
     job_id = world.run(launch="queue")
     world.cancel(job_id)

@@ -2,9 +2,11 @@
 
 import pytest
 
-from backfill_spark import BackfillRefusedError, delete_scorer, failpoints, launch, probe
-from backfill_spark.job_record import Event
-from backfill_spark.job_store import JobStore
+from backfill_spark import BackfillRefusedError, delete_scorer
+from backfill_spark.backfill import preflight, runner
+from backfill_spark.jobs import failpoints
+from backfill_spark.jobs.events import Event
+from backfill_spark.jobs.store import JobStore
 from tests.faults.world import refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
@@ -83,8 +85,8 @@ def test_f40_a_resume_is_refused_where_a_plan_would_be(world, monkeypatch):
     """Speculation, another Python: the job stays as it is, and goes on elsewhere."""
     job_id = world.crash("after_stage")
     with monkeypatch.context() as patch:
-        patch.setattr(probe, "_known", {})
-        patch.setattr(probe, "_probe", lambda _: ["The executors run another Python."])
+        patch.setattr(preflight, "_known", {})
+        patch.setattr(preflight, "_probe", lambda _: ["The executors run another Python."])
         with pytest.raises(BackfillRefusedError, match="another Python"):
             world.resume(job_id)
     assert world.job(job_id).state == "RUNNING"
@@ -106,7 +108,7 @@ def test_a_job_that_cannot_run_here_does_not_keep_a_worker_from_the_others(world
     JobStore(world.spark, world.settings).write(odd, [(Event.CHANGED, {"from_a_newer_version": True})])
     done = []
     with pytest.raises(TypeError, match="from_a_newer_version"):
-        done.extend(launch.work(world.spark, world.settings, poll_s=0.1))
+        done.extend(runner.work(world.spark, world.settings, poll_s=0.1))
     assert (world.job(odd).state, world.job(good).state) == ("PENDING", "SUCCEEDED")
 
 
@@ -124,8 +126,8 @@ def test_f14_of_two_that_resume_at_once_one_runs(make_world):
 
 def test_f14_a_live_runners_job_is_not_taken(make_world):
     """Whoever read the job when it waited, and claims it now, gets nothing; the runner goes on."""
-    from backfill_spark.job_store import JobStore
-    from backfill_spark.results import ResultStore
+    from backfill_spark.jobs.store import JobStore
+    from backfill_spark.results.store import ResultStore
 
     world = make_world(gate_at=250)
     jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)

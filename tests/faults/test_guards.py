@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from backfill_spark import pairs
-from backfill_spark.job_record import JobRecord
-from backfill_spark.job_store import JobStore
-from backfill_spark.results import ResultStore
-from backfill_spark.store import Store
+from backfill_spark.jobs.events import JobRecord
+from backfill_spark.jobs.store import JobStore
+from backfill_spark.results.store import ResultStore
+from backfill_spark.selection import pairs
+from backfill_spark.storage.delta_table import Store
 from tests.faults.world import refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 

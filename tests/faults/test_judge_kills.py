@@ -17,8 +17,8 @@ import pytest
 import xxhash
 
 from backfill_spark import LeaseLostError
-from backfill_spark.choices import WorkStore
-from backfill_spark.lease import Lease
+from backfill_spark.jobs.lease import Lease
+from backfill_spark.selection.frozen import WorkStore
 from tests.factories import some_traces, write_traces
 from tests.faults.world import World
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
@@ -98,7 +98,7 @@ def judged(
     """Make a world of traces with different texts, and a server that takes `latency_s` for each answer."""
     import backfill_spark
     from backfill_spark import Guidelines
-    from backfill_spark.judge_settings import JudgeSettings
+    from backfill_spark.settings.judges import JudgeSettings
 
     monkeypatch.setenv(KEY_ENV, KEY)
     with contextlib.ExitStack() as stack:

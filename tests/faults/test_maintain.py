@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from backfill_spark import maintain, tables
-from backfill_spark.asking.spool import spool_folder
-from backfill_spark.choices import WorkStore, listed
-from backfill_spark.job_record import Event
-from backfill_spark.job_store import JobStore
+from backfill_spark import schema
+from backfill_spark.backfill import maintenance
+from backfill_spark.jobs.events import Event
+from backfill_spark.jobs.heartbeat import Heartbeat
+from backfill_spark.jobs.store import JobStore
+from backfill_spark.judges.llm.journal import journal_folder
 from backfill_spark.models import new_job_id
-from backfill_spark.pulse import Pulse
-from backfill_spark.results import ResultStore
-from backfill_spark.store import Store
+from backfill_spark.results.store import ResultStore
+from backfill_spark.selection.frozen import WorkStore, listed
+from backfill_spark.storage.delta_table import Store
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
 pytestmark = pytest.mark.faults
@@ -24,12 +25,12 @@ pytestmark = pytest.mark.faults
 
 def upkeep(world, *, days=0.0):
     """Do the upkeep as it would be done in `days`."""
-    return maintain.maintain(world.spark, world.settings, clock=lambda: time.time() + days * maintain.DAY_S)
+    return maintenance.maintain(world.spark, world.settings, clock=lambda: time.time() + days * maintenance.DAY_S)
 
 
 def rows(world, table):
     """Return the rows of one of our tables."""
-    return Store(world.spark, next(t for t in tables.ALL_TABLES if t.name == table), world.settings).read()
+    return Store(world.spark, next(t for t in schema.ALL_TABLES if t.name == table), world.settings).read()
 
 
 def files(world, table):
@@ -58,8 +59,8 @@ def test_what_a_runner_left_that_died_behind_its_jobs_end_is_dropped(world, capf
     jobs = JobStore(world.spark, world.settings)
     # Where the tables have no folder, heartbeats are events.
     jobs.write(job_id, [(Event.HEARTBEAT, {})], epoch=1)
-    Pulse(world.settings).beat(job_id, 1)
-    spools = Path(spool_folder(world.settings))
+    Heartbeat(world.settings).beat(job_id, 1)
+    spools = Path(journal_folder(world.settings))
     for owner in (job_id, "bf-another"):
         (spools / owner).mkdir(parents=True)
         (spools / owner / "answers.jsonl").touch()
@@ -72,7 +73,7 @@ def test_what_a_runner_left_that_died_behind_its_jobs_end_is_dropped(world, capf
     done = upkeep(world)
     # VACUUM would tell of each table.
     assert capfd.readouterr().out == ""
-    assert set(done["optimized"]) == set(done["vacuumed"]) == {t.name for t in tables.ALL_TABLES}
+    assert set(done["optimized"]) == set(done["vacuumed"]) == {t.name for t in schema.ALL_TABLES}
     assert files(world, "job_events") < events
     assert [done[f"{place}_jobs"] for place in ("staging", "work", "file")] == [[job_id]] * 3
     assert done["heartbeats"] == 1
@@ -121,13 +122,13 @@ def test_upkeep_while_a_job_runs(make_world):
 def test_a_runner_that_was_replaced_stays_fenced_off_after_upkeep(world):
     """What its fence stands on is neither compacted away nor vacuumed."""
     jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
-    walls = [results.staging, results.assessments]
-    first = jobs.claim(jobs.record(world.run(launch="queue")), walls)
+    fence = [results.staging, results.assessments]
+    first = jobs.claim(jobs.record(world.run(launch="queue")), fence)
     later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
-    assert later.claim(later.record(first.job_id), walls).epoch == 2
+    assert later.claim(later.record(first.job_id), fence).epoch == 2
     upkeep(world, days=400)
     txn = first.next_txn()
-    assert [wall.append(wall.frame([{"trace_id": "tr-0"}]), txn=txn) for wall in walls] == [False, False]
+    assert [fenced.append(fenced.frame([{"trace_id": "tr-0"}]), txn=txn) for fenced in fence] == [False, False]
 
 
 def test_a_trace_that_is_forgotten_is_in_no_table(world):
@@ -143,7 +144,7 @@ def test_a_trace_that_is_forgotten_is_in_no_table(world):
 
     def holding(word):
         found = {}
-        for table in tables.ALL_TABLES:
+        for table in schema.ALL_TABLES:
             store = Store(world.spark, table, world.settings)
             whole = re.compile(rf"\b{re.escape(word)}\b")
             held = sum(bool(whole.search(str(row))) for row in store.read().collect())
@@ -155,7 +156,7 @@ def test_a_trace_that_is_forgotten_is_in_no_table(world):
     assert set(holding(missing)) == {"job_events", "work"}
     staged = rows(world, "staging").select("trace_id").head()[0]
     for word in (gone, missing, staged):
-        told = maintain.forget_trace(world.spark, world.settings, word)
+        told = maintenance.forget_trace(world.spark, world.settings, word)
         assert any(told.values())
         assert holding(word) == {}
     assert rows(world, "assessments").count() == results - len({gone, staged})
@@ -167,5 +168,5 @@ def test_forgetting_a_trace_of_which_nothing_is_known_changes_nothing(world):
     """Each count is 0."""
     world.run()
     before = rows(world, "assessments").count()
-    assert not any(maintain.forget_trace(world.spark, world.settings, "tr-unknown").values())
+    assert not any(maintenance.forget_trace(world.spark, world.settings, "tr-unknown").values())
     assert rows(world, "assessments").count() == before

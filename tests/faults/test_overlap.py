@@ -7,11 +7,12 @@ from datetime import date, timedelta
 import pytest
 from pyspark.sql import functions as F
 
-from backfill_spark import BackfillFailedError, ScorerSamplingConfig, chunks, read_assessments, scorer
-from backfill_spark.adoption import adopt
+from backfill_spark import BackfillFailedError, ScorerSamplingConfig, read_assessments, scorer
 from backfill_spark.api import work
-from backfill_spark.results import ResultStore
-from backfill_spark.sampling import draw
+from backfill_spark.backfill import chunks
+from backfill_spark.backfill.staging import reuse_staged
+from backfill_spark.results.store import ResultStore
+from backfill_spark.selection.sampling import draw
 from tests.factories import NOON, some_traces
 
 pytestmark = pytest.mark.faults
@@ -21,11 +22,11 @@ CHUNK = 100
 @pytest.mark.parametrize("cleared", [True, False])
 def test_f20_a_job_adopts_what_another_has_staged_meanwhile(make_world, monkeypatch, cleared):
     """Called twice are only the pairs of the chunk that was under way, whether or not the other one has ended."""
-    from backfill_spark import results
+    from backfill_spark.results import store
 
     monkeypatch.setattr(chunks, "next_target", lambda pace, slots: CHUNK)
     if not cleared:
-        monkeypatch.setattr(results.ResultStore, "clear", lambda self, job_id: None)
+        monkeypatch.setattr(store.ResultStore, "clear", lambda self, job_id: None)
     world = make_world(gate_at=250, lease_s=120)
     with world.meanwhile(world.run) as first:
         world.wait_for_calls(250)
@@ -61,18 +62,18 @@ def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothin
 
 def test_f20_what_another_job_writes_about_other_traces_changes_nothing(world, monkeypatch):
     """A job with nothing due looks once more before it ends, and finds only rows that are none of its own."""
-    from backfill_spark import backfill
+    from backfill_spark.backfill import steps
 
     world.run()
     before = read_assessments(spark=world.spark, settings=world.settings).count()
     staging = ResultStore(world.spark, world.settings).staging
 
     def adopt_late(epoch, selection):
-        adopt(epoch, selection)
+        reuse_staged(epoch, selection)
         keys = {"experiment_id": epoch.request.experiment_id, "trace_date": date(2024, 6, 1)}
         staging.append(staging.frame([{"job_id": "bf-another", "trace_id": "tr-elsewhere", **keys}]))
 
-    monkeypatch.setattr(backfill, "adopt", adopt_late)
+    monkeypatch.setattr(steps, "reuse_staged", adopt_late)
     job = world.job(world.run())
     assert (job.state, job.calls, job.error) == ("SUCCEEDED", 0, None)
     assert read_assessments(spark=world.spark, settings=world.settings).count() == before

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from backfill_spark import backfill
-from backfill_spark.results import ResultStore
-from backfill_spark.store import Txn
+from backfill_spark.backfill import steps
+from backfill_spark.results.store import ResultStore
+from backfill_spark.storage.delta_table import Txn
 from tests.checker import commits, transactions
 from tests.faults.world import refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
@@ -37,10 +37,10 @@ def test_f05_a_staging_commit_whose_reply_is_lost_is_found(world):
 
 def test_commits_that_come_while_a_job_looks_for_others_hide_none(world, monkeypatch):
     """Where the log is no folder of this machine, Delta counts its history from the newest commit."""
-    from backfill_spark import store as stores
+    from backfill_spark.storage import delta_table
 
     staging = ResultStore(world.spark, world.settings).staging
-    monkeypatch.setattr(stores, "_local_folder", lambda path: None)
+    monkeypatch.setattr(delta_table, "_local_folder", lambda path: None)
     before = staging.version()
     staging.append(staging.frame([{"job_id": "bf-other"}]))
     staging.append(staging.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", 1))
@@ -54,7 +54,7 @@ def test_commits_that_come_while_a_job_looks_for_others_hide_none(world, monkeyp
 @pytest.mark.parametrize("seen", ["twice", "never"])
 def test_a_chunk_that_was_not_seen_as_it_was_written_is_counted_in_the_table(world, monkeypatch, seen):
     """Tasks that ran again are watched again, and of some writes Spark tells nothing: the counts are right."""
-    from backfill_spark.tally import Watch
+    from backfill_spark.results.counts import Watch
 
     found = Watch._found
     told = {"twice": lambda watch: {k: 2 * v for k, v in found(watch).items()}, "never": lambda watch: None}
@@ -87,17 +87,17 @@ def test_f05_a_second_claims_walls_whose_replies_are_lost_are_found(world):
 
 def test_f07_a_merge_that_may_still_land_is_shut_out_before_the_end(world):
     """A MERGE of which nobody knows the outcome, then the job's end: the same MERGE cannot land any more."""
-    from backfill_spark import results
+    from backfill_spark.results import store
 
     late = []
-    merge = results.ResultStore.merge
+    merge = store.ResultStore.merge
 
     def lost(self, job_id, request, chunks, dates, txn):
         late.append(lambda: merge(self, job_id, request, chunks, dates, txn))
         raise OSError("the storage does not answer")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results.ResultStore, "merge", lost)
+        patch.setattr(store.ResultStore, "merge", lost)
         job_id = world.run()
     assert world.job(job_id).state == "PARTIAL"
     refusal(late[0])
@@ -126,7 +126,7 @@ def test_f23_conflicts_of_the_merge_are_tried_again(world, conflicts):
 
 def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(world, monkeypatch):
     """PARTIAL, every result staged; the resume calls nothing."""
-    monkeypatch.setattr(backfill, "MERGE_ATTEMPTS", 2)
+    monkeypatch.setattr(steps, "MERGE_ATTEMPTS", 2)
     with faulty(FaultPlan(Fault(*MERGE, Kind.CONFLICT, times=100))):
         job_id = world.run()
     assert world.job(job_id).state == "PARTIAL"
@@ -136,7 +136,7 @@ def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(world
 
 def test_f22_a_reader_sees_whole_chunks_only(world, monkeypatch):
     """At each version of `assessments` there are the pairs of none or more whole MERGEs."""
-    monkeypatch.setattr(backfill, "MERGE_ROWS", 1)
+    monkeypatch.setattr(steps, "MERGE_ROWS", 1)
     world.run()
     table = f"{world.settings.tables.root}/assessments"
     events = world.spark.read.format("delta").load(f"{world.settings.tables.root}/job_events")
@@ -177,16 +177,16 @@ def test_f11_heartbeats_that_fail_for_a_while_do_not_stop_the_job(make_world):
 def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(make_world, monkeypatch):
     """Longer: it fences itself off, stages nothing more, and the job can be resumed."""
     from backfill_spark import LeaseLostError
-    from backfill_spark.pulse import Pulse
+    from backfill_spark.jobs.heartbeat import Heartbeat
 
-    beat, away = Pulse.beat, threading.Event()
+    beat, away = Heartbeat.beat, threading.Event()
 
     def beats(self, job_id, epoch):
         if away.is_set():
             raise OSError("the storage does not answer")
         return beat(self, job_id, epoch)
 
-    monkeypatch.setattr(Pulse, "beat", beats)
+    monkeypatch.setattr(Heartbeat, "beat", beats)
     world = make_world(lease_s=6, heartbeat_s=0.5, gate_at=250)
     with world.meanwhile(world.run) as job:
         world.wait_for_calls(250)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from backfill_spark import BackfillJob
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 TRACES = 600
 """Three chunks: the pilot of some 200 pairs and what follows."""
 PATIENCE_S = 180.0
-LOGGING = Path(backfill_spark.__file__).with_name("log4j2.properties")
+LOGGING = Path(backfill_spark.__file__).parent / "storage" / "log4j2.properties"
 # Measured: of 25 s to the first call, class verification takes 1.7.
 LITTLE_COMPILING = (
     "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
@@ -128,11 +128,11 @@ class World:
 
     def register(self) -> None:
         """Make the tables; register and start the scorer `length`."""
-        from backfill_spark import ScorerSamplingConfig, scorer, tables
-        from backfill_spark.store import Store
+        from backfill_spark import ScorerSamplingConfig, schema, scorer
+        from backfill_spark.storage.delta_table import Store
 
         backfill_spark.configure(self.settings)
-        for table in tables.ALL_TABLES:
+        for table in schema.ALL_TABLES:
             Store(self.spark, table, self.settings).ensure()
         made = scorer(name="length")(noting(str(self.desk))).register()
         made.start(sampling_config=ScorerSamplingConfig(sample_rate=1.0))
@@ -186,7 +186,8 @@ class World:
 
     def crash(self, place: str, *scorers: str, **options: Any) -> str:
         """Run a backfill that dies at a failpoint (in this process: as if its runner were gone); return its id."""
-        from backfill_spark import failpoints, resume_backfill
+        from backfill_spark import resume_backfill
+        from backfill_spark.jobs import failpoints
 
         # A job that its creator runs at once is claimed in the commit that creates it; a queued one is not.
         job_id = self.run(*scorers, launch="queue", **options) if place == "before_claim" else None
@@ -280,7 +281,7 @@ class World:
 @contextmanager
 def clock_shifted(seconds: float) -> Iterator[None]:
     """Let job stores that are made inside see another time."""
-    from backfill_spark.job_store import JobStore
+    from backfill_spark.jobs.store import JobStore
 
     defaults = JobStore.__init__.__kwdefaults__
     before = defaults["clock"]

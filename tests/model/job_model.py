@@ -1,6 +1,6 @@
 """The job protocol as an explicit-state model: every interleaving of two runners, a canceller and their faults.
 
-A step is one Delta commit, one read or one batch of scorer calls, as `job_store.py` and `backfill.py` make them:
+A step is one Delta commit, one read or one batch of scorer calls, as `jobs/store.py` and `backfill/steps.py` make them:
 
 - claim: look; end a dead runner's epoch LOST (compare-and-set); append `claimed` (compare-and-set on the epoch); wall
   on staging; wall on assessments; read what is left.

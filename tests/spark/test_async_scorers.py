@@ -10,7 +10,7 @@ from tests.factories import Ledger, ledger_scorer, some_traces, write_traces
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 
 def asking(path: str) -> Any:

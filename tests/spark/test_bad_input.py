@@ -31,7 +31,7 @@ from tests.factories import Ledger, ledger_scorer, some_traces, write_traces
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 OWN_TABLES = {"scorers", "scorer_configs"}
 

@@ -14,7 +14,7 @@ from tests.faults.world import World
 def finished(_spark_session, tmp_path_factory):
     """A world with one job that SUCCEEDED; tests only add to its tables what they look for."""
     import backfill_spark
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
     folder = tmp_path_factory.mktemp("checker")
     settings = Settings(

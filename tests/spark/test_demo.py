@@ -10,9 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from backfill_spark import tables
-from backfill_spark.demo.show import run_demo
-from backfill_spark.demo.traces import write_demo_traces
+from backfill_spark import schema
+from backfill_spark.cli.demo.show import run_demo
+from backfill_spark.cli.demo.traces import write_demo_traces
 from backfill_spark.errors import SettingsError
 
 
@@ -22,7 +22,7 @@ def test_history_has_the_canonical_shape(spark: SparkSession, tmp_path: Path) ->
 
     written = spark.read.format("delta").load(str(tmp_path / "traces"))
 
-    assert tables.TRACES.simpleString() == written.schema.simpleString()
+    assert schema.TRACES.simpleString() == written.schema.simpleString()
     assert 200 == written.where("trace_date = to_date(request_time)").count()
 
 

@@ -29,14 +29,14 @@ from backfill_spark import (
     wait_for_backfill,
 )
 from backfill_spark.models import TimeWindow
-from backfill_spark.results import ResultStore
+from backfill_spark.results.store import ResultStore
 from tests.factories import NOON, Ledger, a_trace, ledger_scorer, some_traces, write_traces
 from tests.spark.test_gsm8k import selected_ids
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 
 def run(**arguments: Any) -> BackfillJob:

@@ -12,8 +12,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from backfill_spark.errors import FilterError
-from backfill_spark.filters import compile_filter
-from backfill_spark.filters.regex import to_java
+from backfill_spark.traces.filters import compile_filter
+from backfill_spark.traces.filters.regex import to_java
 
 SCHEMA = (
     "trace_id string, request_time timestamp, execution_duration_ms bigint, state string, client_request_id string, "

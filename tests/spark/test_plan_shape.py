@@ -10,13 +10,14 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.classic import dataframe as classic
 
-from backfill_spark import backfill, backfill_scorers, configure, get_backfill, plan_backfill, scorer
-from backfill_spark import plan as planning
-from backfill_spark.scorers import definition
+from backfill_spark import backfill_scorers, configure, get_backfill, plan_backfill, scorer
+from backfill_spark.backfill import steps
+from backfill_spark.results import due
+from backfill_spark.scorers.stored_code import pickling
 from tests.factories import NOON, Ledger, ledger_scorer, some_traces, write_traces
 
 if TYPE_CHECKING:
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 TEXTS = ("request", "response", "spans", "assessments", "request_preview", "response_preview")
 START = datetime(2024, 6, 17)
@@ -58,7 +59,7 @@ def test_a_plan_makes_no_call_and_loads_no_code(
     def refuse(*_: Any) -> Any:
         raise AssertionError("a plan loaded code")
 
-    monkeypatch.setattr(definition, "load", refuse)
+    monkeypatch.setattr(pickling, "load", refuse)
     plan = plan_backfill(scorers=["length", "on_trace"], start_time=START)
     assert 2 * (300 - 36) == plan.calls
     assert ledger.lines() == []
@@ -68,9 +69,9 @@ def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monk
     """The window reaches the scan; a scorer on outputs never reads spans; the second run reads no texts at all."""
     scored: list[DataFrame] = []
     selected: list[DataFrame] = []
-    made_scored, made_pairs = backfill.scored, planning.chosen_pairs
-    monkeypatch.setattr(backfill, "scored", lambda *a, **k: _kept(scored, made_scored(*a, **k)))
-    monkeypatch.setattr(planning, "chosen_pairs", lambda *a, **k: _kept(selected, made_pairs(*a, **k)))
+    made_scored, made_pairs = steps.scored, due.candidates
+    monkeypatch.setattr(steps, "scored", lambda *a, **k: _kept(scored, made_scored(*a, **k)))
+    monkeypatch.setattr(due, "candidates", lambda *a, **k: _kept(selected, made_pairs(*a, **k)))
 
     first = get_backfill(backfill_scorers(scorers=["length"], start_time=START))
     assert 264 == first.counts["length"].calls == len(ledger.lines()) == len(set(ledger.lines()))
@@ -105,8 +106,8 @@ def test_one_scan_and_one_python_node_serve_all_scorers(
 ) -> None:
     """Two scorers share the scan and the worker; each due pair is called exactly once."""
     frames: list[DataFrame] = []
-    made = backfill.scored
-    monkeypatch.setattr(backfill, "scored", lambda *a, **k: _kept(frames, made(*a, **k)))
+    made = steps.scored
+    monkeypatch.setattr(steps, "scored", lambda *a, **k: _kept(frames, made(*a, **k)))
 
     @scorer
     def third(inputs):  # type: ignore[no-untyped-def]

@@ -21,12 +21,12 @@ from backfill_spark import (
 )
 from backfill_spark.errors import TraceSourceError
 from backfill_spark.models import TimeWindow
-from backfill_spark.sources import open_source
+from backfill_spark.traces.sources import open_source
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 TORN = "concat('caf', cast(X'e9' as string))"
 """Text of bytes that are no UTF-8."""

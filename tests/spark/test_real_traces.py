@@ -14,7 +14,7 @@ from tests.factories import a_span, a_trace, traces_frame
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 FRAMEWORK_TYPES = {"GENERATION": "CHAT_MODEL", "SPAN": "UNKNOWN"}
 

@@ -30,14 +30,14 @@ from backfill_spark.errors import (
     ScorerLoadError,
     ScorerNotFoundError,
 )
-from backfill_spark.registry import Registry
-from backfill_spark.store import Store
-from backfill_spark.tables import SCORER_CONFIGS, SCORERS
+from backfill_spark.schema import SCORER_CONFIGS, SCORERS
+from backfill_spark.scorers.registry import Registry
+from backfill_spark.storage.delta_table import Store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings import Settings
+    from backfill_spark.settings.schema import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -244,10 +244,10 @@ def test_a_broken_row_hides_no_other(registry, spark, settings):
 
 
 def test_listing_and_planning_load_no_code(registry, monkeypatch):
-    from backfill_spark.scorers import definition
+    from backfill_spark.scorers.stored_code import pickling
 
     numbered(1).register().start()
-    monkeypatch.setattr(definition.pickle, "loads", lambda payload: pytest.fail("loaded"))
+    monkeypatch.setattr(pickling.moved, "unpickled", lambda payload: pytest.fail("loaded"))
 
     list_scorers()
     get_scorer(name="numbered")
@@ -305,10 +305,10 @@ def test_names_that_share_a_claim_do_not_block_each_other():
 
 
 def test_a_scorer_from_the_registry_can_be_registered_again_without_loading_it(monkeypatch):
-    from backfill_spark.scorers import definition
+    from backfill_spark.scorers.stored_code import pickling
 
     original = numbered(1).register()
-    monkeypatch.setattr(definition.pickle, "loads", lambda payload: pytest.fail("loaded"))
+    monkeypatch.setattr(pickling.moved, "unpickled", lambda payload: pytest.fail("loaded"))
 
     copied = get_scorer(name="numbered").register(name="copy")
 
@@ -335,13 +335,14 @@ def _config(found: Any) -> tuple[float | None, str | None]:
 
 def test_tables_by_a_relative_path_are_found_again(spark, settings, monkeypatch):
     """By a process that has not made them."""
-    from backfill_spark import store, tables
+    from backfill_spark import schema
+    from backfill_spark.storage import delta_table
 
     Path("build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir="build") as folder:
         near = settings.model_copy(
             update={"tables": settings.tables.model_copy(update={"root": os.path.relpath(folder)})}
         )
-        store.Store(spark, tables.JOBS, near).ensure()
-        monkeypatch.setattr(store, "_checked", set())
-        assert store.Store(spark, tables.JOBS, near).ensure().read().count() == 0
+        delta_table.Store(spark, schema.JOBS, near).ensure()
+        monkeypatch.setattr(delta_table, "_checked", set())
+        assert delta_table.Store(spark, schema.JOBS, near).ensure().read().count() == 0

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from backfill_spark import BackfillScorerConfig, Settings, backfill_scorers, configure, get_backfill, plan_backfill
+from backfill_spark.backfill.runner import pinned_source, request_of
 from backfill_spark.cli import main
 from backfill_spark.errors import SourceGoneError
-from backfill_spark.job_store import JobStore
-from backfill_spark.launch import pinned_source, request_of
+from backfill_spark.jobs.store import JobStore
 from tests.factories import Ledger, ledger_scorer, some_traces, traces_frame, write_traces
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from backfill_spark.sampling import draw, draw_hash, in_slice, selected
+from backfill_spark.selection.sampling import draw, draw_hash, in_slice, selected
 
 IDS = [f"tr-{i:05d}" for i in range(4000)]
 SEEDS = (0, 7, -1, 2**63 - 1, -(2**63))

@@ -22,7 +22,7 @@ from backfill_spark import (
     list_scorer_versions,
     read_assessments,
 )
-from backfill_spark.settings import Settings
+from backfill_spark.settings.schema import Settings
 from tests.factories import some_traces, write_traces
 from tests.judge_server import serving
 from tests.spark.test_gsm8k import selected_ids

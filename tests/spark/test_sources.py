@@ -15,11 +15,11 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from backfill_spark import tables
+from backfill_spark import schema
 from backfill_spark.errors import NameRefusedError, SourceGoneError, TraceSourceError
 from backfill_spark.models import TimeWindow
-from backfill_spark.settings import Settings
-from backfill_spark.sources import POSITIONS, corrupt_file, open_source, source_gone
+from backfill_spark.settings.schema import Settings
+from backfill_spark.traces.sources import POSITIONS, corrupt_file, open_source, source_gone
 from tests.factories import NOON, a_trace, some_traces, traces_frame, write_traces
 
 EVER = TimeWindow()
@@ -72,7 +72,7 @@ def test_a_written_table_is_read_as_traces(spark: SparkSession, settings: Settin
     write_traces(spark, some_traces(3), path, format=format)
     source = open_source(spark, settings)
     frame = source.read(source.columns, EVER)
-    assert (source.format, frame.schema.simpleString()) == (format, tables.TRACES.simpleString())
+    assert (source.format, frame.schema.simpleString()) == (format, schema.TRACES.simpleString())
     expected = traces_frame(spark, some_traces(3)).orderBy("trace_id").collect()
     assert frame.orderBy("trace_id").collect() == expected
 
@@ -208,7 +208,7 @@ def test_times_follow_no_session_zone(spark: SparkSession, settings: Settings, p
     spark.conf.set("spark.sql.session.timeZone", zone)
     source = open_source(spark, settings)
     frame = source.read(["trace_id", "request_time", "trace_date"], EVER)
-    assert frame.schema["request_time"].dataType == tables.TIMESTAMP
+    assert frame.schema["request_time"].dataType == schema.TIMESTAMP
     found = frame.select("trace_id", F.unix_micros("request_time"), F.unix_date("trace_date")).collect()
     expected = [(f"tr-{i}", micros(m), (m.date() - date(1970, 1, 1)).days) for i, m in enumerate(moments)]
     assert sorted(map(tuple, found)) == expected
@@ -297,7 +297,7 @@ def test_other_types_and_names_are_read_as_the_canonical_ones(spark: SparkSessio
 def test_traces_fills_absent_columns_with_null(spark: SparkSession, settings: Settings) -> None:
     """A frame of two columns becomes one of all, rows without time included."""
     frame = open_source(spark, settings, timed(spark, "timestamp", NOON, None)).traces()
-    assert frame.schema.simpleString() == tables.TRACES.simpleString()
+    assert frame.schema.simpleString() == schema.TRACES.simpleString()
     assert ids(frame) == ["tr-0", "tr-1"]
 
 

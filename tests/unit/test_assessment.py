@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from backfill_spark.assessment import (
+from backfill_spark.traces.assessment import (
     Assessment,
     AssessmentError,
     AssessmentSource,

@@ -12,13 +12,13 @@ from dataclasses import replace
 import pytest
 
 from backfill_spark import Feedback, scorer
-from backfill_spark.catalog import Catalog
-from backfill_spark.judge_settings import EndpointSettings
 from backfill_spark.models import ScorerKind, ScorerSpec
-from backfill_spark.scorers import definition
-from backfill_spark.scoring import in_flight
+from backfill_spark.scorers.registered import Catalog
+from backfill_spark.scorers.stored_code import pickling
+from backfill_spark.scoring import async_calls
 from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.scoring.worker import MAX_IN_FLIGHT, load_scorers, score_batch
+from backfill_spark.settings.judges import EndpointSettings
 
 EMPTY_ROW = dict.fromkeys(
     ("level", "description", "aggregations", "timeout_s", "version_note", "created_by", "source_text", "deleted_us")
@@ -27,7 +27,7 @@ EMPTY_ROW = dict.fromkeys(
 
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch):
-    monkeypatch.setattr(in_flight, "_GRACE_S", 0.05)
+    monkeypatch.setattr(async_calls, "_GRACE_S", 0.05)
 
 
 def scored(outputs, functions, due=None, *, too_large=None, own_limits=None, **options):
@@ -378,7 +378,7 @@ def test_an_async_function_is_stored_by_value_with_its_helpers():
     async def asks(outputs):
         return 1
 
-    made = definition.dump(longer.function)
+    made = pickling.dump(longer.function)
     spec = ScorerSpec("longer", 1, made.digest, longer.kind, {}, made.definition, ("outputs",), 1.0)
     found = score_batch({"response": ["abcd", "a"]}, [1, 1], load_scorers([spec], {"response"}), payload="auto")
 

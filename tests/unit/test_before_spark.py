@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import backfill_spark as b
-from backfill_spark import api, session
+from backfill_spark import api
 from backfill_spark.errors import BackfillError
+from backfill_spark.storage import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,7 @@ import pytest
 
 import backfill_spark
 from backfill_spark.errors import JudgeInputError, JudgeOutputError, ScorerDefinitionError
-from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
-from backfill_spark.scorers.definition import recreate
-from backfill_spark.scorers.judges import (
+from backfill_spark.judges import (
     Correctness,
     Equivalence,
     ExpectationsGuidelines,
@@ -27,9 +25,11 @@ from backfill_spark.scorers.judges import (
     ToolCallEfficiency,
     get_all_scorers,
 )
+from backfill_spark.judges.worker import fan_out, load_judges, render_batch
+from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
+from backfill_spark.scorers.stored_code.pickling import recreate
 from backfill_spark.scoring.feedback import FIELD_NAMES
-from backfill_spark.scoring.judging import fan_out, load_judges, render_batch
-from backfill_spark.trace import Trace
+from backfill_spark.traces.trace import Trace
 
 
 def span(span_id: str, kind: str, start: int, parent: str | None = None, **more: Any) -> dict[str, Any]:

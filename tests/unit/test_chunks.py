@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.chunks import (
+from backfill_spark.backfill.chunks import (
     PILOT_PAIRS,
     TARGET_PAIRS,
     Cutter,

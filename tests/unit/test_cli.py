@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from backfill_spark.cli import main
 from backfill_spark.cli.program import Program, Terminated, exit_code_of, parse_values
 from backfill_spark.cli.run import parse_trace_ids
-from backfill_spark.display import job_sheet
+from backfill_spark.display.views import job_sheet
 from backfill_spark.errors import (
     BackfillFailedError,
     BackfillRefusedError,
@@ -93,7 +93,7 @@ class FakeApi:
         return a_plan()
 
     def backfill_scorers(self, **arguments: Any) -> str:
-        from backfill_spark.display import announce
+        from backfill_spark.display.views import announce
 
         self._note("backfill_scorers", arguments)
         announce(a_plan())
@@ -220,14 +220,14 @@ class TestPlanAndRun:
     )
     def test_what_the_arguments_alone_show_never_reaches_the_api(self, words, said, monkeypatch):
         """It is refused with exit code 2, before Spark is imported."""
-        monkeypatch.setattr("backfill_spark.session.active_session", lambda: None)
+        monkeypatch.setattr("backfill_spark.storage.session.active_session", lambda: None)
         api = FakeApi()
         result = call(*words, api=api)
         assert (2, []) == (result.exit_code, api.asked)
         assert said in result.stderr
 
     def test_all_that_is_wrong_with_the_arguments_is_said_at_once(self, monkeypatch):
-        monkeypatch.setattr("backfill_spark.session.active_session", lambda: None)
+        monkeypatch.setattr("backfill_spark.storage.session.active_session", lambda: None)
         result = call("run", "--scorers", "a=7", "--start", "yesterdy", "--max-calls", "-1", api=FakeApi())
         for said in ("sample_rate of 'a'", "'yesterdy'", "max_calls"):
             assert said in result.stderr

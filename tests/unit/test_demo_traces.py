@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from backfill_spark.demo.texts import OTHER_LANGUAGES
-from backfill_spark.demo.topics import TOPICS
-from backfill_spark.demo.traces import END, demo_traces
+from backfill_spark.cli.demo.texts import OTHER_LANGUAGES
+from backfill_spark.cli.demo.topics import TOPICS
+from backfill_spark.cli.demo.traces import END, demo_traces
 from backfill_spark.scorers import PIIDetection
 
 

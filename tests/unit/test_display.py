@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark import display
-from backfill_spark.display import (
+from backfill_spark.display import views
+from backfill_spark.display.render import Sheet, Table, clean, console
+from backfill_spark.display.views import (
     announce,
     audience,
     job_sheet,
@@ -24,7 +25,6 @@ from backfill_spark.display import (
     summary_sheet,
 )
 from backfill_spark.models import Counts, JobState, ScorerKind, ScorerSpec, ScorerStatus, TimeWindow
-from backfill_spark.sheet import Sheet, Table, clean, console
 
 JUNE = TimeWindow(datetime(2024, 6, 1, tzinfo=UTC), datetime(2024, 6, 30, tzinfo=UTC))
 STARTED = datetime(2024, 7, 1, 8, tzinfo=UTC)
@@ -332,13 +332,13 @@ class TestCleaning:
 
 class TestNotebook:
     def test_a_plan_is_a_table(self):
-        page = display.plan_html(a_plan())
+        page = views.plan_html(a_plan())
         assert '<td style="text-align:right">1,000</td>' in page
         assert '<th style="text-align:right">in window</th>' in page
 
     def test_a_job_has_html_and_text(self):
-        assert "SUCCEEDED" in display.job_html(a_job())
-        assert "SUCCEEDED" in display.job_text(a_job())
+        assert "SUCCEEDED" in views.job_html(a_job())
+        assert "SUCCEEDED" in views.job_text(a_job())
 
 
 class TestAnnouncing:

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from backfill_spark.cli import main
-from backfill_spark.judge_settings import EndpointSettings, JudgeSettings
+from backfill_spark.settings.judges import EndpointSettings, JudgeSettings
 from scripts.reference import PAGES
 
 ROOT = Path(__file__).parents[2]
@@ -60,14 +60,14 @@ def test_every_option_is_explained() -> None:
     assert [] == sorted(o for o in options if o.startswith("--") and not re.search(rf"{o}(?![\w-])", page))
 
 
-def test_every_room_has_its_line() -> None:
+def test_every_module_has_its_line() -> None:
     """docs/how-it-works.md says for each module and folder of the package what is changed there."""
     table = text_of("docs/how-it-works.md").partition("## To change X, open Y")[2].partition("\n## ")[0]
     package = ROOT / "backfill_spark"
     folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    rooms = {path.name for path in package.glob("*.py")} | folders
+    modules = {path.name for path in package.glob("*.py")} | folders
 
-    assert [] == sorted(room for room in rooms if f"`{room}" not in table)
+    assert [] == sorted(module for module in modules if f"`{module}" not in table)
 
 
 def test_how_it_works_names_rooms_that_exist() -> None:

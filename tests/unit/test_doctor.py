@@ -9,7 +9,7 @@ import pytest
 from backfill_spark.cli.doctor import Finding, examine
 from backfill_spark.cli.program import Program
 from backfill_spark.errors import SessionError
-from backfill_spark.settings import Settings
+from backfill_spark.settings.schema import Settings
 
 KEY = "canary.0123456789abcdef"
 

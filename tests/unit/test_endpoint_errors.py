@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from backfill_spark.asking.endpoints import Endpoint, Service, Shape
-from backfill_spark.asking.faults import Action, fault_of, status_told
-from backfill_spark.asking.readings import verdict_of
-from backfill_spark.asking.wires import Wire
+from backfill_spark.judges.llm.endpoints import Endpoint, Service, Shape
+from backfill_spark.judges.llm.providers import Wire
+from backfill_spark.judges.llm.reply import verdict_of
+from backfill_spark.judges.llm.retry import Action, fault_of, status_told
 from backfill_spark.models import ErrorCode
 
 LARGE = (Action.ROW, ErrorCode.TRACE_TOO_LARGE)

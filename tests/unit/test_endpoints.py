@@ -5,10 +5,10 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
-from backfill_spark.asking.endpoints import Endpoint, Price, Service, read_key, resolve
-from backfill_spark.asking.prices import price_of
 from backfill_spark.errors import BackfillRefusedError
-from backfill_spark.judge_settings import JudgeSettings
+from backfill_spark.judges.llm.endpoints import Endpoint, Price, Service, read_key, resolve
+from backfill_spark.judges.llm.prices import price_of
+from backfill_spark.settings.judges import JudgeSettings
 
 ADDRESS_VARIABLES = (
     "OPENAI_BASE_URL",

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from backfill_spark import failpoints
-from backfill_spark.failpoints import Failpoint, FailpointError, arm, failpoint
+from backfill_spark.jobs import failpoints
+from backfill_spark.jobs.failpoints import Failpoint, FailpointError, arm, failpoint
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _disarmed():
 def run_with(armed: str, code: str) -> subprocess.Popen[str]:
     """Start Python with a failpoint in its environment."""
     return subprocess.Popen(
-        [sys.executable, "-c", f"from backfill_spark.failpoints import *\n{code}"],
+        [sys.executable, "-c", f"from backfill_spark.jobs.failpoints import *\n{code}"],
         env={**os.environ, "BACKFILL_SPARK_FAILPOINT": armed},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.assessment import AssessmentError, AssessmentSource, Expectation, Feedback
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.scoring.feedback import FIELD_NAMES, clean, failure_of, normalise, scrub
+from backfill_spark.traces.assessment import AssessmentError, AssessmentSource, Expectation, Feedback
 
 
 def rows(value):
@@ -64,9 +64,9 @@ class OddNumber(float):
 
 def test_field_names_are_those_of_the_table():
     """The order of a row is the order of the staged struct."""
-    from backfill_spark import tables
+    from backfill_spark import schema
 
-    assert tuple(name for name, _ in tables.RESULT_FIELDS) == FIELD_NAMES
+    assert tuple(name for name, _ in schema.RESULT_FIELDS) == FIELD_NAMES
 
 
 @pytest.mark.parametrize(

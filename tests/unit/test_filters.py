@@ -11,10 +11,19 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from backfill_spark.errors import FilterError
-from backfill_spark.filters import compile_filter
-from backfill_spark.filters.parser import MAX_LENGTH, MAX_TERMS, as_number
-from backfill_spark.filters.regex import RegexRefusedError, to_java
-from backfill_spark.filters.tree import JSON_KEYS, LINKED_PROMPTS, Comparison, Kind, Operator, Subject, Value, render
+from backfill_spark.traces.filters import compile_filter
+from backfill_spark.traces.filters.parser import MAX_LENGTH, MAX_TERMS, as_number
+from backfill_spark.traces.filters.regex import RegexRefusedError, to_java
+from backfill_spark.traces.filters.tree import (
+    JSON_KEYS,
+    LINKED_PROMPTS,
+    Comparison,
+    Kind,
+    Operator,
+    Subject,
+    Value,
+    render,
+)
 
 NOT_SUPPORTED = ("spans", "the text of spans", "feedback", "expectations", "issues", "prompts")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.intervals import mean_interval, mean_interval_of, t_975
+from backfill_spark.results.intervals import mean_interval, mean_interval_of, t_975
 
 # Two-sided 95 % points of Student's t as printed in tables (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
 T_TABLE = [

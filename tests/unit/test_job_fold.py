@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.job_record import End, Event, JobRecord, fold
+from backfill_spark.jobs.events import End, Event, JobRecord, fold
 from backfill_spark.models import JobState
 
 JOB = "bf-20240701-080000-000000-abcdef01"

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backfill_spark.asking.answers import Budget
-from backfill_spark.asking.client import probe
-from backfill_spark.asking.desk import Desk
-from backfill_spark.asking.endpoints import Endpoint, read_key, resolve
-from backfill_spark.asking.spool import Spool
-from backfill_spark.asking.wires import Wire
 from backfill_spark.errors import BackfillRefusedError, SettingsError
-from backfill_spark.settings import Settings
+from backfill_spark.judges.llm.budget import Budget
+from backfill_spark.judges.llm.client import probe
+from backfill_spark.judges.llm.endpoints import Endpoint, read_key, resolve
+from backfill_spark.judges.llm.journal import Journal
+from backfill_spark.judges.llm.pool import Pool
+from backfill_spark.judges.llm.providers import Wire
+from backfill_spark.settings.schema import Settings
 from tests.judge_server import FAULTS, JudgeServer, serving
-from tests.unit.test_asking_client import answers_to, service
-from tests.unit.test_asking_faults import row_of
+from tests.unit.test_llm_client import answers_to, service
+from tests.unit.test_llm_retry import row_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ def test_a_key_is_in_no_answer_row_log_or_spool_whatever_goes_wrong(
         # What ends the asking comes one by one, the rest together.
         texts = ["fine", *(f"fault:{name}" for name in FAULTS if name not in (*STOPPING, *SLOW))]
         for number, several in enumerate([texts, *([f"fault:{name}"] for name in (*STOPPING, *SLOW))]):
-            found += answers_to(several, asked, spool=Spool(str(tmp_path), "bf-1", number)).values()
+            found += answers_to(several, asked, journal=Journal(str(tmp_path), "bf-1", number)).values()
     assert re.search(rb"(?i)(?:bearer|key:) " + key.encode(), server.log.heads[0])
     assert len(FAULTS) + 1 == len(found)
     spooled = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -91,10 +91,10 @@ def test_a_key_is_in_nothing_that_is_shipped_or_shown(key: str, fault: dict[str,
         seen = probe(asked)
         assert server.log.requests >= 1
 
-        async def desk() -> Desk:
-            return Desk(asked, budget=Budget(1))
+        async def pool() -> Pool:
+            return Pool(asked, budget=Budget(1))
 
-        things = [settings, endpoint, asked, seen, Wire(asked, key), asyncio.run(desk())]
+        things = [settings, endpoint, asked, seen, Wire(asked, key), asyncio.run(pool())]
         shipped = [pickle.dumps(thing) for thing in (settings, endpoint, asked)]
         assert_nowhere(key, *things, *shipped, settings.model_dump_json())
 
@@ -104,7 +104,7 @@ def test_an_error_that_escapes_holds_no_key(key: str, server: JudgeServer, tmp_p
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     with pytest.raises(OSError, match="blocked") as raised:
-        answers_to(["a", "b"], service(server), spool=Spool(str(blocked), "bf-1", 0))
+        answers_to(["a", "b"], service(server), journal=Journal(str(blocked), "bf-1", 0))
     assert_nowhere(key, *traceback.format_exception(raised.value))
 
 

@@ -16,8 +16,7 @@ from backfill_spark.errors import (
     ScorerDefinitionError,
     ScorerLifecycleError,
 )
-from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
-from backfill_spark.scorers.judges import (
+from backfill_spark.judges import (
     Completeness,
     Correctness,
     Guidelines,
@@ -28,9 +27,10 @@ from backfill_spark.scorers.judges import (
     prompt_hash,
     read_secret,
 )
+from backfill_spark.judges.worker import LoadedJudge, fan_out, load_judges, render_batch
+from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
 from backfill_spark.scoring.feedback import FIELD_NAMES
-from backfill_spark.scoring.judging import LoadedJudge, fan_out, load_judges, render_batch
-from backfill_spark.trace import Trace
+from backfill_spark.traces.trace import Trace
 
 ALL = [
     Safety(),

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from backfill_spark.errors import LeaseLostError
-from backfill_spark.job_record import End
-from backfill_spark.lease import Lease
-from backfill_spark.settings import Settings
-from backfill_spark.store import error_text
+from backfill_spark.jobs.events import End
+from backfill_spark.jobs.lease import Lease
+from backfill_spark.settings.schema import Settings
+from backfill_spark.storage.delta_table import error_text
 
 
 def a_lease(error: Exception) -> Lease:

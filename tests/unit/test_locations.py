@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backfill_spark.errors import NameRefusedError
-from backfill_spark.locations import Location, absolute, read_text
+from backfill_spark.settings.locations import Location, absolute, read_text
 
 
 def test_no_injection_is_a_table_name(shared: Path) -> None:

@@ -11,11 +11,10 @@ from typing import Literal
 import pytest
 
 import backfill_spark
-from backfill_spark.absent import why_absent
-from backfill_spark.asking.readings import verdict_of
-from backfill_spark.asking.wires import Reply
+from backfill_spark.display.absent import why_absent
 from backfill_spark.errors import JudgeOutputError
-from backfill_spark.scorers.judges.verdict import VerdictType
+from backfill_spark.judges.llm.reply import Reply, verdict_of
+from backfill_spark.judges.verdict import VerdictType
 from tests.judge_replies import CONTRADICTORY, STYLES, Judged, own_replies, wildbench_replies
 
 ROOT = Path(__file__).parents[2]

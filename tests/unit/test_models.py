@@ -1,4 +1,4 @@
-"""The values that travel between the rooms."""
+"""The values that travel between the modules."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backfill_spark import backfill
+from backfill_spark.backfill import steps
 from backfill_spark.models import ScorerKind, ScorerSpec, TimeWindow
 
 SLOTS = 2
@@ -29,7 +29,7 @@ class Machine:
         """Score all traces; return the seconds that it took."""
         scorers = self.asyncs + 1
         selection: Any = SimpleNamespace(calls_by_hour={0: traces * scorers})
-        for chunk, tasks in backfill.pieces(self.epoch, selection):
+        for chunk, tasks in steps.next_chunks(self.epoch, selection):
             of_chunk, of_task = chunk.pairs / scorers, chunk.pairs / scorers / (tasks or 1)
             waves, rounds = -(-(tasks or 1) // SLOTS), -(-int(of_task * self.asyncs) // 64)
             self.epoch.calls += chunk.pairs
@@ -41,8 +41,8 @@ class Machine:
 
 @pytest.fixture(autouse=True)
 def two_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backfill, "scheduling_slots", lambda spark: SLOTS)
-    monkeypatch.setattr(backfill, "highest_rate", lambda request: 1.0)
+    monkeypatch.setattr(steps, "scheduling_slots", lambda spark: SLOTS)
+    monkeypatch.setattr(steps, "highest_rate", lambda request: 1.0)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_calls_that_others_wait_for_are_what_they_take() -> None:
     machine = Machine(0, latency_s=0.0, sync_s=0.1)
     sizes = []
     selection: Any = SimpleNamespace(calls_by_hour={0: 3_000})
-    for chunk, _ in backfill.pieces(machine.epoch, selection):
+    for chunk, _ in steps.next_chunks(machine.epoch, selection):
         sizes.append(chunk.pairs)
         machine.epoch.calls += chunk.pairs
         machine.epoch.call_seconds += chunk.pairs * 0.1

@@ -14,8 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from backfill_spark.session import UNNEEDED_ARCHIVES
-from backfill_spark.settings import Settings
+from backfill_spark.settings.schema import Settings
+from backfill_spark.storage.session import UNNEEDED_ARCHIVES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ def test_spark_defaults_name_the_pinned_delta() -> None:
 
 def test_log_settings_are_those_of_the_package() -> None:
     """conf/log4j2.properties is what sessions built here use."""
-    ours = (ROOT / "backfill_spark" / "log4j2.properties").read_text(encoding="utf-8")
+    ours = (ROOT / "backfill_spark" / "storage" / "log4j2.properties").read_text(encoding="utf-8")
 
     assert ours == (ROOT / "conf" / "log4j2.properties").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from backfill_spark.progress import Progress
+from backfill_spark.display.progress import Progress
 
 
 class Clock:
@@ -109,6 +109,6 @@ def test_an_error_of_the_job_passes_through():
 
 def test_a_foreign_ipython_is_no_notebook(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", object())
-    from backfill_spark.progress import in_notebook
+    from backfill_spark.display.progress import in_notebook
 
     assert not in_notebook()

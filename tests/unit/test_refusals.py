@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backfill_spark import BackfillScorerConfig, Guidelines, Scorer, make_judge, scorer
+from backfill_spark.backfill.validate import Arguments, refuse_values
 from backfill_spark.errors import BackfillRefusedError, ScorerDefinitionError
-from backfill_spark.request import Arguments, refuse_values
-from backfill_spark.scorers import definition
-from backfill_spark.settings import Settings
+from backfill_spark.scorers.stored_code import pickling
+from backfill_spark.settings.schema import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ async def awaits(outputs):
 def test_a_name_that_exists_nowhere_is_refused_at_registration(function: Callable[..., Any], name: str) -> None:
     """Each row would be a NameError: also in a helper, a nested function, a branch that few traces take."""
     with pytest.raises(ScorerDefinitionError, match=rf"names '{name}' \(in .*define it before register\(\)"):
-        definition.dump(function, name="broken")
+        pickling.dump(function, name="broken")
 
 
 def makes_a_global(outputs):
@@ -109,7 +109,7 @@ def local_names(outputs):
 )
 def test_names_that_exist_when_they_are_needed_are_no_problem(function: Callable[..., Any]) -> None:
     """Globals that the scorer makes, caught NameErrors, annotations, names of a class body, local imports."""
-    assert definition.dump(function, name="fine").definition
+    assert pickling.dump(function, name="fine").definition
 
 
 def test_a_class_of_a_user_is_told_to_be_a_function() -> None:

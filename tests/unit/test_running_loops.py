@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backfill_spark.asking.client import probe
-from backfill_spark.asking.endpoints import Endpoint, Service
+from backfill_spark.judges.llm.client import probe
+from backfill_spark.judges.llm.endpoints import Endpoint, Service
 from tests.judge_server import serving
 
 if TYPE_CHECKING:

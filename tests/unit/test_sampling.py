@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backfill_spark.sampling import bound
+from backfill_spark.selection.sampling import bound
 
 HASHES = st.integers(-(2**63), 2**63 - 1)
 RATES = st.floats(0, 1)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from backfill_spark import ScorerSamplingConfig, ScorerStatus, delete_scorer, scorer
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError
-from backfill_spark.scorers import checks
+from backfill_spark.scorers import validation
 
 
 @scorer
@@ -148,18 +148,18 @@ def test_a_bare_number_is_no_config():
 
 @given(st.floats(0, 1) | st.fractions(0, 1) | st.sampled_from([0, 1, np.float32(0.5), Fraction(1, 3)]))
 def test_every_number_between_0_and_1_is_a_rate(rate):
-    assert checks.checked_rate(rate) == float(rate)
+    assert validation.checked_rate(rate) == float(rate)
 
 
 def test_a_start_without_a_rate_means_all_traces():
-    assert checks.checked_start(None).sample_rate == 1.0
-    assert checks.checked_start(ScorerSamplingConfig(filter_string="x")).sample_rate == 1.0
+    assert validation.checked_start(None).sample_rate == 1.0
+    assert validation.checked_start(ScorerSamplingConfig(filter_string="x")).sample_rate == 1.0
 
 
 @given(st.text(max_size=300))
 def test_a_name_is_taken_or_refused_and_never_changed(name):
     try:
-        assert checks.checked_name(name) == name
+        assert validation.checked_name(name) == name
     except ScorerLifecycleError:
         assert not name.strip() or len(name) > 250 or not name.isprintable()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backfill_spark.errors import SettingsError
-from backfill_spark.settings import Settings, parse_duration
+from backfill_spark.settings.schema import Settings, parse_duration
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ import pytest
 from pyspark.sql import types as T
 
 from backfill_spark.errors import TraceSourceError
-from backfill_spark.sources import corrupt_file, source_gone
-from backfill_spark.sources.canonical import resolve
-from backfill_spark.sources.parquet import version_of
-from backfill_spark.tables import TEXTS, TRACES
+from backfill_spark.schema import TEXTS, TRACES
+from backfill_spark.traces.sources import corrupt_file, source_gone
+from backfill_spark.traces.sources.canonical import resolve
+from backfill_spark.traces.sources.parquet import version_of
 
 
 def shape(**columns: T.DataType) -> T.StructType:

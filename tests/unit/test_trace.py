@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.assessment import Expectation, Feedback, IssueReference
 from backfill_spark.errors import TraceUnreadableError
-from backfill_spark.span import SpanLogLevel, SpanStatus, SpanStatusCode
-from backfill_spark.trace import Span, Trace, decode_payload
+from backfill_spark.traces.assessment import Expectation, Feedback, IssueReference
+from backfill_spark.traces.span import SpanLogLevel, SpanStatus, SpanStatusCode
+from backfill_spark.traces.trace import Span, Trace, decode_payload
 from tests import mlflow_snippets
 
 

@@ -433,7 +433,7 @@ def test_collections_leave_out_what_was_there_before():
 @given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["v", None, "raise", "list"]))))
 def test_lengths_and_results_agree(batch):
     """For any masks and returns: one call a due pair, lengths that add up, one row or more a due pair."""
-    from backfill_spark.assessment import Feedback
+    from backfill_spark.traces.assessment import Feedback
 
     calls = []
 

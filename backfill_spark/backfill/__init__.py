@@ -1,0 +1,1 @@
+"""A backfill: checked, planned, submitted, run to its end, and cleaned up after."""

@@ -1,0 +1,177 @@
+"""Upkeep of our own tables: small files, old events, expired staging, and forgetting one trace."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from backfill_spark import schema
+from backfill_spark.jobs.events import Event
+from backfill_spark.jobs.heartbeat import Heartbeat
+from backfill_spark.jobs.store import JobStore
+from backfill_spark.judges.answers import close_journal
+from backfill_spark.judges.llm.journal import forget_journaled, journal_folder, journaled_jobs
+from backfill_spark.models import JobState, compact_json, new_job_id
+from backfill_spark.settings.schema import parse_duration
+from backfill_spark.storage.delta_table import Store, until_alone
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.settings.schema import Settings
+
+DAY_S = 86_400.0
+
+
+def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], float] = time.time) -> dict[str, Any]:
+    """Drop what has expired, compact the files of our tables, and remove files that no version needs.
+
+    Returns:
+        What was done: `staging_jobs` (jobs whose staged rows were dropped), `work_jobs` and `file_jobs` (ended jobs
+        whose runner died before it dropped their prompts and choices, or their heartbeat and spool files; and choices
+        of jobs whose creator died before the job was there),
+        `heartbeats` (number of jobs whose heartbeat events were dropped), `optimized` and `vacuumed` (tables).
+    """
+    stores = [s for s in (Store(spark, t, settings) for t in schema.ALL_TABLES) if s.exists()]
+    by_name = {s.table.name: s.ensure() for s in stores}
+    done: dict[str, Any] = {"staging_jobs": [], "work_jobs": [], "file_jobs": [], "heartbeats": 0}
+    done |= {"optimized": [], "vacuumed": []}
+    jobs = JobStore(spark, settings)
+    if "jobs" in by_name:
+        ended = _ended(jobs)
+        final = {j for j, (state, _) in ended.items() if JobState(state).is_terminal}
+        if "staging" in by_name:
+            done["staging_jobs"] = _expire_staging(by_name["staging"], settings, ended, clock())
+        if "work" in by_name:
+            done["work_jobs"] = _drop_jobs(by_name["work"], final | _never_created(by_name["work"], jobs, clock()))
+        done["file_jobs"] = _drop_files(spark, settings, final)
+        done["heartbeats"] = _drop_heartbeats(by_name["job_events"], final)
+    for name, store in by_name.items():
+        until_alone(store.delta().optimize().executeCompaction)
+        with _quiet(spark):
+            store.delta().vacuum()
+        done["optimized"].append(name)
+        done["vacuumed"].append(name)
+    return done
+
+
+def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict[str, int]:
+    """Delete every row about one trace from our tables; returns rows deleted by table, and answers in files (`spool`).
+
+    Older versions of the tables keep the rows until VACUUM removes their files (7 days by default). The traces
+    table is the user's own: a job at rest that goes on scores the trace again if its pinned version has it.
+    """
+    deleted: dict[str, int] = {}
+    hashes: list[str] = []
+    for table in (schema.ASSESSMENTS, schema.STAGING, schema.WORK):
+        store = Store(spark, table, settings)
+        if not store.exists():
+            continue
+        mine = store.read().where(F.col("trace_id") == trace_id)
+        deleted[table.name] = mine.count()
+        if table is schema.STAGING:
+            extras = mine.select(F.explode("results.extra").alias("extra"))
+            mine = extras.select(F.get_json_object("extra", "$.prompt_hash").alias("prompt_hash"))
+        found = mine.where("prompt_hash is not null").select("prompt_hash").distinct().collect()
+        hashes += [r[0] for r in found]
+        if deleted[table.name]:
+            store.delete(F.col("trace_id") == trace_id)
+    deleted["job_events"] = _forget_missing(Store(spark, schema.JOB_EVENTS, settings), trace_id)
+    judgements = Store(spark, schema.JUDGEMENTS, settings)
+    if hashes and judgements.exists():
+        # An answer may quote the trace. Another trace with the same prompt is asked again when it is due.
+        condition = F.col("prompt_hash").isin(sorted(set(hashes)))
+        deleted["judgements"] = judgements.read().where(condition).count()
+        judgements.delete(condition)
+        deleted["spool"] = forget_journaled(journal_folder(settings), set(hashes))
+    return deleted
+
+
+def _forget_missing(store: Store, trace_id: str) -> int:
+    """Take a listed id that was not found out of what its jobs remember."""
+    if not store.exists():
+        return 0
+    created = F.col("event") == Event.CREATED.value
+    quoted = json.dumps(trace_id, ensure_ascii=False)
+    rows = store.read().where(created & F.col("payload").contains(quoted)).select("job_id", "payload").collect()
+    changed = 0
+    for row in rows:
+        payload = json.loads(row["payload"])
+        if trace_id not in payload.get("trace_ids_missing", ()):
+            continue
+        payload["trace_ids_missing"].remove(trace_id)
+        condition = created & (F.col("job_id") == row["job_id"])
+        until_alone(lambda c=condition, p=payload: store.delta().update(c, {"payload": F.lit(compact_json(p))}))  # type: ignore[misc]
+        changed += 1
+    return changed
+
+
+def _ended(jobs: JobStore) -> dict[str, tuple[str, float]]:
+    """Jobs at rest: id → state and when it ended, in seconds since the epoch."""
+    at_rest = [s.value for s in JobState if s.is_at_rest]
+    rows = jobs.jobs.read().where(F.col("state").isin(at_rest))
+    seconds = (F.unix_micros(F.coalesce("ended_at", "created_at")) / 1e6).alias("seconds")
+    return {r["job_id"]: (r["state"], r["seconds"]) for r in rows.select("job_id", "state", seconds).collect()}
+
+
+def _expire_staging(store: Store, settings: Settings, ended: dict[str, tuple[str, float]], now: float) -> list[str]:
+    kept_for = parse_duration(settings.limits.staging_retention).total_seconds()
+    return _drop_jobs(
+        store,
+        {j for j, (state, at) in ended.items() if state == JobState.SUCCEEDED.value or now - at > kept_for},
+    )
+
+
+def _never_created(store: Store, jobs: JobStore, now: float) -> set[str]:
+    """Jobs that made a choice more than a day ago and have no events: their creator died in between."""
+    newest = new_job_id(datetime.fromtimestamp(now - DAY_S, UTC))
+    rows = store.read().where(F.col("job_id") < newest).select("job_id").distinct().collect()
+    old = {r["job_id"] for r in rows}
+    return old - {r.job_id for r in jobs.records(sorted(old))}
+
+
+def _drop_jobs(store: Store, jobs: set[str]) -> list[str]:
+    """Delete the rows of these jobs; return those that had some."""
+    found = sorted(jobs & {r[0] for r in store.read().select("job_id").distinct().collect()})
+    if found:
+        store.delete(F.col("job_id").isin(found))
+    return found
+
+
+def _drop_files(spark: SparkSession, settings: Settings, jobs: set[str]) -> list[str]:
+    """Delete the heartbeat and spool files of these jobs; return those that had some."""
+    heartbeat = Heartbeat(settings)
+    beating, spooled = jobs & heartbeat.jobs(), jobs & journaled_jobs(journal_folder(settings))
+    for job_id in beating:
+        heartbeat.clear(job_id)
+    for job_id in spooled:
+        close_journal(spark, settings, job_id)
+    return sorted(beating | spooled)
+
+
+def _drop_heartbeats(store: Store, jobs: set[str]) -> int:
+    """Drop the heartbeats of jobs that have ended for good; the other events stay."""
+    beats = (F.col("event") == Event.HEARTBEAT.value) & F.col("job_id").isin(sorted(jobs))
+    count = store.read().where(beats).select("job_id").distinct().count() if jobs else 0
+    if count:
+        store.delete(beats)
+    return count
+
+
+@contextmanager
+def _quiet(spark: SparkSession) -> Iterator[None]:
+    """VACUUM prints a line a table from the JVM: that would stand in the output of `--json`."""
+    jvm: Any = spark._jvm  # noqa: SLF001
+    console = getattr(getattr(jvm.scala, "Console$"), "MODULE$")
+    before = console.out()
+    console.setOutDirect(jvm.java.io.PrintStream(jvm.java.io.OutputStream.nullOutputStream()))
+    try:
+        yield
+    finally:
+        console.setOutDirect(before)

@@ -1,0 +1,186 @@
+"""Endpoints: where a model URI leads, and where its key lies. Keys are looked up by name and never kept."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backfill_spark.errors import BackfillRefusedError, nearest_first
+from backfill_spark.settings.judges import PROVIDERS, EndpointSettings, JudgeSettings
+from backfill_spark.settings.locations import read_text
+
+_URI = re.compile(r"(?P<endpoint>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}):/(?P<model>[^\s/][^\s]{0,199})")
+# No environment variable stands beside these: whoever sets one would direct traces and keys to an address of theirs.
+_ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+_VERSIONS = {"azure": "2024-10-21", "anthropic": "2023-06-01"}
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per token."""
+
+    input: float
+    output: float
+
+    def of(self, input_tokens: int, output_tokens: int) -> float:
+        """Return the cost of one request in US dollars."""
+        return self.input * input_tokens + self.output * output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server that models are asked at. Holds the name of its key, never the key; it may be shipped."""
+
+    name: str
+    provider: str
+    base_url: str
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    api_version: str | None = None
+    rpm: float | None = None
+    """Requests per minute over all tasks."""
+    tpm: float | None = None
+    """Tokens per minute over all tasks."""
+    max_in_flight: int = 64
+    """Requests that one task has open at a time."""
+    timeout_s: float = 120.0
+    """Longest one answer may take, retries included."""
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """Model name, or `*`: its price, where the settings say one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What an endpoint takes in a request; found out once and shipped with the service."""
+
+    structured: bool = True
+    """True when it takes a JSON schema for the answer."""
+    limit_field: str | None = "max_tokens"
+    """Name of the field that limits the answer's length, or None when it takes neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """All that a task needs to ask one model. Holds no key; it may be shipped."""
+
+    endpoint: Endpoint
+    model: str
+    """Name of the model at the endpoint."""
+    price: Price | None = None
+    shape: Shape = Shape()
+    max_output_tokens: int = 500
+    tasks: int = 1
+    """Tasks that ask at the same time; each takes its share of the rate."""
+    is_probed: bool = False
+    """True when it has answered a probe."""
+
+    @property
+    def uri(self) -> str:
+        """The model as `<endpoint>:/<model>`."""
+        return f"{self.endpoint.name}:/{self.model}"
+
+    def highest_cost(self, tokens: int, output_tokens: int | None = None) -> float:
+        """Return what one request may cost at most, in US dollars; 0 where the price is unknown.
+
+        Args:
+            tokens: estimated, of the prompt. The estimate may be short of the truth by a third.
+            output_tokens: longest answer; None takes the service's limit.
+        """
+        if self.price is None:
+            return 0.0
+        return self.price.of(int(tokens * 1.5) + 50, output_tokens or self.max_output_tokens)
+
+
+def output_limit(prompt: Mapping[str, Any]) -> int | None:
+    """Return a judge's own limit for the length of an answer to this prompt."""
+    return prompt.get("parameters", {}).get("max_tokens")  # type: ignore[no-any-return]
+
+
+def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, str]:
+    """Return the endpoint and the model name that a model URI leads to.
+
+    Args:
+        model_uri: `<endpoint or provider>:/<model>`; None takes `settings.model`.
+        settings: The section `judge`.
+
+    Raises:
+        BackfillRefusedError: no model, a malformed URI, an unknown endpoint or provider, or no address.
+    """
+    uri = model_uri or settings.model
+    if not uri:
+        raise BackfillRefusedError(
+            "No model to ask. Give the judge one, for example Safety(model='openai:/gpt-4o-mini'), or set judge.model "
+            "(BACKFILL_SPARK_JUDGE__MODEL)."
+        )
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise BackfillRefusedError(
+            f"The model {uri!r} is no model URI. Write <endpoint>:/<model>, for example openai:/gpt-4o-mini."
+        )
+    name = match["endpoint"]
+    if name in settings.endpoints:
+        return _endpoint(name, settings.endpoints[name]), match["model"]
+    if name in PROVIDERS:
+        own = EndpointSettings.model_validate({"provider": name, "api_key_env": _KEY_VARIABLES.get(name)})
+        return _endpoint(name, own), match["model"]
+    known = nearest_first(name, {*settings.endpoints, *PROVIDERS})
+    raise BackfillRefusedError(
+        f"The model {uri!r} names the endpoint {name!r}, which is unknown. Known: {known}. Add it to the settings as "
+        f"judge.endpoints.{name}."
+    )
+
+
+def _endpoint(name: str, settings: EndpointSettings) -> Endpoint:
+    provider = settings.provider
+    address = settings.base_url or _ADDRESSES.get(provider)
+    if address is None:
+        raise BackfillRefusedError(
+            f"The endpoint {name!r} ({provider}) has no address. Set judge.endpoints.{name}.base_url, and api_key_env "
+            "beside it."
+        )
+    return Endpoint(
+        name=name,
+        provider=provider,
+        base_url=address,
+        api_key_env=settings.api_key_env,
+        api_key_file=settings.api_key_file,
+        api_version=settings.api_version or _VERSIONS.get(provider),
+        rpm=settings.rpm,
+        tpm=settings.tpm,
+        max_in_flight=settings.max_in_flight,
+        timeout_s=settings.timeout_s,
+        prices={m: Price(p.input / 1e6, p.output / 1e6) for m, p in settings.prices.items()},
+    )
+
+
+def read_key(endpoint: Endpoint) -> str | None:
+    """Read the key on this machine; None for an endpoint that needs none.
+
+    Raises:
+        BackfillRefusedError: the variable or file is missing or empty, or holds what no header may hold.
+    """
+    if endpoint.api_key_env is not None:
+        where, key = f"environment variable {endpoint.api_key_env}", os.environ.get(endpoint.api_key_env, "")
+    elif endpoint.api_key_file is not None:
+        where = f"file {endpoint.api_key_file!r}"
+        try:
+            key = read_text(endpoint.api_key_file)
+        except (OSError, ValueError) as error:
+            raise BackfillRefusedError(
+                f"The key of the endpoint {endpoint.name!r} cannot be read from the {where}: {type(error).__name__}."
+            ) from None
+    else:
+        return None
+    key = key.strip()
+    if not key:
+        raise BackfillRefusedError(
+            f"The key of the endpoint {endpoint.name!r} is missing: the {where} is empty or absent on this machine. "
+            "Set it on the driver and on every executor (spark.executorEnv.*)."
+        )
+    if not key.isascii() or not key.isprintable():
+        raise BackfillRefusedError(f"The key in the {where} holds characters that no key has; write it on one line.")
+    return key

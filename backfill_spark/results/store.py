@@ -1,0 +1,343 @@
+"""Results on Delta: which pairs are due, stage, adopt, merge, and what is current."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from backfill_spark import schema
+from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
+from backfill_spark.results.counts import StagedCounts, Watch, count_staged, without_call
+from backfill_spark.selection import pairs as P
+from backfill_spark.selection import sampling
+from backfill_spark.storage.delta_table import Store, Txn
+
+if TYPE_CHECKING:
+    from delta.tables import DeltaMergeBuilder
+    from pyspark.sql import Row
+
+    from backfill_spark.settings.schema import Settings
+
+_PAIR = [*schema.PAIR_KEY, "trace_date"]
+
+
+class ResultStore:
+    """Owner of `assessments` and `staging`."""
+
+    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+        self.spark = spark
+        self.assessments = Store(spark, schema.ASSESSMENTS, settings)
+        self.staging = Store(spark, schema.STAGING, settings)
+
+    def ensure(self) -> None:
+        """Create both tables when they are not there."""
+        self.assessments.ensure()
+        self.staging.ensure()
+
+    # --- due
+
+    def with_done(
+        self,
+        chosen: DataFrame,
+        request: Request,
+        *,
+        job_id: str | None,
+        staging_version: int | None,
+        own_version: int | None = None,
+        dates: tuple[date, date] | None = None,
+    ) -> DataFrame:
+        """Add the masks `done` (has a result of another job), `own` (staged by `job_id`) and `elsewhere` (by another).
+
+        Versions are pinned. `own_version` adds what `job_id` has staged by then; `dates` narrows what is read of
+        both tables to a chunk's dates.
+        """
+        parts = []
+        if request.results_version is not None and request.reprocess is not Reprocess.ALL:
+            parts.append(self._existing(request, dates))
+        if staging_version is not None:
+            parts.append(self._staged(request, job_id, staging_version, dates))
+        if own_version is not None:
+            parts.append(self._staged(request, job_id, own_version, dates).where("own != 0"))
+        if not parts:
+            return chosen.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
+        masks = (
+            reduce(DataFrame.unionByName, parts)
+            .groupBy("trace_id", "trace_date")
+            .agg(*(F.bit_or(name).alias(name) for name in ("done", "own", "elsewhere")))
+        )
+        joined = chosen.join(masks, ["trace_id", "trace_date"], "left")
+        joined = joined.withColumns(
+            {name: F.coalesce(F.col(name), F.lit(0).cast("bigint")) for name in ("done", "own", "elsewhere")}
+        )
+        # What an earlier epoch of the job has staged is the job's, merged or not.
+        return joined.withColumn("done", F.col("done").bitwiseAND(F.bitwise_not(F.col("own"))))
+
+    def _existing(self, request: Request, dates: tuple[date, date] | None) -> DataFrame:
+        rows = self.assessments.read(request.results_version).where(F.col("experiment_id") == request.experiment_id)
+        if dates is not None:
+            rows = rows.where(F.col("trace_date").between(*map(_day, dates)))
+        position = position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
+        rows = rows.select("trace_id", "trace_date", "outcome", position.alias("i")).where("i is not null")
+        if request.reprocess is Reprocess.FAILED:
+            rows = (
+                rows.groupBy("trace_id", "trace_date", "i")
+                .agg(F.max((F.col("outcome") == Outcome.ERROR.value).cast("int")).alias("failed"))
+                .where("failed = 0")
+            )
+        zero = F.lit(0).cast("bigint")
+        one = F.expr("shiftleft(1L, i)")
+        return rows.select("trace_id", "trace_date", one.alias("done"), zero.alias("own"), zero.alias("elsewhere"))
+
+    def _staged(self, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None) -> DataFrame:
+        rows = self.staging.read(version).where(F.col("experiment_id") == request.experiment_id)
+        if dates is not None:
+            rows = rows.where(F.col("trace_date").between(*map(_day, dates)))
+        if request.reprocess is Reprocess.ALL:
+            rows = rows.where(F.col("job_id") == F.lit(job_id))
+        is_own = F.coalesce(F.col("job_id") == F.lit(job_id), F.lit(False))
+        result = F.arrays_zip("results.scorer_name", "results.scorer_version", "results.error_code")
+        rows = rows.select("trace_id", "trace_date", is_own.alias("is_own"), result.alias("result"))
+        mask = P.mask_of([_holds(s, request.reprocess) for s in request.scorers])
+        zero = F.lit(0).cast("bigint")
+        return rows.select(
+            "trace_id",
+            "trace_date",
+            zero.alias("done"),
+            F.when(F.col("is_own"), mask).otherwise(zero).alias("own"),
+            F.when(F.col("is_own"), zero).otherwise(mask).alias("elsewhere"),
+        )
+
+    # --- stage
+
+    def stage(self, scored: DataFrame, job_id: str, request: Request, chunk: int, txn: Txn, watch: Watch) -> int | None:
+        """Append scored traces (keys, draw, results) as they are, in one commit.
+
+        Returns:
+            Rows in the commit; None when another runner has fenced this one off: nothing was written.
+        """
+        rows = scored.select(
+            F.lit(job_id).alias("job_id"),
+            F.lit(job_id).alias("scored_job_id"),
+            F.lit(request.experiment_id).alias("experiment_id"),
+            F.lit(chunk).cast("int").alias("chunk"),
+            "trace_id",
+            "trace_time",
+            "trace_date",
+            "session_id",
+            "draw",
+            F.lit(request.source_version).alias("source_version"),
+            F.current_timestamp().alias("staged_at"),
+            "results",
+        )
+        return self.staging.append_once(watch.over(rows), txn)
+
+    def adopt(self, due: DataFrame, job_id: str, request: Request, chunk: int, staging_version: int, txn: Txn) -> bool:
+        """Copy to this job what other jobs staged for its due pairs; no scorer is called.
+
+        Args:
+            due: trace_id, trace_date, `adopt` (mask of due pairs that other jobs have staged).
+        """
+        others = self.staging.read(staging_version).where(
+            (F.col("experiment_id") == request.experiment_id) & (F.col("job_id") != job_id)
+        )
+        keys = [f.name for f in schema.STAGING.schema.fields if f.name not in ("results", "job_id", "chunk")]
+        names = schema.RESULTS.fieldNames()
+        long = others.select(
+            "job_id", *keys, F.posexplode(F.arrays_zip(*[f"results.{n}" for n in names])).alias("p", "r")
+        )
+        position = position_of(request.scorers, F.col("r.scorer_name"), F.col("r.scorer_version"))
+        long = long.withColumn("i", position).where("i is not null").join(due, ["trace_id", "trace_date"])
+        long = long.where(F.expr("(adopt & shiftleft(1L, i)) != 0"))
+        if request.reprocess is Reprocess.FAILED:
+            pair = Window.partitionBy("job_id", "trace_id", "trace_date", "i")
+            long = long.withColumn("bad", F.max(F.col("r.error_code").isNotNull()).over(pair)).where("not bad")
+        first = Window.partitionBy("trace_id", "trace_date", "i").orderBy("job_id", "staged_at")
+        long = long.withColumn("k", F.dense_rank().over(first)).where("k = 1")
+        rows = long.groupBy(*keys).agg(F.sort_array(F.collect_list(F.struct("p", "r"))).alias("all"))
+        fields = [F.transform("all", _field(n)).alias(n) for n in names]
+        rows = rows.withColumn("draw", sampling.draw(request.seed))  # theirs may have another seed
+        rows = rows.select(
+            F.lit(job_id).alias("job_id"),
+            F.lit(chunk).cast("int").alias("chunk"),
+            *keys,
+            F.struct(*fields).cast(schema.RESULTS).alias("results"),
+        ).select(*schema.STAGING.schema.fieldNames())
+        return self.staging.append(rows, txn=txn)
+
+    def staged_by(self, job_id: str, chunks: Sequence[int] | None = None) -> DataFrame:
+        """Return the staged rows of one job, or of some of its chunks."""
+        rows = self.staging.read().where(F.col("job_id") == job_id)
+        return rows if chunks is None else rows.where(F.col("chunk").isin(list(chunks)))
+
+    def tally(
+        self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None
+    ) -> dict[str, StagedCounts]:
+        """Count the staged pairs of one job by scorer and outcome."""
+        return count_staged(self.staged_by(job_id, chunks), job_id, scorers)
+
+    def clear(self, job_id: str) -> None:
+        """Drop the staged rows of one job."""
+        self.staging.delete(F.col("job_id") == job_id)
+
+    # --- merge
+
+    def merge(
+        self, job_id: str, request: Request, chunks: Sequence[int], dates: Sequence[date], txn: Txn
+    ) -> Row | None:
+        """MERGE the staged rows of `chunks` into `assessments`; a pair's rows are replaced as a whole.
+
+        Returns:
+            Delta's counts, or None when the fence skipped the write.
+        """
+        replaces = request.reprocess is not Reprocess.MISSING
+        days = ", ".join(f"DATE'{d.isoformat()}'" for d in sorted(set(dates)))
+        same = " AND ".join(f"t.{k} = s.{k}" for k in (schema.ROW_KEY if replaces else schema.PAIR_KEY))
+        condition = f"t.trace_date IN ({days}) AND t.trace_date = s.trace_date AND {same}"
+
+        def source(spark: SparkSession) -> DataFrame:
+            staged = self.staging.read(spark=spark).where(F.col("job_id") == job_id)
+            puts = assessments(staged.where(F.col("chunk").isin(list(chunks))), request)
+            if not replaces:
+                return puts
+            old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([_day(d) for d in dates]))
+            if request.reprocess is Reprocess.FAILED:
+                puts = _without_mended(puts, old, job_id)
+            return _with_deletes(puts, old)
+
+        def clauses(builder: DeltaMergeBuilder) -> DeltaMergeBuilder:
+            values: Mapping[str, str | Column] = {n: f"s.{n}" for n in schema.ASSESSMENTS.schema.fieldNames()}
+            if not replaces:
+                return builder.whenNotMatchedInsert(values=dict(values))
+            changes = {n: v for n, v in values.items() if n != "created_at"}
+            return (
+                builder.whenMatchedDelete("s.op = 'delete'")
+                .whenMatchedUpdate(set=changes)
+                .whenNotMatchedInsert("s.op = 'put'", values=dict(values))
+            )
+
+        return self.assessments.merge(source, condition, clauses, txn=txn)
+
+    # --- read
+
+    def current(self) -> DataFrame:
+        """Return the newest version's rows of each (experiment, trace, scorer), of the latest trace date."""
+        return current(self.assessments.read())
+
+
+def current(rows: DataFrame) -> DataFrame:
+    """Keep of each (experiment, trace, scorer) the rows of the newest version and of the latest trace date."""
+    pair = Window.partitionBy("experiment_id", "trace_id", "scorer_name")
+    rows = rows.withColumn("_version", F.max("scorer_version").over(pair)).where("scorer_version = _version")
+    newest = F.max_by("trace_date", F.struct("created_at", "trace_date")).over(pair)
+    return rows.withColumn("_date", newest).where("trace_date = _date").drop("_version", "_date")
+
+
+def _without_mended(puts: DataFrame, old: DataFrame, job_id: str) -> DataFrame:
+    """Drop pairs that another job got a result for after this one had staged an error, and rested."""
+    failed = F.max(F.col("outcome") == Outcome.ERROR.value).alias("failed")
+    mended = old.where(F.col("job_id") != job_id).groupBy(*_PAIR).agg(failed).where("not failed")
+    return puts.join(mended, _PAIR, "left_anti")
+
+
+def _with_deletes(puts: DataFrame, old: DataFrame) -> DataFrame:
+    """Add a `delete` for each old row of these pairs that is not put again."""
+    replaced = old.join(puts.select(*_PAIR).distinct(), _PAIR, "left_semi")
+    gone = replaced.join(puts.select(*_PAIR, "ordinal"), [*_PAIR, "ordinal"], "left_anti")
+    return puts.withColumn("op", F.lit("put")).unionByName(gone.withColumn("op", F.lit("delete")))
+
+
+def _day(day: date) -> Column:
+    """A date as Spark takes it: PySpark writes years before 1000 with too few digits."""
+    return F.lit(day.isoformat()).cast("date")
+
+
+def assessments(staged: DataFrame, request: Request) -> DataFrame:
+    """Turn staged rows into rows of `assessments`, one a feedback."""
+    names = schema.RESULTS.fieldNames()
+    keys = [f.name for f in schema.STAGING.schema.fields if f.name != "results"]
+    long = staged.select(*keys, F.inline(F.arrays_zip(*[f"results.{n}" for n in names])))
+    extra = T.StructType(schema.EXTRA.fields)
+    long = long.withColumn("extra", F.from_json("extra", extra))
+
+    def of_scorer(value: Callable[[ScorerSpec], Any]) -> Column:
+        mine = [_is(s, F.col("scorer_name"), F.col("scorer_version")) for s in request.scorers]
+        return F.coalesce(*[F.when(m, F.lit(value(s))) for m, s in zip(mine, request.scorers, strict=True)])
+
+    outcome = (
+        F.when(F.col("error_code").isNotNull(), Outcome.ERROR.value)
+        .when(F.col("value").isNull(), Outcome.EMPTY.value)
+        .otherwise(Outcome.SCORED.value)
+    )
+    now = F.current_timestamp()
+    own = {
+        "assessment_id": assessment_id(),
+        "target": F.when(F.col("extra.span_id").isNotNull(), "span").otherwise("trace"),
+        "assessment_name": F.coalesce("assessment_name", "scorer_name"),
+        "scorer_digest": of_scorer(lambda s: s.digest),
+        "outcome": outcome,
+        "source_type": F.coalesce(
+            F.col("extra.source_type"), of_scorer(lambda s: "LLM_JUDGE" if s.kind is ScorerKind.JUDGE else "CODE")
+        ),
+        "source_id": F.coalesce(F.col("extra.source_id"), F.col("extra.model"), F.col("scorer_name")),
+        "sample_rate": of_scorer(lambda s: s.sample_rate),
+        "seed": F.lit(request.seed).cast("bigint"),
+        "attempts": F.coalesce(F.col("extra.attempts"), F.when(without_call(), 0).otherwise(1)),
+        "created_at": now,
+        "updated_at": now,
+    }
+    inside = {f.name for f in schema.EXTRA.fields}
+    columns = []
+    for field in schema.ASSESSMENTS.schema.fields:
+        column = own.get(field.name)
+        if column is None:
+            column = F.col(f"extra.{field.name}") if field.name in inside else F.col(field.name)
+        columns.append(column.cast(field.dataType).alias(field.name))
+    return long.select(*columns)
+
+
+def assessment_id() -> Column:
+    """Return `a-` + 32 hex digits of SHA-256 over the row key as a compact JSON array, in key order."""
+    text = F.concat_ws(
+        ",",
+        *[_json_text(k) if k not in ("scorer_version", "ordinal") else F.col(k).cast("string") for k in schema.ROW_KEY],
+    )
+    return F.concat(F.lit("a-"), F.substring(F.sha2(F.concat(F.lit("["), text, F.lit("]")), 256), 1, 32))
+
+
+def _json_text(name: str) -> Column:
+    """JSON text of a string column; Jackson writes control characters in upper case, Python (and we) in lower."""
+    whole = F.to_json(F.struct(F.col(name).alias("c")))
+    text = F.regexp_extract(whole, r'(?s)^\{"c":(.*)\}$', 1)
+    fixed = text
+    for code in ("0B", "0E", "0F", "1A", "1B", "1C", "1D", "1E", "1F"):
+        fixed = F.regexp_replace(fixed, rf"(?<!\\)((?:\\\\)*)\\u00{code}", rf"$1\\u00{code.lower()}")
+    return F.when(F.col(name).rlike(r"[\x00-\x1f]"), fixed).otherwise(text)
+
+
+def _field(name: str) -> Callable[[Column], Column]:
+    return lambda x: x["r"][name]
+
+
+def _is(spec: ScorerSpec, name: Column, version: Column) -> Column:
+    return (name == spec.name) & (version == spec.version)
+
+
+def position_of(scorers: Sequence[ScorerSpec], name: Column, version: Column) -> Column:
+    """Index of the scorer in the job, or NULL."""
+    return F.coalesce(*[F.when(_is(s, name, version), F.lit(i)) for i, s in enumerate(scorers)])
+
+
+def _holds(spec: ScorerSpec, reprocess: Reprocess) -> Column:
+    """True where the column `result` has the scorer's pair, in a state that counts."""
+    mine = F.filter("result", lambda x: (x["scorer_name"] == spec.name) & (x["scorer_version"] == spec.version))
+    there = F.size(mine) > 0
+    if reprocess is Reprocess.FAILED:
+        good = ~F.exists(mine, lambda x: x["error_code"].isNotNull())
+        return there & (F.col("is_own") | good)
+    return there

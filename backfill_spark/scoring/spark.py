@@ -1,0 +1,288 @@
+"""All scorers of a chunk as one column: the thin carriers between Spark and `scoring.worker`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add, and_
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.pandas.functions import pandas_udf
+
+from backfill_spark import schema
+from backfill_spark.errors import SettingsError
+from backfill_spark.models import MAX_SCORERS, ScorerKind, ScorerSpec
+from backfill_spark.scoring.feedback import FIELD_NAMES
+from backfill_spark.scoring.worker import HAS_BYTES, TOO_LARGE, UNREADABLE, columns_for, load_scorers, score_batch
+from backfill_spark.traces.texts import json_text
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+
+DUE = "due"
+"""Column with the bit mask of the scorers that are due for a trace."""
+# Wrapped, so that one expression serves a source with native columns and one with JSON texts in their place.
+_JOINED_ROWS = 2_000
+_JOINED_CHARACTERS = 64_000_000
+_Lists = tuple[list[int], list[int], list[int], list[list[bytes | None]]]
+"""What `score` takes of a batch: `due`, `too_large` and the columns."""
+_WRAPPED = {name for name in schema.TRACES.names if isinstance(schema.TRACES[name].dataType, T.MapType | T.ArrayType)}
+_WRAPPING = len('{"v":'), len("}")
+_ARROW_TYPES: dict[T.DataType, pa.DataType] = {
+    schema.STRING: pa.string(),
+    schema.INT: pa.int32(),
+    schema.DOUBLE: pa.float64(),
+}
+
+
+def columns_needed(specs: Collection[ScorerSpec], available: frozenset[str]) -> frozenset[str]:
+    """Return which TRACES columns of a source with the columns `available` these scorers are given."""
+    return frozenset().union(*(columns_for(spec.signature, available) for spec in specs))
+
+
+def score(
+    specs: Sequence[ScorerSpec],
+    available: frozenset[str],
+    *,
+    udf: str,
+    payload: str,
+    trace_mb: float,
+    timeout_s: float,
+    unreadable: Column | None = None,
+) -> Column:
+    """Return the results of all `specs` for each trace, as one column typed `tables.RESULTS`.
+
+    Reads the columns `columns_needed` names and `due` BIGINT (bit k: scorer k is due; NULL: none is) of a TRACES
+    frame. Each due pair is called exactly once as long as the frame is `select(keys…, score(…).alias("results"))`
+    and is written as it is: anything above it that filters, explodes, sorts or counts may call scorers again.
+
+    Args:
+        specs: 1 to 64 scorers; definitions travel with the column and are loaded in the workers.
+        available: Columns that the frame has.
+        udf: `pandas`, or `arrow` (Spark 4.1 or newer).
+        payload: How recorded texts are decoded: `auto`, `json` or `text`.
+        trace_mb: A trace with more MiB of text in the columns that a scorer needs is `trace_too_large` for it.
+        timeout_s: Longest that one call may take where the scorer does not say. It ends Python code and waits,
+            not a call into C.
+        unreadable: Mask of the scorers that are not called, for the trace's id or their filter cannot be read.
+
+    Raises:
+        SettingsError: `udf` is of no known kind, or this Spark does not have it.
+        ValueError: no scorer, or more than 64.
+    """
+    if not 1 <= len(specs) <= MAX_SCORERS:
+        raise ValueError(f"A chunk has 1 to {MAX_SCORERS} scorers, not {len(specs)}: make more chunks.")
+    names, large, given = worker_inputs(specs, available, trace_mb=trace_mb)
+    carry = _carrier(udf, _Batch(tuple(specs), available, tuple(names), payload, timeout_s))
+    due = F.coalesce(F.col(DUE), F.lit(0)).cast("long")
+    masks = (due, large, F.lit(0).cast("long") if unreadable is None else unreadable)
+    return carry(*masks) if given is None else carry(*masks, given)
+
+
+def worker_inputs(
+    specs: Sequence[ScorerSpec], available: frozenset[str], *, trace_mb: float
+) -> tuple[list[str], Column, Column | None]:
+    """Return what a worker is given of a TRACES frame: names, a mask of too large traces, and a struct of texts.
+
+    Texts travel as bytes: one that is no UTF-8 would end the task where Arrow makes strings of them. Measured on
+    200,000 texts of 600 bytes: decoding here costs nothing that shows, looking at them in the JVM a sixth.
+    """
+    needs = [columns_for(spec.signature, available) for spec in specs]
+    names = sorted(frozenset().union(*needs))
+    nobody = F.lit(0).cast("long")
+    if not names:
+        return names, nobody, None
+    texts = {name: _as_text(name) for name in names}
+    is_large = {
+        need: _size([texts[name] for name in need]) > int(trace_mb * 1024 * 1024) for need in dict.fromkeys(needs)
+    }
+    bits = dict.fromkeys(needs, 0)
+    for bit, need in enumerate(needs):
+        bits[need] |= 1 << bit
+    masks = [
+        F.when(large, F.lit(_signed(bits[need])).cast("long")).otherwise(nobody) for need, large in is_large.items()
+    ]
+    # Inputs are blanked, not the call (F.when around a UDF calls it for every row), and only where every scorer
+    # that wants them finds the trace too large: no scorer's result depends on the others in the job.
+    given = []
+    for name in names:
+        large = reduce(and_, (is_large[need] for need in is_large if name in need))
+        given += [F.lit(name), F.when(~large, texts[name])]
+    return names, reduce(lambda a, b: a.bitwiseOR(b), masks), F.named_struct(*given)
+
+
+def worker_columns(names: Sequence[str], columns: Sequence[list[bytes | None]]) -> dict[str, Sequence[Any]]:
+    """Return what arrives in a worker as `score_batch` and `render_batch` take it."""
+    given: dict[str, Sequence[Any]] = {}
+    for name, values in zip(names, columns, strict=True):
+        try:
+            texts: list[Any] = [None if value is None else value.decode() for value in values]
+        except UnicodeDecodeError:
+            texts = [None if value is None else _text_or_bytes(value) for value in values]
+            given[HAS_BYTES] = ()
+        given[name] = _unwrapped(texts) if name in _WRAPPED else texts
+    return given
+
+
+def _text_or_bytes(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return bytes(value)  # it may be a bytearray
+
+
+def _size(texts: Sequence[Column]) -> Column:
+    lengths = (F.coalesce(F.octet_length(text), F.lit(0)).cast("long") for text in texts)
+    return reduce(add, lengths, F.lit(0).cast("long"))
+
+
+def _signed(bits: int) -> int:
+    return bits - (1 << 64) if bits >> 63 else bits
+
+
+def _as_text(name: str) -> Column:
+    column = F.col(name)
+    if name in _WRAPPED:
+        # named_struct, not struct(… AS v): two aliases are never equal, and Spark would make the JSON twice.
+        return json_text(F.named_struct(F.lit("v"), column)).cast("binary")
+    if isinstance(schema.TRACES[name].dataType, T.TimestampType):
+        column = F.unix_micros(column)
+    # Numbers as texts, too: a NULL would make a pandas column of doubles.
+    return column.cast("string").cast("binary")
+
+
+def _unwrapped(texts: list[Any]) -> list[Any]:
+    first, last = _WRAPPING
+    # A NULL is `{}`: its key is left out. What is no text has no wrapping.
+    return [
+        None if text is None or len(text) <= first + last else text if text.__class__ is bytes else text[first:-last]
+        for text in texts
+    ]
+
+
+@dataclass
+class _Batch:
+    """What a worker needs to score batches: plain data, until the scorers are loaded once a task."""
+
+    specs: tuple[ScorerSpec, ...]
+    available: frozenset[str]
+    names: tuple[str, ...]
+    payload: str
+    timeout_s: float
+
+    def score(
+        self, due: list[int], too_large: list[int], unreadable: list[int], columns: Sequence[list[bytes | None]]
+    ) -> list[pa.Array]:
+        """Return one array of lists for each field of `tables.RESULTS`."""
+        scorers = self.__dict__.get("_scorers")
+        if scorers is None:
+            scorers = self.__dict__["_scorers"] = load_scorers(self.specs, self.available)
+        given = worker_columns(self.names, columns)
+        given |= {TOO_LARGE: too_large, UNREADABLE: unreadable}
+        results = score_batch(given, due, scorers, payload=self.payload, timeout_s=self.timeout_s)
+        offsets = [0]
+        for length in results.lengths:
+            offsets.append(offsets[-1] + length)
+        shared = pa.array(offsets, pa.int32())
+        return [
+            pa.ListArray.from_arrays(shared, _flat_array(results.fields[name], _ARROW_TYPES[kind]))
+            for name, kind in schema.RESULT_FIELDS
+        ]
+
+
+def _flat_array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if values and values[0] is None and values.count(None) == len(values):
+        return pa.nulls(len(values), kind)
+    return pa.array(values, kind)
+
+
+def _joined(batches: Iterable[_Lists]) -> Iterator[_Lists]:
+    """Join batches until their calls fill a task's places many times over, or their texts are many.
+
+    How many rows Spark hands over at once is a setting of the session; each batch ends with waiting for its last call.
+    """
+    joined: _Lists | None = None
+    characters = 0
+    for batch in batches:
+        if joined is None:
+            joined = batch
+        else:
+            for values, more in zip(joined[:3], batch[:3], strict=True):
+                values.extend(more)
+            for texts, more_texts in zip(joined[3], batch[3], strict=True):
+                texts.extend(more_texts)
+        characters += sum(len(text) for texts in batch[3] for text in texts if text)
+        if len(joined[0]) >= _JOINED_ROWS or characters >= _JOINED_CHARACTERS:
+            yield joined
+            joined, characters = None, 0
+    if joined is not None:
+        yield joined
+
+
+class _ArrowLists(pd.arrays.ArrowExtensionArray):
+    """Arrow lists that PySpark takes as they are.
+
+    For an array column PySpark maps `list` over the series, a Python object an element: 3 µs a result of 13
+    fields, measured, and no use here.
+    """
+
+    def map(self, mapper: Any, na_action: Any = None) -> _ArrowLists:  # noqa: ARG002 - pandas' signature
+        return self
+
+
+def _carrier(kind: str, batch: _Batch) -> Callable[..., Column]:
+    is_async = any(spec.kind is ScorerKind.ASYNC_FUNCTION for spec in batch.specs)
+    if kind == "pandas":
+
+        def lists_of(columns: Sequence[Any]) -> _Lists:
+            due, large, unreadable, *given = columns  # a struct comes as a DataFrame
+            texts = [given[0][name].tolist() for name in batch.names] if given else []
+            return due.tolist(), large.tolist(), unreadable.tolist(), texts
+
+        def frame_of(lists: _Lists) -> pd.DataFrame:
+            arrays = zip(FIELD_NAMES, batch.score(*lists), strict=True)
+            return pd.DataFrame({name: _ArrowLists(array) for name, array in arrays})
+
+        def score_pandas(*columns: pd.Series) -> pd.DataFrame:
+            return frame_of(lists_of(columns))
+
+        def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
+            return map(frame_of, _joined(map(lists_of, batches)))
+
+        # PySpark's stub wants functionType, and PySpark itself warns where it is given.
+        made = pandas_udf(score_batches if is_async else score_pandas, schema.RESULTS)  # type: ignore[call-overload]
+        return cast("Callable[..., Column]", made)
+    if kind == "arrow":
+        arrow_udf = getattr(F, "arrow_udf", None)
+        if arrow_udf is None:
+            import pyspark
+
+            raise SettingsError(
+                f"scoring.udf is arrow, which needs Spark 4.1 or newer; this is {pyspark.__version__}. "
+                "Set it to pandas."
+            )
+
+        def lists_of_arrow(columns: Sequence[Any]) -> _Lists:
+            due, large, unreadable, *given = columns
+            # flatten(), unlike field(), gives NULLs where the whole struct is one.
+            texts = [column.to_pylist() for column in given[0].flatten()] if given else []
+            return due.to_pylist(), large.to_pylist(), unreadable.to_pylist(), texts
+
+        def array_of(lists: _Lists) -> pa.Array:
+            return pa.StructArray.from_arrays(batch.score(*lists), FIELD_NAMES)
+
+        def score_arrow(*columns: pa.Array) -> pa.Array:
+            return array_of(lists_of_arrow(columns))
+
+        def score_arrow_batches(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+            return map(array_of, _joined(map(lists_of_arrow, batches)))
+
+        return cast(
+            "Callable[..., Column]", arrow_udf(score_arrow_batches if is_async else score_arrow, schema.RESULTS)
+        )
+    raise SettingsError(f"scoring.udf is {kind!r}; it can be pandas or arrow.")

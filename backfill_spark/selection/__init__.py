@@ -1,0 +1,1 @@
+"""Which pairs of trace and scorer a job takes."""

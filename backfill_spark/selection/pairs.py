@@ -1,0 +1,245 @@
+"""Traces x scorers → PAIRS: one row a trace, with one bit a scorer in each mask.
+
+Everything here is a row expression on light columns (ids, times, tags), below any Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, SkipReason
+from backfill_spark.selection import sampling
+from backfill_spark.traces.filters import Filter, compile_filter
+from backfill_spark.traces.texts import key_text
+
+LIGHT_COLUMNS = frozenset(
+    {"trace_id", "experiment_id", "request_time", "state", "session_id", "trace_metadata", "tags"}
+)
+POSITION = ("_file", "_block", "_row")
+HOUR_US = 3_600_000_000
+YEAR_1_US = -62_135_596_800_000_000
+YEAR_9999_US = 253_402_300_799_999_999
+
+
+def bit(index: int) -> int:
+    """Return the signed 64-bit integer that has only bit `index` set."""
+    return 1 << index if index < 63 else -(1 << 63)
+
+
+def mask_of(conditions: Sequence[Column]) -> Column:
+    """Return a BIGINT whose bit i says whether `conditions[i]` is true."""
+    bits = [
+        F.when(c, F.lit(bit(i)).cast("bigint")).otherwise(F.lit(0).cast("bigint")) for i, c in enumerate(conditions)
+    ]
+    return reduce(lambda a, b: a.bitwiseOR(b), bits)
+
+
+def has_bit(mask: Column, index: int) -> Column:
+    """True where `mask` has bit `index`."""
+    return mask.bitwiseAND(F.lit(bit(index)).cast("bigint")) != 0
+
+
+def submask(mask: Column, indexes: Sequence[int]) -> Column:
+    """Return a mask whose bit k is bit `indexes[k]` of `mask`."""
+    return mask_of([has_bit(mask, i) for i in indexes])
+
+
+def filters_of(request: Request) -> tuple[Filter, list[Filter]]:
+    """Return the job's own filter and each scorer's registered one, parsed."""
+    return compile_filter(request.filter_string), [compile_filter(s.filter_string) for s in request.scorers]
+
+
+def needs_expectations(spec: ScorerSpec) -> bool:
+    """True for a judge that cannot be asked about a trace without expectations."""
+    return spec.kind is ScorerKind.JUDGE and "expectations" in spec.signature
+
+
+def light_columns(request: Request, available: frozenset[str]) -> frozenset[str]:
+    """Return the columns that deciding needs; no texts unless a filter or a judge asks for them."""
+    own, each = filters_of(request)
+    wanted = LIGHT_COLUMNS.union(own.columns, *(f.columns for f in each))
+    if any(needs_expectations(s) for s in request.scorers):
+        wanted |= {"assessments"}
+    return wanted & available
+
+
+def choose(traces: DataFrame, request: Request, available: frozenset[str], choice: DataFrame | None) -> DataFrame:
+    """Add to `traces` what decides each pair.
+
+    Args:
+        traces: TRACES columns of the window.
+        request: scorers, filters, rates and seed.
+        available: columns that the source has.
+        choice: for listed traces or Spark sampling: trace_id and `chosen` (mask); else None.
+
+    Returns:
+        The same rows with trace_time, trace_date, session_id, draw, `skip` (a SkipReason or NULL), and the
+        masks `matched` (filters, expectations), `unreadable` (matched because nobody can say: the trace's id, or
+        what the filter compares, cannot be read), `no_expectations` and `sampled`. Ids are UTF-8. Listed traces
+        drop the others.
+    """
+    own, each = filters_of(request)
+    torn = F.coalesce(~F.is_valid_utf8("trace_id"), F.lit(False))
+    traces = traces.withColumns({"is_torn": torn, "trace_id": key_text("trace_id")})
+    if choice is not None:
+        how = "inner" if request.lists_traces else "left"
+        traces = traces.join(F.broadcast(choice), "trace_id", how)
+    without = [
+        needs_expectations(s) & ~_has_expectations(traces) if needs_expectations(s) else F.lit(False)
+        for s in request.scorers
+    ]
+    matched = [own.column(available) & f.column(available) for f in each]
+    unreadable = [F.col("is_torn") | own.undecided(available) | f.undecided(available) for f in each]
+    if request.sampling is Sampling.SPARK:
+        sampled = F.coalesce(F.col("chosen"), F.lit(0).cast("bigint"))
+    else:
+        sampled = mask_of([sampling.selected(s.sample_rate, request.seed) for s in request.scorers])
+    out = traces.withColumn("skip", _skip(available))
+    out = out.withColumns(
+        {
+            "no_expectations": mask_of(without),
+            "matched": mask_of(matched),
+            "unreadable": mask_of(unreadable),
+            "sampled": sampled,
+            "trace_time": F.col("request_time"),
+            "trace_date": utc_date(F.col("request_time")),
+            "session_id": _session(available),
+            "draw": sampling.draw(request.seed),
+        }
+    )
+    return out.drop("is_torn", "chosen")
+
+
+def utc_date(moment: Column) -> Column:
+    """Return the UTC date of an instant, whatever the session's zone."""
+    micros, day = F.unix_micros(moment), F.lit(24 * HOUR_US)
+    # A whole number of days divides exactly, a last microsecond need not.
+    return F.date_add(F.lit("1970-01-01").cast("date"), ((micros - F.pmod(micros, day)) / day).cast("int"))
+
+
+def _skip(available: frozenset[str]) -> Column:
+    # Times outside the years 1 to 9999 come from wrong units; no date can be made of them.
+    micros = F.unix_micros("request_time")
+    timeless = micros.isNull() | ~micros.between(F.lit(YEAR_1_US), F.lit(YEAR_9999_US))
+    reasons = [(SkipReason.NO_TIME, timeless)]
+    run = [
+        F.col(column).getItem(key).isNotNull()
+        for column, key in (("trace_metadata", "mlflow.sourceRun"), ("tags", "mlflow.trace.sourceScorer"))
+        if column in available
+    ]
+    if run:
+        reasons.append((SkipReason.EVALUATION_RUN, reduce(lambda a, b: a | b, run)))
+    if "state" in available:
+        reasons.append((SkipReason.IN_PROGRESS, F.col("state") == "IN_PROGRESS"))
+    reasons.append((SkipReason.NO_TRACE_ID, F.col("trace_id").isNull()))
+    first, *others = [F.when(F.coalesce(condition, F.lit(False)), F.lit(reason.value)) for reason, condition in reasons]
+    return F.coalesce(first, *others)
+
+
+def _session(available: frozenset[str]) -> Column:
+    candidates = [F.col("session_id")] if "session_id" in available else []
+    if "trace_metadata" in available:
+        candidates.append(F.col("trace_metadata").getItem("mlflow.trace.session"))
+    return F.coalesce(*candidates) if candidates else F.lit(None).cast("string")
+
+
+def _has_expectations(traces: DataFrame) -> Column:
+    if "assessments" not in traces.columns:
+        return F.lit(False)
+    assessments = F.col("assessments")
+    if isinstance(traces.schema["assessments"].dataType, T.StringType):
+        assessments = F.from_json(assessments, "array<struct<expectation: string>>")
+    return F.coalesce(F.exists(assessments, lambda a: a["expectation"].isNotNull()), F.lit(False))
+
+
+def mark_duplicates(chosen: DataFrame) -> DataFrame:
+    """Set `skip` to duplicate_trace_id on all but the earliest scorable row of each trace id; add `ties`.
+
+    `ties` counts the scorable rows that share the earliest time. Needs the position columns.
+    """
+    scorable = F.col("skip").isNull()
+    same = Window.partitionBy("trace_id", scorable)
+    rank = F.row_number().over(same.orderBy("request_time", *POSITION))
+    ties = F.count(F.lit(1)).over(Window.partitionBy("trace_id", scorable, "request_time"))
+    marked = chosen.withColumns({"_rank": rank, "ties": ties})
+    duplicate = scorable & (F.col("_rank") > 1)
+    return marked.withColumn(
+        "skip", F.when(duplicate, SkipReason.DUPLICATE_TRACE_ID.value).otherwise(F.col("skip"))
+    ).drop("_rank")
+
+
+def winners(chosen: DataFrame) -> DataFrame:
+    """Return, for each trace id that has several scorable rows: trace_id, first_time and `tied`.
+
+    `chosen` may be what `mark_duplicates` gives: what it marked is scorable otherwise.
+    """
+    scorable = F.col("skip").isNull() | (F.col("skip") == SkipReason.DUPLICATE_TRACE_ID.value)
+    rows = chosen.where(scorable).groupBy("trace_id", "request_time").agg(F.count(F.lit(1)).alias("n"))
+    first = rows.groupBy("trace_id").agg(
+        F.min("request_time").alias("first_time"),
+        F.min_by("n", "request_time").alias("n"),
+        F.sum("n").alias("rows"),
+    )
+    return first.where("rows > 1").select("trace_id", "first_time", (F.col("n") > 1).alias("tied"))
+
+
+def drop_duplicates(chosen: DataFrame, first: DataFrame, *, ties: bool) -> DataFrame:
+    """Keep the earliest scorable row of each trace id; `first` is what `winners` gave for the whole window."""
+    joined = chosen.join(F.broadcast(first), "trace_id", "left")
+    kept = joined.where(F.col("first_time").isNull() | (F.col("first_time") == F.col("request_time")))
+    if not ties:
+        return kept.drop("first_time", "tied")
+    is_tied = F.coalesce(F.col("tied"), F.lit(False))
+    order = Window.partitionBy("trace_id").orderBy(*POSITION)
+    one = kept.where(is_tied).withColumn("_rank", F.row_number().over(order)).where("_rank = 1").drop("_rank")
+    return kept.where(~is_tied).unionByName(one).drop("first_time", "tied")
+
+
+def counted(pairs: DataFrame, scorers: Sequence[ScorerSpec]) -> DataFrame:
+    """Count rows by reason and pairs by scorer, a row an hour of trace time.
+
+    `pairs` has skip, the masks of `choose`, and those of `results.with_done`. Columns: hour (hours since the
+    epoch, NULL without a time), rows, one `skip_<reason>` each, ties, and for scorer i `unexpected_i, filtered_i,
+    unsampled_i, done_i, due_i`, and of the due ones `own_i` (staged by this job) and `elsewhere_i` (by another).
+    """
+    healthy = F.col("skip").isNull()
+    sums = [F.count(F.lit(1)).alias("rows"), F.sum(F.when(healthy & (F.col("ties") > 1), 1).otherwise(0)).alias("ties")]
+    sums += [
+        F.count(F.when(F.col("skip") == reason.value, 1)).alias(f"skip_{reason.value}")
+        for reason in SkipReason
+        if reason is not SkipReason.NO_EXPECTATIONS
+    ]
+    for i, _ in enumerate(scorers):
+        matched, sampled, done, own, elsewhere, missing = (
+            has_bit(F.col(c), i) for c in ("matched", "sampled", "done", "own", "elsewhere", "no_expectations")
+        )
+        asked = healthy & ~missing
+        sums += [
+            F.count(F.when(healthy & missing, 1)).alias(f"unexpected_{i}"),
+            F.count(F.when(asked & ~matched, 1)).alias(f"filtered_{i}"),
+            F.count(F.when(asked & matched & ~sampled, 1)).alias(f"unsampled_{i}"),
+            F.count(F.when(asked & matched & sampled & done, 1)).alias(f"done_{i}"),
+            F.count(F.when(asked & matched & sampled & ~done, 1)).alias(f"due_{i}"),
+            F.count(F.when(asked & matched & sampled & ~done & own, 1)).alias(f"own_{i}"),
+            F.count(F.when(asked & matched & sampled & ~done & ~own & elsewhere, 1)).alias(f"elsewhere_{i}"),
+        ]
+    hour = F.floor(F.unix_micros("request_time") / F.lit(HOUR_US)).alias("hour")
+    return pairs.groupBy(hour).agg(*sums)
+
+
+def due_mask() -> Column:
+    """Return the mask of the due pairs, staged or not."""
+    chosen = F.col("matched").bitwiseAND(F.col("sampled"))
+    finished = F.col("no_expectations").bitwiseOR(F.col("done"))
+    due = chosen.bitwiseAND(F.bitwise_not(finished))
+    return F.when(F.col("skip").isNull(), due).otherwise(F.lit(0).cast("bigint"))
+
+
+def to_call_mask() -> Column:
+    """Return the mask of the due pairs that no job has staged."""
+    return due_mask().bitwiseAND(F.bitwise_not(F.col("own").bitwiseOR(F.col("elsewhere"))))

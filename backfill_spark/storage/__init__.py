@@ -1,0 +1,1 @@
+"""The Spark session, Delta tables and small files beside them."""
