@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Names of modules of this package (`trace`, `context`) stay out: they are imported from it, too.
+# Names of modules of this package (`judges`, `scorers`) stay out: they are imported from it, too.
 _TABLE = r"""
 Conversation\w+|KnowledgeRetention|UserFrustration|Session\w*|search_sessions
     Scorers of whole sessions are not there yet; a judge here sees one trace (make_judge and the built-in ones).
@@ -30,14 +30,12 @@ get_trace|search_traces|TraceArchivalConfig
     Traces are read as tables: read_traces() gives them as a DataFrame, and Trace(row) makes one.
 \w+_assessment|log_feedback|log_expectation|override_feedback|log_issue|Issue\w*
     Feedback is written by jobs and read with read_assessments(); to annotate traces by hand keep mlflow's.
-tracing|\w+_active_span|start_span\w*|\w+_active_trace_id|(?:add|log|update_current)_trace|\w+_trace_tag
+trac(?:e|ing)|context|\w+_active_span|start_span\w*|\w+_active_trace_id|(?:add|log|update_current)_trace|\w+_trace_tag
     Traces are recorded by your application, and only read here: keep mlflow's.
 flush_\w+|autolog
     Traces are recorded by your application, and only read here: keep mlflow's.
-LiveSpan|NoOpSpan|SpanLogLevel|SpanEvent|SpanStatus|Link|TraceInfo|TraceData
+LiveSpan|NoOpSpan
     A recorded Trace and its Spans give it; there is nothing to construct here.
-SpanType|SpanStatusCode|AssessmentSourceType|Expectation|TraceState|Document|CategoricalRating
-    It is not there yet; its values are plain texts here, such as 'RETRIEVER', 'OK', 'LLM_JUDGE' and 'yes'.
 \w*Location\w*|UnityCatalog
     Where traces lie is a setting: traces.path or traces.table.
 MlflowException
@@ -48,7 +46,7 @@ MlflowClient
     There is no server: tables lie under the setting tables.root or tables.schema (configure, Settings).
 Experiment\w*|\w+_experiments?\w*
     An experiment is only an id here: set_experiment(experiment_id=…).
-genai|entities|judges|mlflow|client
+genai|entities|mlflow|client
     All public names are imported from backfill_spark itself.
 (?i:\w*(?:dataset|label|review|gateway|budget|guardrail|mcp|prompt|webhook|workspace|fallback|routing|agent|simulat)\w*)
     It is no part of scoring traces: keep mlflow's.

@@ -65,7 +65,7 @@ FULL_DISK = "No space left on device"
 def error_text(error: BaseException) -> str:
     """Return an error's first line with its Delta condition; never row values. A full disk is told as one."""
     if FULL_DISK in str(error):  # mostly as a cause far down in Java's trace
-        return f"The disk is full ({FULL_DISK}): the tables, or Spark's own files, could not be written. Make module"
+        return f"The disk is full ({FULL_DISK}): the tables, or Spark's own files, could not be written. Make room"
     java = getattr(error, "java_exception", None)
     text = str(java.getMessage()) if java is not None else str(error)
     return text.strip().split("\n", 1)[0][:400]

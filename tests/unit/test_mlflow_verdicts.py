@@ -92,7 +92,7 @@ def test_a_name_that_only_mlflow_has_is_refused_with_a_sentence(name: str) -> No
 
 
 def test_no_module_of_ours_is_refused() -> None:
-    """`from backfill_spark import trace` is the module."""
+    """`from backfill_spark import judges` is the module."""
     assert [name for name in sorted(OWN_MODULES) if why_absent(name)] == []
 
 
