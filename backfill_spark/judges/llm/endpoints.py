@@ -87,12 +87,13 @@ class Service:
         """Return what one request may cost at most, in US dollars; 0 where the price is unknown.
 
         Args:
-            tokens: estimated, of the prompt. The estimate may be short of the truth by a third.
+            tokens: estimated, of the prompt. The estimate may be short of the truth by a third; a schema's some 50
+                tokens are less than what the estimate of a judge's own English words is too high.
             output_tokens: longest answer; None takes the service's limit.
         """
         if self.price is None:
             return 0.0
-        return self.price.of(int(tokens * 1.5) + 50, output_tokens or self.max_output_tokens)
+        return self.price.of(int(tokens * 1.5), output_tokens or self.max_output_tokens)
 
 
 def output_limit(prompt: Mapping[str, Any]) -> int | None:
