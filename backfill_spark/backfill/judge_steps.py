@@ -407,7 +407,7 @@ def _write_answers(attempt: Attempt, judgements: Store, answers: DataFrame) -> A
         F.max(F.when(F.col("left") != BUDGET_LEFT, F.col("left"))).alias("why"),
         F.max(F.when(is_failure, F.col("error_code"))).alias("code"),
         F.max(F.when(is_failure, F.col("error_message"))).alias("message"),
-    ).where("left is null")
+    ).where(F.col("left").isNull())
     judgements.append(
         rows.withColumns(
             {

@@ -118,7 +118,7 @@ def answer(folder: Path, url: str) -> Any:
     )
     job = get_backfill(job_id)
     rows = sorted(tuple(r) for r in read_assessments().selectExpr(*ANSWER).collect())
-    summary = job.summary().drop(columns=["job_id"], errors="ignore").to_dict("records")
+    summary = job.summary().drop(columns=["job_id"], errors="ignore").to_json(orient="records")
     return {"state": job.state, "rows": rows, "counts": job.counts, "summary": summary, "calls": sorted(ledger.lines())}
 
 
