@@ -42,7 +42,8 @@ def console(stream: TextIO) -> Console:
     """Return a rich console on `stream` that reads no markup; wide when it is no terminal."""
     from rich.console import Console
 
-    made = Console(file=stream, markup=False, highlight=False, emoji=False)
+    # In a notebook rich would hand what is printed to the cell instead of to `stream`.
+    made = Console(file=stream, markup=False, highlight=False, emoji=False, force_jupyter=False)
     if not made.is_terminal:
         made.width = PIPE_WIDTH
     return made

@@ -356,3 +356,10 @@ class TestAnnouncing:
         """A plan that cannot be shown must not cost the job."""
         with audience(console(io.StringIO())):
             announce(object())
+
+
+def test_a_notebook_leaves_a_sheet_its_text(monkeypatch):
+    """rich takes a shell of this name for a cell to draw in."""
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)
+    assert "800 for 800 due pairs" in plan_sheet(a_plan()).text(120)
