@@ -1,5 +1,6 @@
 """F20, F24: two live jobs over the same pairs, in one process."""
 
+import json
 import random
 from collections import Counter
 from datetime import date, timedelta
@@ -153,5 +154,5 @@ def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(make_world,
     assert world.broken(extra=len(world.ids), woken=len(world.ids)) == []
     assert max(Counter(line.split("\t")[1] for line in world.lines()).values()) <= 2
     rows = read_assessments(spark=world.spark, settings=world.settings).select("trace_id", "value_double").collect()
-    assert {r["trace_id"]: len(r["response"]) for r in some_traces(600)} == {r[0]: r[1] for r in rows}
+    assert {r["trace_id"]: len(json.dumps(r["response"])) for r in some_traces(600)} == {r[0]: r[1] for r in rows}
     assert len(rows) == 600
