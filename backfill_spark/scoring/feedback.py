@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring as quoted
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.models import ErrorCode
@@ -33,22 +33,13 @@ FIELD_NAMES = (
 )
 """Names of `tables.RESULT_FIELDS`, spelled here because that module needs Spark; a test holds them equal."""
 
-ResultRow = tuple[
-    str,
-    int,
-    int,
-    str,
-    str | None,
-    float | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    float | None,
-    str | None,
-    str | None,
-]
+ResultRow = tuple[Any, ...]
 """One result, in the order of FIELD_NAMES."""
+
+_Tail = tuple[float | None, str | None]
+"""Latency in ms and input digest."""
+_Columns = dict[str, Any]
+"""A value as arguments of `result_row`; without `value`, why there is none."""
 
 MAX_TEXT = 64_000
 """Characters of a value or rationale."""
@@ -84,13 +75,23 @@ _LONG_RUN = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
 _UNSEEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
 
-class _Scalar(NamedTuple):
-    """A value as the three columns that hold it; or, without `value`, why there is none."""
-
-    value: str | None = None
-    double: float | None = None
-    text: str | None = None
-    error: tuple[ErrorCode, str] | None = None
+def result_row(
+    scorer: str,
+    version: int,
+    tail: _Tail = (None, None),
+    *,
+    ordinal: int = 0,
+    name: str | None = None,
+    value: str | None = None,
+    double: float | None = None,
+    text: str | None = None,
+    rationale: str | None = None,
+    error: tuple[ErrorCode, str] | None = None,
+    extra: str | None = None,
+) -> ResultRow:
+    """Return one row; without a value and an error, that of an empty result."""
+    code, message = (None, None) if error is None else (error[0].value, scrub(error[1]))
+    return (scorer, version, ordinal, name or scorer, value, double, text, rationale, code, message, *tail, extra)
 
 
 def normalise(
@@ -111,15 +112,15 @@ def normalise(
     try:
         kind = type(value)
         if value is None:
-            return [_empty(scorer, version, tail)]
+            return [result_row(scorer, version, tail)]
         scalar = _scalar(value, kind)
         if scalar is not None:
-            return [_row(scalar, scorer, version, 0, scorer, tail)]
+            return [result_row(scorer, version, tail, **scalar)]
         if issubclass(kind, list):
             # Not list(value): a subclass may have its own, broken, way of iterating.
             items = list.__getitem__(value, slice(None))
             if not items:
-                return [_empty(scorer, version, tail)]
+                return [result_row(scorer, version, tail)]
         else:
             items = [value]
         if not all(_is_feedback(item) for item in items):
@@ -132,17 +133,9 @@ def normalise(
     return [failure(ErrorCode.BAD_RETURN_TYPE, message, scorer=scorer, version=version, tail=tail)]
 
 
-def failure(
-    code: ErrorCode,
-    message: str,
-    *,
-    scorer: str,
-    version: int,
-    ordinal: int = 0,
-    tail: tuple[float | None, str | None] = (None, None),
-) -> ResultRow:
-    """Return the row of a pair, or of one of its feedbacks, that has no value; `tail` is latency and input digest."""
-    return (scorer, version, ordinal, scorer, None, None, None, None, code.value, scrub(message), *tail, None)
+def failure(code: ErrorCode, message: str, *, scorer: str, version: int, tail: _Tail = (None, None)) -> ResultRow:
+    """Return the row of a pair that has no value."""
+    return result_row(scorer, version, tail, error=(code, message))
 
 
 def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
@@ -223,42 +216,11 @@ def _type_name(value: object) -> str:
         return "an unnamed type"
 
 
-def _empty(scorer: str, version: int, tail: tuple[float | None, str | None]) -> ResultRow:
-    return (scorer, version, 0, scorer, None, None, None, None, None, None, *tail, None)
-
-
-def _row(
-    scalar: _Scalar,
-    scorer: str,
-    version: int,
-    ordinal: int,
-    name: str,
-    tail: tuple[float | None, str | None],
-    rationale: str | None = None,
-    extra: str | None = None,
-) -> ResultRow:
-    code, message = (None, None) if scalar.error is None else scalar.error
-    return (
-        scorer,
-        version,
-        ordinal,
-        name,
-        scalar.value,
-        scalar.double,
-        scalar.text,
-        rationale,
-        None if code is None else code.value,
-        None if message is None else scrub(message),
-        *tail,
-        extra,
-    )
-
-
-def _scalar(value: Any, kind: type) -> _Scalar | None:
+def _scalar(value: Any, kind: type) -> _Columns | None:
     """Return the columns of a bool, number or text, or None for anything else."""
     # type(), not isinstance(): an object may lie about its __class__.
     if kind is bool:
-        return _Scalar("true" if value else "false", float(value))
+        return {"value": "true" if value else "false", "double": float(value)}
     if issubclass(kind, str):
         return _text_scalar(str.__str__(value))
     if issubclass(kind, int):
@@ -278,20 +240,21 @@ class _BadPartError(Exception):
     """A part of a list or dict that cannot be stored: its code, and why."""
 
 
-def _container(value: Any) -> _Scalar | None:
+def _container(value: Any) -> _Columns | None:
     """Return the columns of a list or dict as JSON text, or None for anything else."""
     if not issubclass(type(value), list | dict):
         return None
     try:
         text = clean(json.dumps(_json_of(value), ensure_ascii=False, separators=(",", ":")))
     except _BadPartError as error:
-        return _Scalar(error=(error.args[0], f"In a {_type_name(value)}: {error.args[1]}"))
+        code, why = error.args
+        return _failed(code, f"In a {_type_name(value)}: {why}")
     except RecursionError:
-        return _Scalar(error=(ErrorCode.BAD_RETURN_TYPE, f"A {_type_name(value)} that nests too deeply."))
+        return _failed(ErrorCode.BAD_RETURN_TYPE, f"A {_type_name(value)} that nests too deeply.")
     if len(text) > MAX_TEXT:
         why = f"A {_type_name(value)} of {len(text):,} characters of JSON; the longest value is {MAX_TEXT:,}."
-        return _Scalar(error=(ErrorCode.VALUE_TOO_LONG, why))
-    return _Scalar(text)
+        return _failed(ErrorCode.VALUE_TOO_LONG, why)
+    return {"value": text}
 
 
 def _json_of(value: Any) -> Any:
@@ -308,33 +271,38 @@ def _json_of(value: Any) -> Any:
     scalar = _scalar(value, kind)
     if scalar is None:
         raise _BadPartError(ErrorCode.BAD_RETURN_TYPE, f"{_type_name(value)} is nothing that JSON has.")
-    if scalar.value is None:
-        raise _BadPartError(*(scalar.error or ()))
-    return json.loads(scalar.value)
+    if "error" in scalar:
+        raise _BadPartError(*scalar["error"])
+    return json.loads(scalar["value"])
 
 
-def _text_scalar(value: str) -> _Scalar:
+def _text_scalar(value: str) -> _Columns:
     if len(value) > MAX_TEXT:
         why = f"A text of {len(value):,} characters; the longest value is {MAX_TEXT:,}. Return less of it."
-        return _Scalar(error=(ErrorCode.VALUE_TOO_LONG, why))
+        return _failed(ErrorCode.VALUE_TOO_LONG, why)
     text = clean(value)
-    return _Scalar(quoted(text), _YES_NO.get(text.lower()) if len(text) < 4 else None, text)
+    double = _YES_NO.get(text.lower()) if len(text) < 4 else None
+    return {"value": quoted(text), "double": double, "text": text}
 
 
-def _int_scalar(value: int) -> _Scalar:
+def _int_scalar(value: int) -> _Columns:
     try:
         double = float(value)
     except OverflowError:
         why = f"An integer of {value.bit_length():,} bits; a value must fit a double (below 1.8e308)."
-        return _Scalar(error=(ErrorCode.VALUE_OUT_OF_RANGE, why))
-    return _Scalar(int.__repr__(value), double)
+        return _failed(ErrorCode.VALUE_OUT_OF_RANGE, why)
+    return {"value": int.__repr__(value), "double": double}
 
 
-def _float_scalar(value: float) -> _Scalar:
+def _float_scalar(value: float) -> _Columns:
     if not math.isfinite(value):
         why = f"{value!r} is not a finite number; return None where there is no value."
-        return _Scalar(error=(ErrorCode.VALUE_NOT_FINITE, why))
-    return _Scalar(float.__repr__(value), value)
+        return _failed(ErrorCode.VALUE_NOT_FINITE, why)
+    return {"value": float.__repr__(value), "double": value}
+
+
+def _failed(code: ErrorCode, why: str) -> _Columns:
+    return {"error": (code, why)}
 
 
 def _is_feedback(item: Any) -> bool:
@@ -361,27 +329,23 @@ def _refusal(scorer: str, value: Any) -> str:
     return f"{scorer} returned {_type_name(value)}; {_ACCEPTED}."
 
 
-def _feedback_row(
-    item: Any, scorer: str, version: int, ordinal: int, tail: tuple[float | None, str | None]
-) -> ResultRow:
+def _feedback_row(item: Any, scorer: str, version: int, ordinal: int, tail: _Tail) -> ResultRow:
     name = _own_name(item.name) or scorer
     rationale = _optional_text(item.rationale, MAX_TEXT)
     extra = _extra(item)
     error, value = item.error, item.value
+    columns: _Columns | None = {}
     if error is not None:
-        scalar = _Scalar(error=(ErrorCode.SCORER_ERROR, _error_text(error)))
-    elif value is None:
-        scalar = _Scalar()
-    else:
-        found = _scalar(value, type(value)) or _container(value)
-        if found is None:
-            why = (
-                f"The feedback {name!r} of {scorer} holds {_type_name(value)}; a value is an int, float, bool or str, "
-                "or a list or dict (its keys texts) of such."
-            )
-            found = _Scalar(error=(ErrorCode.BAD_RETURN_TYPE, why))
-        scalar = found
-    return _row(scalar, scorer, version, ordinal, name, tail, rationale, extra)
+        columns = _failed(ErrorCode.SCORER_ERROR, _error_text(error))
+    elif value is not None:
+        columns = _scalar(value, type(value)) or _container(value)
+    if columns is None:
+        why = (
+            f"The feedback {name!r} of {scorer} holds {_type_name(value)}; a value is an int, float, bool or str, "
+            "or a list or dict (its keys texts) of such."
+        )
+        columns = _failed(ErrorCode.BAD_RETURN_TYPE, why)
+    return result_row(scorer, version, tail, ordinal=ordinal, name=name, rationale=rationale, extra=extra, **columns)
 
 
 def _own_name(name: Any) -> str | None:

@@ -61,6 +61,7 @@ REFUSED_FOR_KEY = (
     ErrorCode.TRACE_UNREADABLE,
     "The trace id is no UTF-8, or the filter compares tags, metadata or a text that cannot be read.",
 )
+_Masks = tuple[int, int, int]
 # An int within it is a double, and its text is below Python's limit of digits.
 _SAFE_INT = 10**300
 _is_frozen = False
@@ -141,7 +142,8 @@ def score_batch(
     _freeze_once()
     batch = _Batch(columns, scorers, payload)
     watch = Watch()
-    limits = [_limit(scorer.spec.timeout_s, timeout_s) for scorer in scorers]
+    own_limits = [scorer.spec.timeout_s for scorer in scorers]
+    limits = [(timeout_s if own is None else own) or inf for own in own_limits]
     calls = [
         _kind_of_call(scorer)(bit, scorer, batch, limit, watch)
         for bit, (scorer, limit) in enumerate(zip(scorers, limits, strict=True))
@@ -149,65 +151,53 @@ def score_batch(
     awaited = [call for call in calls if isinstance(call, _AwaitedCall)]
     rows: list[ResultRow] = []
     none = [0] * len(due)
-    refused = columns.get(TOO_LARGE, none), columns.get(UNREADABLE, none)
+    # A row at a time: the masks of its due scorers, and of those for which it is too large or cannot be read.
+    masks = list(zip(due, columns.get(TOO_LARGE, none), columns.get(UNREADABLE, none), strict=True))
     with watching(watch, min(limits, default=inf)):
         if awaited:
             # Only these need asyncio, which takes 50 ms to import.
             from backfill_spark.scoring.async_calls import run_all
 
-            run_all(_calls_ahead(due, *refused, awaited), in_flight=in_flight, watch=watch)
-        lengths = _score_rows(due, *refused, calls, rows)
+            run_all(_calls_ahead(masks, awaited), in_flight=in_flight, watch=watch)
+        lengths = _score_rows(masks, calls, rows)
     values = [list(field) for field in zip(*rows, strict=True)] if rows else [[] for _ in FIELD_NAMES]
     return Results(lengths, dict(zip(FIELD_NAMES, values, strict=True)))
 
 
-def _score_rows(
-    due: Sequence[int],
-    too_large: Sequence[int],
-    unreadable: Sequence[int],
-    calls: Sequence[_Call],
-    rows: list[ResultRow],
-) -> list[int]:
+def _score_rows(masks: Iterable[_Masks], calls: Sequence[_Call], rows: list[ResultRow]) -> list[int]:
     """Add the results of each row to `rows`; return how many each has."""
     plans: dict[int, list[_Call]] = {}
     lengths = []
-    for row, (mask, large, torn) in enumerate(zip(due, too_large, unreadable, strict=True)):
+    for row, (mask, large, torn) in enumerate(masks):
         plan = plans.get(mask)
         if plan is None:
             plan = plans[mask] = [call for call in calls if mask >> call.bit & 1]
         before = len(rows)
-        if large or torn:
-            for call in plan:
-                if _is_for(torn, call):
-                    rows.append(call.unreadable())
-                elif _is_for(large, call):
-                    rows.append(call.too_large())
-                else:
-                    call(row, rows)
-        else:
-            for call in plan:
+        is_refused = large or torn
+        for call in plan:
+            if is_refused and (why := _refusal(call, large, torn)):
+                rows.append(call.failure(*why))
+            else:
                 call(row, rows)
         lengths.append(len(rows) - before)
     return lengths
 
 
-def _calls_ahead(
-    due: Sequence[int], too_large: Sequence[int], unreadable: Sequence[int], calls: Sequence[_AwaitedCall]
-) -> Iterator[Call]:
+def _calls_ahead(masks: Iterable[_Masks], calls: Sequence[_AwaitedCall]) -> Iterator[Call]:
     """Yield the calls of async scorers that `_score_rows` will ask for."""
-    for row, (mask, large, torn) in enumerate(zip(due, too_large, unreadable, strict=True)):
+    for row, (mask, large, torn) in enumerate(masks):
         for call in calls:
-            if mask >> call.bit & 1 and not _is_for(large, call) and not _is_for(torn, call):
+            if mask >> call.bit & 1 and not _refusal(call, large, torn):
                 yield call.ahead(row)
 
 
-def _is_for(mask: int, call: _Call) -> bool:
-    return mask is True or bool(mask >> call.bit & 1)
-
-
-def _limit(own_s: float | None, general_s: float | None) -> float:
-    limit = general_s if own_s is None else own_s
-    return limit or inf
+def _refusal(call: _Call, large: int, torn: int) -> tuple[ErrorCode, str] | None:
+    """Return why the scorer is not called on a row; None where it is. A mask that is True is for all scorers."""
+    if torn is True or torn >> call.bit & 1:
+        return REFUSED_FOR_KEY
+    if large is True or large >> call.bit & 1:
+        return REFUSED_FOR_SIZE
+    return None
 
 
 def _freeze_once() -> None:
@@ -238,24 +228,20 @@ class _Call:
     def __init__(self, bit: int, scorer: LoadedScorer, batch: _Batch, limit: float, watch: Watch) -> None:
         self.bit, self.limit, self.watch = bit, limit, watch
         self.name, self.version = scorer.spec.name, scorer.spec.version
-        self.function, self.problem = scorer.function, scorer.problem
+        self.function: Any = scorer.function
+        self.problem = scorer.problem or ""
         self.digests = batch.digests_of(scorer.needs)
         self.arguments = [(parameter, batch.argument(parameter)) for parameter in scorer.spec.signature]
 
     def __call__(self, row: int, rows: list[ResultRow]) -> None:
         """Score one row and add its results to `rows`."""
-        name, version, function, watch = self.name, self.version, self.function, self.watch
-        digest = self.digests(row)
-        if function is None:
-            rows.append(self._failure(ErrorCode.LOAD_FAILED, self.problem or "", digest))
-            return
-        started = None
+        watch, digest, started = self.watch, self.digests(row), None
         try:
             arguments = {parameter: give(row) for parameter, give in self.arguments}
             started = perf_counter()
             watch.deadline = started + self.limit
             try:
-                result = function(**arguments)
+                result: Any = self.function(**arguments)
             finally:
                 watch.deadline = inf
                 watch.tidy()
@@ -266,32 +252,38 @@ class _Call:
             return
         except BaseException as error:  # SystemExit and its kin are what a scorer raised, too
             spent = None if started is None else (perf_counter() - started) * 1000.0
-            code, message = failure_of(error)
-            rows.append(self._failure(code, message, digest, spent))
+            rows.append(self.failure(*failure_of(error), digest, spent))
             return
         # The common kinds, without a call: 0.5 µs a pair instead of 1.5.
         kind = type(result)
-        if kind is float and result - result == 0.0:  # type: ignore[operator]  # its type was just told
+        if kind is float and result - result == 0.0:
             value, double = repr(result), result
         elif kind is bool:
             value, double = ("true", 1.0) if result else ("false", 0.0)
-        elif kind is int and -_SAFE_INT < result < _SAFE_INT:  # type: ignore[operator]  # as above
-            value, double = repr(result), float(result)  # type: ignore[arg-type]  # as above
+        elif kind is int and -_SAFE_INT < result < _SAFE_INT:
+            value, double = repr(result), float(result)
         else:
-            rows += normalise(result, scorer=name, version=version, latency_ms=latency, input_digest=digest)
+            rows += self.normalised(result, digest, latency)
             return
-        rows.append((name, version, 0, name, value, double, None, None, None, None, latency, digest, None))  # type: ignore[arg-type]  # as above
+        name = self.name
+        rows.append((name, self.version, 0, name, value, double, None, None, None, None, latency, digest, None))
+
+    def given(self, row: int) -> dict[str, Any]:
+        """Return the arguments of the call."""
+        return {parameter: give(row) for parameter, give in self.arguments}
+
+    def normalised(self, result: object, digest: str | None, latency_ms: float | None) -> list[ResultRow]:
+        """Return the rows of what a call returned."""
+        return normalise(result, scorer=self.name, version=self.version, latency_ms=latency_ms, input_digest=digest)
 
     def timed_out(self, digest: str | None) -> ResultRow:
-        return self._failure(ErrorCode.TIMEOUT, f"The call took longer than {self.limit:g} s.", digest)
+        """Return the row of a call that was ended for its limit."""
+        return self.failure(ErrorCode.TIMEOUT, f"The call took longer than {self.limit:g} s.", digest)
 
-    def too_large(self) -> ResultRow:
-        return self._failure(*REFUSED_FOR_SIZE, None)
-
-    def unreadable(self) -> ResultRow:
-        return self._failure(*REFUSED_FOR_KEY, None)
-
-    def _failure(self, code: ErrorCode, message: str, digest: str | None, latency_ms: float | None = None) -> ResultRow:
+    def failure(
+        self, code: ErrorCode, message: str, digest: str | None = None, latency_ms: float | None = None
+    ) -> ResultRow:
+        """Return the row of a pair that has no value."""
         return failure(code, message, scorer=self.name, version=self.version, tail=(latency_ms, digest))
 
 
@@ -308,8 +300,7 @@ class _AwaitedCall(_Call):
         """Return the call of one row, to be made."""
         from backfill_spark.scoring.async_calls import Call
 
-        assert self.function is not None
-        made = self.landed[row] = Call(self.function, partial(self._given, row), self.limit)
+        made = self.landed[row] = Call(self.function, partial(self.given, row), self.limit)
         return made
 
     def __call__(self, row: int, rows: list[ResultRow]) -> None:
@@ -318,23 +309,25 @@ class _AwaitedCall(_Call):
         if call.is_late:
             rows.append(self.timed_out(digest))
         elif call.failure is not None:
-            rows.append(self._failure(*call.failure, digest, call.latency_ms))
+            rows.append(self.failure(*call.failure, digest, call.latency_ms))
         else:
-            rows += normalise(
-                call.result,
-                scorer=self.name,
-                version=self.version,
-                latency_ms=call.latency_ms,
-                input_digest=digest,
-            )
+            rows += self.normalised(call.result, digest, call.latency_ms)
 
-    def _given(self, row: int) -> dict[str, Any]:
-        return {parameter: give(row) for parameter, give in self.arguments}
+
+class _UnloadedCall(_Call):
+    """A scorer that could not be loaded: each of its pairs says why."""
+
+    __slots__ = ()
+
+    def __call__(self, row: int, rows: list[ResultRow]) -> None:
+        """Add the one result of the row to `rows`."""
+        rows.append(self.failure(ErrorCode.LOAD_FAILED, self.problem, self.digests(row)))
 
 
 def _kind_of_call(scorer: LoadedScorer) -> type[_Call]:
-    is_awaited = scorer.spec.kind is ScorerKind.ASYNC_FUNCTION and scorer.function is not None
-    return _AwaitedCall if is_awaited else _Call
+    if scorer.function is None:
+        return _UnloadedCall
+    return _AwaitedCall if scorer.spec.kind is ScorerKind.ASYNC_FUNCTION else _Call
 
 
 class _Batch:
@@ -361,8 +354,8 @@ class _Batch:
         """Return what gives the digest of a row's raw values in these columns."""
         found = self._digests.get(needs)
         if found is None:
-            named = [(name, self.columns[name]) for name in sorted(needs) if name in self.columns]
-            found = self._digests[needs] = _Digests(named, self.payload).of
+            named = {name: self.columns[name] for name in sorted(needs) if name in self.columns}
+            found = self._digests[needs] = _digests(named, self.payload)
         return found
 
     def _giver(self, parameter: str) -> Callable[[int], Any]:
@@ -408,28 +401,28 @@ class _Payloads:
         return value
 
 
-class _Digests:
-    """Hashes of raw values, one a row and set of columns."""
+def _digests(columns: Mapping[str, Sequence[Any]], payload: str) -> Callable[[int], str]:
+    """Return what hashes a row's raw values in these columns; the last one is kept, for the next scorer of the row."""
+    # The same texts decoded otherwise are another input.
+    seed = blake2b(" ".join([payload, *columns]).encode(), digest_size=8)
+    values_of = list(columns.values())
+    last, text = -1, ""
 
-    __slots__ = ("columns", "digest", "row", "seed")
+    def digest(row: int) -> str:
+        nonlocal last, text
+        if row == last:
+            return text
+        hashed = seed.copy()
+        for values in values_of:
+            value = values[row]
+            if value is None:
+                hashed.update(b"\xff")
+                continue
+            raw = value if value.__class__ is str else repr(value)
+            data = raw.encode("utf-8", "surrogatepass")
+            # Its length keeps the end of one text apart from the start of the next.
+            hashed.update(b"%d:" % len(data) + data)
+        last, text = row, hashed.hexdigest()
+        return text
 
-    def __init__(self, columns: Sequence[tuple[str, Sequence[Any]]], payload: str) -> None:
-        self.columns = [values for _, values in columns]
-        # The same texts decoded otherwise are another input.
-        self.seed = blake2b(" ".join([payload, *(name for name, _ in columns)]).encode(), digest_size=8)
-        self.row, self.digest = -1, ""
-
-    def of(self, row: int) -> str:
-        if row != self.row:
-            hashed = self.seed.copy()
-            for column in self.columns:
-                value = column[row]
-                if value is None:
-                    hashed.update(b"\xff")
-                    continue
-                text = value if value.__class__ is str else repr(value)
-                data = text.encode("utf-8", "surrogatepass")
-                # Its length keeps the end of one text apart from the start of the next.
-                hashed.update(b"%d:" % len(data) + data)
-            self.row, self.digest = row, hashed.hexdigest()
-        return self.digest
+    return digest
