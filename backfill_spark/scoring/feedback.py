@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import re
-import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from json.encoder import encode_basestring as quoted
 from typing import Any, cast
 
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.models import ErrorCode
+from backfill_spark.scoring.values import MAX_TEXT, Columns, clean, container_columns, failed, scalar_columns, type_name
 from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, DEFAULT_SOURCE_ID, TEXT_ERROR, Feedback
 
 FIELD_NAMES = (
@@ -38,11 +36,6 @@ ResultRow = tuple[Any, ...]
 
 _Tail = tuple[float | None, str | None]
 """Latency in ms and input digest."""
-_Columns = dict[str, Any]
-"""A value as arguments of `result_row`; without `value`, why there is none."""
-
-MAX_TEXT = 64_000
-"""Characters of a value or rationale."""
 MAX_MESSAGE = 500
 MAX_NAME = 250
 """Characters of an assessment's name or of a metadata key: MLflow's own limit."""
@@ -51,7 +44,6 @@ _LOOKED_AT = 4_000
 """Characters of a message that are scrubbed at all: an exception may carry megabytes."""
 _ACCEPTED = "a scorer returns an int, float, bool, str, None, a Feedback or a list of Feedback"
 _SHAPE = ("name", "value", "error", "rationale", "metadata", "span_id", "source")
-_YES_NO = {"yes": 1.0, "no": 0.0}
 _SOURCE_TYPES = {"CODE": "CODE", "LLM_JUDGE": "LLM_JUDGE", "AI_JUDGE": "LLM_JUDGE", "HUMAN": "HUMAN"}
 _REDACTED = "[redacted]"
 _SECRETS = re.compile(
@@ -113,7 +105,7 @@ def normalise(
         kind = type(value)
         if value is None:
             return [result_row(scorer, version, tail)]
-        scalar = _scalar(value, kind)
+        scalar = scalar_columns(value, kind)
         if scalar is not None:
             return [result_row(scorer, version, tail, **scalar)]
         if issubclass(kind, list):
@@ -158,7 +150,7 @@ def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
 
 def describe(error: BaseException) -> str:
     """Return `Type: message` of an exception, scrubbed; also where its own `str()` fails."""
-    name = _type_name(error)
+    name = type_name(error)
     text = scrub(_safe_text(error))
     return scrub(f"{name}: {text}") if text else name
 
@@ -181,17 +173,6 @@ def _scrubbed(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
-def clean(text: str) -> str:
-    """Return `text` as UTF-8 can hold it: lone surrogates become U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
 class _BadReturnError(Exception):
     """The return value is of no accepted kind; says why."""
 
@@ -207,102 +188,6 @@ def _safe_text(value: object) -> str:
         return str.__str__(str(value))
     except BaseException:
         return "<str failed>"
-
-
-def _type_name(value: object) -> str:
-    try:
-        return str.__str__(type(value).__name__)[:100]
-    except BaseException:
-        return "an unnamed type"
-
-
-def _scalar(value: Any, kind: type) -> _Columns | None:
-    """Return the columns of a bool, number or text, or None for anything else."""
-    # type(), not isinstance(): an object may lie about its __class__.
-    if kind is bool:
-        return {"value": "true" if value else "false", "double": float(value)}
-    if issubclass(kind, str):
-        return _text_scalar(str.__str__(value))
-    if issubclass(kind, int):
-        return _int_scalar(int.__int__(value))
-    if issubclass(kind, float):
-        return _float_scalar(float.__float__(value))
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and issubclass(kind, numpy.generic):
-        inner = value.item()
-        if type(inner) is kind:  # longdouble has no Python counterpart
-            inner = float(value) if issubclass(kind, numpy.floating) else None
-        return None if inner is None else _scalar(inner, type(inner))
-    return None
-
-
-class _BadPartError(Exception):
-    """A part of a list or dict that cannot be stored: its code, and why."""
-
-
-def _container(value: Any) -> _Columns | None:
-    """Return the columns of a list or dict as JSON text, or None for anything else."""
-    if not issubclass(type(value), list | dict):
-        return None
-    try:
-        text = clean(json.dumps(_json_of(value), ensure_ascii=False, separators=(",", ":")))
-    except _BadPartError as error:
-        code, why = error.args
-        return _failed(code, f"In a {_type_name(value)}: {why}")
-    except RecursionError:
-        return _failed(ErrorCode.BAD_RETURN_TYPE, f"A {_type_name(value)} that nests too deeply.")
-    if len(text) > MAX_TEXT:
-        why = f"A {_type_name(value)} of {len(text):,} characters of JSON; the longest value is {MAX_TEXT:,}."
-        return _failed(ErrorCode.VALUE_TOO_LONG, why)
-    return {"value": text}
-
-
-def _json_of(value: Any) -> Any:
-    kind = type(value)
-    if value is None:
-        return None
-    if issubclass(kind, list):
-        return [_json_of(item) for item in list.__iter__(value)]
-    if issubclass(kind, dict):
-        odd = next((key for key in dict.keys(value) if not issubclass(type(key), str)), None)
-        if odd is not None:
-            raise _BadPartError(ErrorCode.BAD_RETURN_TYPE, f"A key is {_type_name(odd)}; keys are texts.")
-        return {str.__str__(key): _json_of(item) for key, item in dict.items(value)}
-    scalar = _scalar(value, kind)
-    if scalar is None:
-        raise _BadPartError(ErrorCode.BAD_RETURN_TYPE, f"{_type_name(value)} is nothing that JSON has.")
-    if "error" in scalar:
-        raise _BadPartError(*scalar["error"])
-    return json.loads(scalar["value"])
-
-
-def _text_scalar(value: str) -> _Columns:
-    if len(value) > MAX_TEXT:
-        why = f"A text of {len(value):,} characters; the longest value is {MAX_TEXT:,}. Return less of it."
-        return _failed(ErrorCode.VALUE_TOO_LONG, why)
-    text = clean(value)
-    double = _YES_NO.get(text.lower()) if len(text) < 4 else None
-    return {"value": quoted(text), "double": double, "text": text}
-
-
-def _int_scalar(value: int) -> _Columns:
-    try:
-        double = float(value)
-    except OverflowError:
-        why = f"An integer of {value.bit_length():,} bits; a value must fit a double (below 1.8e308)."
-        return _failed(ErrorCode.VALUE_OUT_OF_RANGE, why)
-    return {"value": int.__repr__(value), "double": double}
-
-
-def _float_scalar(value: float) -> _Columns:
-    if not math.isfinite(value):
-        why = f"{value!r} is not a finite number; return None where there is no value."
-        return _failed(ErrorCode.VALUE_NOT_FINITE, why)
-    return {"value": float.__repr__(value), "double": value}
-
-
-def _failed(code: ErrorCode, why: str) -> _Columns:
-    return {"error": (code, why)}
 
 
 def _is_feedback(item: Any) -> bool:
@@ -324,9 +209,9 @@ def _refusal(scorer: str, value: Any) -> str:
         return f"{scorer} returned a coroutine, which nothing awaits; write the scorer with async def."
     if issubclass(kind, list):
         items = list.__getitem__(value, slice(None))
-        inner = next((_type_name(item) for item in items if not _is_feedback(item)), "nothing")
+        inner = next((type_name(item) for item in items if not _is_feedback(item)), "nothing")
         return f"{scorer} returned a list with {inner} in it; {_ACCEPTED}."
-    return f"{scorer} returned {_type_name(value)}; {_ACCEPTED}."
+    return f"{scorer} returned {type_name(value)}; {_ACCEPTED}."
 
 
 def _feedback_row(item: Any, scorer: str, version: int, ordinal: int, tail: _Tail) -> ResultRow:
@@ -334,17 +219,17 @@ def _feedback_row(item: Any, scorer: str, version: int, ordinal: int, tail: _Tai
     rationale = _optional_text(item.rationale, MAX_TEXT)
     extra = _extra(item)
     error, value = item.error, item.value
-    columns: _Columns | None = {}
+    columns: Columns | None = {}
     if error is not None:
-        columns = _failed(ErrorCode.SCORER_ERROR, _error_text(error))
+        columns = failed(ErrorCode.SCORER_ERROR, _error_text(error))
     elif value is not None:
-        columns = _scalar(value, type(value)) or _container(value)
+        columns = scalar_columns(value, type(value)) or container_columns(value)
     if columns is None:
         why = (
-            f"The feedback {name!r} of {scorer} holds {_type_name(value)}; a value is an int, float, bool or str, "
+            f"The feedback {name!r} of {scorer} holds {type_name(value)}; a value is an int, float, bool or str, "
             "or a list or dict (its keys texts) of such."
         )
-        columns = _failed(ErrorCode.BAD_RETURN_TYPE, why)
+        columns = failed(ErrorCode.BAD_RETURN_TYPE, why)
     return result_row(scorer, version, tail, ordinal=ordinal, name=name, rationale=rationale, extra=extra, **columns)
 
 
