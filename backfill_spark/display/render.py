@@ -106,7 +106,7 @@ class Sheet:
 
     def html(self) -> str:
         """Return HTML for a notebook's `_repr_html_`."""
-        parts = [f"<strong>{_escaped(self.title)}</strong>"]
+        parts = [f"<b>{_escaped(self.title)}</b>"]
         if facts := [fact for fact in self.facts if fact[1]]:
             rows = "".join(
                 f'<tr><th style="text-align:left">{_escaped(label)}</th>'
