@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.models import ErrorCode
-from backfill_spark.scoring.values import MAX_TEXT, Columns, clean, container_columns, failed, scalar_columns, type_name
-from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, DEFAULT_SOURCE_ID, TEXT_ERROR, Feedback
+from backfill_spark.scoring.values import (
+    MAX_NAME,
+    MAX_TEXT,
+    Columns,
+    clean,
+    container_columns,
+    extra_column,
+    failed,
+    optional_text,
+    safe_text,
+    scalar_columns,
+    type_name,
+)
+from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, TEXT_ERROR, Feedback
 
 FIELD_NAMES = (
     "scorer_name",
@@ -37,14 +47,10 @@ ResultRow = tuple[Any, ...]
 _Tail = tuple[float | None, str | None]
 """Latency in ms and input digest."""
 MAX_MESSAGE = 500
-MAX_NAME = 250
-"""Characters of an assessment's name or of a metadata key: MLflow's own limit."""
-
 _LOOKED_AT = 4_000
 """Characters of a message that are scrubbed at all: an exception may carry megabytes."""
 _ACCEPTED = "a scorer returns an int, float, bool, str, None, a Feedback or a list of Feedback"
 _SHAPE = ("name", "value", "error", "rationale", "metadata", "span_id", "source")
-_SOURCE_TYPES = {"CODE": "CODE", "LLM_JUDGE": "LLM_JUDGE", "AI_JUDGE": "LLM_JUDGE", "HUMAN": "HUMAN"}
 _REDACTED = "[redacted]"
 _SECRETS = re.compile(
     r"""
@@ -140,7 +146,7 @@ def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
         code = ErrorCode.TRACE_UNREADABLE
     elif issubclass(kind, ScorerLoadError):
         code = ErrorCode.LOAD_FAILED
-    elif issubclass(kind, ModuleNotFoundError) and _safe_text(getattr(error, "name", "")).startswith("mlflow"):
+    elif issubclass(kind, ModuleNotFoundError) and safe_text(getattr(error, "name", "")).startswith("mlflow"):
         return code, (
             f"{describe(error)}. The executors have no MLflow, and need none: write "
             "`from backfill_spark import Feedback` (Trace, AssessmentSource, …) in place of MLflow's import."
@@ -151,7 +157,7 @@ def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
 def describe(error: BaseException) -> str:
     """Return `Type: message` of an exception, scrubbed; also where its own `str()` fails."""
     name = type_name(error)
-    text = scrub(_safe_text(error))
+    text = scrub(safe_text(error))
     return scrub(f"{name}: {text}") if text else name
 
 
@@ -183,13 +189,6 @@ def _redact_mixed(match: re.Match[str]) -> str:
     return _REDACTED if is_mixed else run
 
 
-def _safe_text(value: object) -> str:
-    try:
-        return str.__str__(str(value))
-    except BaseException:
-        return "<str failed>"
-
-
 def _is_feedback(item: Any) -> bool:
     kind = type(item)
     if issubclass(kind, Feedback):
@@ -216,8 +215,8 @@ def _refusal(scorer: str, value: Any) -> str:
 
 def _feedback_row(item: Any, scorer: str, version: int, ordinal: int, tail: _Tail) -> ResultRow:
     name = _own_name(item.name) or scorer
-    rationale = _optional_text(item.rationale, MAX_TEXT)
-    extra = _extra(item)
+    rationale = optional_text(item.rationale, MAX_TEXT)
+    extra = extra_column(item)
     error, value = item.error, item.value
     columns: Columns | None = {}
     if error is not None:
@@ -240,57 +239,11 @@ def _own_name(name: Any) -> str | None:
     return None if text in {"", DEFAULT_FEEDBACK_NAME} else text
 
 
-def _optional_text(value: Any, limit: int) -> str | None:
-    if value is None:
-        return None
-    text = str.__str__(value) if issubclass(type(value), str) else _safe_text(value)
-    return clean(text[:limit])
-
-
 def _error_text(error: Any) -> str:
     if isinstance(error, BaseException):
         return describe(error)
     code, message = getattr(error, "error_code", None), getattr(error, "error_message", None)
     if code is None and message is None:
-        return _safe_text(error)
+        return safe_text(error)
     code = None if code == TEXT_ERROR and message else code
-    return ": ".join(_safe_text(part)[:_LOOKED_AT] for part in (code, message) if part)
-
-
-def _extra(item: Any) -> str | None:
-    """Return what few feedbacks have as a JSON object, see `tables.EXTRA`."""
-    found: dict[str, Any] = {}
-    span_id = _optional_text(item.span_id, MAX_NAME)
-    if span_id:
-        found["span_id"] = span_id
-    source = item.source
-    if source is not None:
-        kind = _SOURCE_TYPES.get(_safe_text(getattr(source, "source_type", "")).upper())
-        who = _optional_text(getattr(source, "source_id", None), MAX_NAME)
-        is_default = kind == "CODE" and who == DEFAULT_SOURCE_ID
-        if kind is not None and not is_default:
-            found["source_type"] = kind
-        if who and who != DEFAULT_SOURCE_ID:
-            found["source_id"] = who
-    metadata = _metadata(item.metadata)
-    if metadata:
-        found["metadata"] = metadata
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":")) if found else None
-
-
-def _metadata(value: Any) -> dict[str, str | None]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {
-        cast("str", _optional_text(_plain(k), MAX_NAME)): _optional_text(_plain(v), MAX_TEXT) for k, v in value.items()
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON text of a number, truth value or container, and anything else as it is."""
-    if value is None or issubclass(type(value), str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_safe_text)
-    except BaseException:
-        return _safe_text(value)
+    return ": ".join(safe_text(part)[:_LOOKED_AT] for part in (code, message) if part)

@@ -1,20 +1,25 @@
-"""A scorer's value as the columns that hold it: JSON text, a double, a text; or why it cannot be stored."""
+"""What a scorer says as the columns that hold it: JSON text, a double, a text, extras; or why it cannot be stored."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Mapping
 from json.encoder import encode_basestring as quoted
-from typing import Any
+from typing import Any, cast
 
 from backfill_spark.models import ErrorCode
+from backfill_spark.traces.assessment import DEFAULT_SOURCE_ID
 
 Columns = dict[str, Any]
 """A value as arguments of `result_row`; without `value`, why there is none."""
 
 MAX_TEXT = 64_000
 """Characters of a value or rationale."""
+MAX_NAME = 250
+"""Characters of an assessment's name or of a metadata key: MLflow's own limit."""
+_SOURCE_TYPES = {"CODE": "CODE", "LLM_JUDGE": "LLM_JUDGE", "AI_JUDGE": "LLM_JUDGE", "HUMAN": "HUMAN"}
 _YES_NO = {"yes": 1.0, "no": 0.0}
 
 
@@ -125,3 +130,58 @@ def type_name(value: object) -> str:
         return str.__str__(type(value).__name__)[:100]
     except BaseException:
         return "an unnamed type"
+
+
+def optional_text(value: Any, limit: int) -> str | None:
+    """Return a text of at most `limit` characters, whatever the value is; None for None."""
+    if value is None:
+        return None
+    text = str.__str__(value) if issubclass(type(value), str) else safe_text(value)
+    return clean(text[:limit])
+
+
+def safe_text(value: object) -> str:
+    """Return what `str` says of it; never raises."""
+    try:
+        return str.__str__(str(value))
+    except BaseException:
+        return "<str failed>"
+
+
+def extra_column(item: Any) -> str | None:
+    """Return what few feedbacks have as a JSON object, see `tables.EXTRA`."""
+    found: dict[str, Any] = {}
+    span_id = optional_text(item.span_id, MAX_NAME)
+    if span_id:
+        found["span_id"] = span_id
+    source = item.source
+    if source is not None:
+        kind = _SOURCE_TYPES.get(safe_text(getattr(source, "source_type", "")).upper())
+        who = optional_text(getattr(source, "source_id", None), MAX_NAME)
+        is_default = kind == "CODE" and who == DEFAULT_SOURCE_ID
+        if kind is not None and not is_default:
+            found["source_type"] = kind
+        if who and who != DEFAULT_SOURCE_ID:
+            found["source_id"] = who
+    metadata = _metadata(item.metadata)
+    if metadata:
+        found["metadata"] = metadata
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":")) if found else None
+
+
+def _metadata(value: Any) -> dict[str, str | None]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {
+        cast("str", optional_text(_plain(k), MAX_NAME)): optional_text(_plain(v), MAX_TEXT) for k, v in value.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON text of a number, truth value or container, and anything else as it is."""
+    if value is None or issubclass(type(value), str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=safe_text)
+    except BaseException:
+        return safe_text(value)
