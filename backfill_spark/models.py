@@ -7,7 +7,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, date, datetime, time, tzinfo
 from enum import StrEnum
 from typing import Any
@@ -228,21 +228,6 @@ class ScorerSpec:
         return replace(self, sample_rate=rate)
 
 
-COUNT_NAMES = (
-    "in_window",
-    "skipped",
-    "filtered_out",
-    "sampled_out",
-    "already_scored",
-    "due",
-    "scored",
-    "empty",
-    "errored",
-    "left",
-    "calls",
-)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts(Mapping[str, Any]):
     """Counts of one scorer in one job.
@@ -267,23 +252,27 @@ class Counts(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         """Return a count by its name: `counts["due"]` is `counts.due`."""
-        if name not in (*COUNT_NAMES, "skipped_reasons"):
+        if name not in _COUNT_KEYS:
             raise KeyError(name)
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        yield from (*COUNT_NAMES, "skipped_reasons")
+        return iter(_COUNT_KEYS)
 
     def __len__(self) -> int:
-        return len(COUNT_NAMES) + 1
+        return len(_COUNT_KEYS)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as the job row keeps them."""
-        return {name: getattr(self, name) for name in COUNT_NAMES} | {"skipped_reasons": dict(self.skipped_reasons)}
+        return {**self, "skipped_reasons": dict(self.skipped_reasons)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Counts:
         return cls(**{**data, "skipped_reasons": Counter(data.get("skipped_reasons", {}))})
+
+
+_COUNT_KEYS = tuple(one.name for one in fields(Counts))
+COUNT_NAMES = tuple(name for name in _COUNT_KEYS if name != "skipped_reasons")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from backfill_spark import schema
 from backfill_spark.models import ErrorCode, JobState, Outcome, SkipReason
-from backfill_spark.settings.schema import DEFAULT_FILE, RESERVED, Settings
+from backfill_spark.settings.schema import RESERVED, Settings
+from backfill_spark.settings.yaml_file import DEFAULT_FILE
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -22,7 +23,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SETTINGS_HEAD = """\
 # Settings
 
-*Generated from `backfill_spark/settings/schema.py` by `make docs`.*
+*Generated from `backfill_spark/settings/schema.py` and `sections.py` by `make docs`.*
 
 A setting comes from the first of these places that says it:
 

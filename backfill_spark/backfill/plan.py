@@ -54,12 +54,12 @@ class BackfillPlan:
     def _repr_html_(self) -> str:
         from backfill_spark.display import views
 
-        return views.plan_html(self)
+        return views.plan_sheet(self).html()
 
     def __str__(self) -> str:
         from backfill_spark.display import views
 
-        return views.plan_text(self)
+        return views.plan_sheet(self).text()
 
 
 def plan(request: Request, selection: PairCounts, *, missing: tuple[str, ...] = ()) -> BackfillPlan:

@@ -28,7 +28,7 @@ from backfill_spark.models import (
 )
 from backfill_spark.scorers import Scorer
 from backfill_spark.scorers.validation import instead_of
-from backfill_spark.settings.schema import parse_duration
+from backfill_spark.settings.sections import parse_duration
 from backfill_spark.traces.filters import compile_filter
 
 if TYPE_CHECKING:

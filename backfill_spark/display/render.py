@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
@@ -106,14 +107,9 @@ class Sheet:
 
     def html(self) -> str:
         """Return HTML for a notebook's `_repr_html_`."""
-        parts = [f"<strong>{_escaped(self.title)}</strong>"]
+        parts = [f"<b>{_escaped(self.title)}</b>"]
         if facts := [fact for fact in self.facts if fact[1]]:
-            rows = "".join(
-                f'<tr><th style="text-align:left">{_escaped(label)}</th>'
-                f'<td style="text-align:left">{_escaped(value)}</td></tr>'
-                for label, value in facts
-            )
-            parts.append(f"<table>{rows}</table>")
+            parts.append(f"<table>{''.join(_html_row(fact, ('left', 'left')) for fact in facts)}</table>")
         parts += [_html_table(table) for table in self.tables]
         parts += [f'<pre style="margin:0">{_escaped(note)}</pre>' for note in self.notes]
         return f"<div>{''.join(parts)}</div>"
@@ -141,15 +137,15 @@ def _rich_table(table: Table) -> RenderableType:
 
 def _html_table(table: Table) -> str:
     sides = ["left" if table.is_left(index) else "right" for index in range(len(table.columns))]
-    names = [_escaped(clean(name)) for name in table.columns]
-    head = "".join(f'<th style="text-align:{side}">{name}</th>' for name, side in zip(names, sides, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td style="text-align:{side}">{_escaped(cell)}</td>' for cell, side in zip(row, sides, strict=True))
-        + "</tr>"
-        for row in table.rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    head = _html_row([clean(name) for name in table.columns], sides, "th")
+    body = "".join(_html_row(row, sides) for row in table.rows)
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(cells: Sequence[str], sides: Sequence[str], tag: str = "td") -> str:
+    pairs = zip(cells, sides, strict=True)
+    texts = (f'<{tag} style="text-align:{side}">{_escaped(cell)}</{tag}>' for cell, side in pairs)
+    return f"<tr>{''.join(texts)}</tr>"
 
 
 def _escaped(text: str) -> str:

@@ -73,12 +73,12 @@ class BackfillJob:
     def _repr_html_(self) -> str:
         from backfill_spark.display import views
 
-        return views.job_html(self)
+        return views.job_sheet(self).html()
 
     def __str__(self) -> str:
         from backfill_spark.display import views
 
-        return views.job_text(self)
+        return views.job_sheet(self).text()
 
 
 def job_of(

@@ -17,8 +17,8 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from backfill_spark import schema
 from backfill_spark.judges.worker import fan_out, load_judges, render_batch
 from backfill_spark.models import ScorerSpec
+from backfill_spark.scoring.arguments import TOO_LARGE, UNREADABLE
 from backfill_spark.scoring.spark import worker_columns, worker_inputs
-from backfill_spark.scoring.worker import TOO_LARGE, UNREADABLE
 from backfill_spark.traces.texts import key_text
 
 if TYPE_CHECKING:

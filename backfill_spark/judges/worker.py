@@ -11,8 +11,8 @@ from backfill_spark.errors import JudgeOutputError, PromptTooLargeError
 from backfill_spark.judges import Interpretation, Judge, Prompt, prompt_hash
 from backfill_spark.judges.prompt import DEFAULT_SECRET
 from backfill_spark.models import ErrorCode, ScorerSpec, compact_json
+from backfill_spark.scoring.arguments import FLAGS, REFUSED_FOR_KEY, REFUSED_FOR_SIZE, TOO_LARGE, UNREADABLE
 from backfill_spark.scoring.feedback import ResultRow, describe, failure, failure_of, normalise
-from backfill_spark.scoring.worker import FLAGS, REFUSED_FOR_KEY, REFUSED_FOR_SIZE, TOO_LARGE, UNREADABLE
 from backfill_spark.traces.assessment import Feedback
 from backfill_spark.traces.decode import RawValues
 from backfill_spark.traces.trace import Trace

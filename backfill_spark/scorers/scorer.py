@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -355,24 +354,9 @@ class Scorer:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
-        rows = {
-            "kind": str(self.kind),
-            "status": str(self.status),
-            "version": self.scorer_version,
-            "sample rate": self.sample_rate,
-            "filter": self.filter_string,
-            "experiment": self.experiment_id,
-            "takes": ", ".join(self._signature),
-            "aggregations": ", ".join(self._aggregations or ()),
-            "description": self._description,
-            "problem": self._problem,
-        }
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{key}</th><td style='text-align:left'>{html.escape(str(value))}</td></tr>"
-            for key, value in rows.items()
-            if value not in (None, "")
-        )
-        return f"<table><caption>Scorer <b>{html.escape(self._name)}</b></caption>{cells}</table>"
+        from backfill_spark.display.views import scorer_html
+
+        return scorer_html(self, problem=self._problem)
 
 
 @overload

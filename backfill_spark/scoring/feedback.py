@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import inspect
-import json
-import math
 import re
-import sys
-from collections.abc import Mapping
 from functools import lru_cache
-from json.encoder import encode_basestring as quoted
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.models import ErrorCode
-from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, DEFAULT_SOURCE_ID, TEXT_ERROR, Feedback
+from backfill_spark.scoring.values import (
+    MAX_NAME,
+    MAX_TEXT,
+    Columns,
+    clean,
+    container_columns,
+    extra_column,
+    failed,
+    optional_text,
+    safe_text,
+    scalar_columns,
+    type_name,
+)
+from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, TEXT_ERROR, Feedback
 
 FIELD_NAMES = (
     "scorer_name",
@@ -33,35 +41,16 @@ FIELD_NAMES = (
 )
 """Names of `tables.RESULT_FIELDS`, spelled here because that module needs Spark; a test holds them equal."""
 
-ResultRow = tuple[
-    str,
-    int,
-    int,
-    str,
-    str | None,
-    float | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    float | None,
-    str | None,
-    str | None,
-]
+ResultRow = tuple[Any, ...]
 """One result, in the order of FIELD_NAMES."""
 
-MAX_TEXT = 64_000
-"""Characters of a value or rationale."""
+_Tail = tuple[float | None, str | None]
+"""Latency in ms and input digest."""
 MAX_MESSAGE = 500
-MAX_NAME = 250
-"""Characters of an assessment's name or of a metadata key: MLflow's own limit."""
-
 _LOOKED_AT = 4_000
 """Characters of a message that are scrubbed at all: an exception may carry megabytes."""
 _ACCEPTED = "a scorer returns an int, float, bool, str, None, a Feedback or a list of Feedback"
 _SHAPE = ("name", "value", "error", "rationale", "metadata", "span_id", "source")
-_YES_NO = {"yes": 1.0, "no": 0.0}
-_SOURCE_TYPES = {"CODE": "CODE", "LLM_JUDGE": "LLM_JUDGE", "AI_JUDGE": "LLM_JUDGE", "HUMAN": "HUMAN"}
 _REDACTED = "[redacted]"
 _SECRETS = re.compile(
     r"""
@@ -84,13 +73,23 @@ _LONG_RUN = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
 _UNSEEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
 
-class _Scalar(NamedTuple):
-    """A value as the three columns that hold it; or, without `value`, why there is none."""
-
-    value: str | None = None
-    double: float | None = None
-    text: str | None = None
-    error: tuple[ErrorCode, str] | None = None
+def result_row(
+    scorer: str,
+    version: int,
+    tail: _Tail = (None, None),
+    *,
+    ordinal: int = 0,
+    name: str | None = None,
+    value: str | None = None,
+    double: float | None = None,
+    text: str | None = None,
+    rationale: str | None = None,
+    error: tuple[ErrorCode, str] | None = None,
+    extra: str | None = None,
+) -> ResultRow:
+    """Return one row; without a value and an error, that of an empty result."""
+    code, message = (None, None) if error is None else (error[0].value, scrub(error[1]))
+    return (scorer, version, ordinal, name or scorer, value, double, text, rationale, code, message, *tail, extra)
 
 
 def normalise(
@@ -111,15 +110,15 @@ def normalise(
     try:
         kind = type(value)
         if value is None:
-            return [_empty(scorer, version, tail)]
-        scalar = _scalar(value, kind)
+            return [result_row(scorer, version, tail)]
+        scalar = scalar_columns(value, kind)
         if scalar is not None:
-            return [_row(scalar, scorer, version, 0, scorer, tail)]
+            return [result_row(scorer, version, tail, **scalar)]
         if issubclass(kind, list):
             # Not list(value): a subclass may have its own, broken, way of iterating.
             items = list.__getitem__(value, slice(None))
             if not items:
-                return [_empty(scorer, version, tail)]
+                return [result_row(scorer, version, tail)]
         else:
             items = [value]
         if not all(_is_feedback(item) for item in items):
@@ -132,17 +131,9 @@ def normalise(
     return [failure(ErrorCode.BAD_RETURN_TYPE, message, scorer=scorer, version=version, tail=tail)]
 
 
-def failure(
-    code: ErrorCode,
-    message: str,
-    *,
-    scorer: str,
-    version: int,
-    ordinal: int = 0,
-    tail: tuple[float | None, str | None] = (None, None),
-) -> ResultRow:
-    """Return the row of a pair, or of one of its feedbacks, that has no value; `tail` is latency and input digest."""
-    return (scorer, version, ordinal, scorer, None, None, None, None, code.value, scrub(message), *tail, None)
+def failure(code: ErrorCode, message: str, *, scorer: str, version: int, tail: _Tail = (None, None)) -> ResultRow:
+    """Return the row of a pair that has no value."""
+    return result_row(scorer, version, tail, error=(code, message))
 
 
 def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
@@ -155,7 +146,7 @@ def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
         code = ErrorCode.TRACE_UNREADABLE
     elif issubclass(kind, ScorerLoadError):
         code = ErrorCode.LOAD_FAILED
-    elif issubclass(kind, ModuleNotFoundError) and _safe_text(getattr(error, "name", "")).startswith("mlflow"):
+    elif issubclass(kind, ModuleNotFoundError) and safe_text(getattr(error, "name", "")).startswith("mlflow"):
         return code, (
             f"{describe(error)}. The executors have no MLflow, and need none: write "
             "`from backfill_spark import Feedback` (Trace, AssessmentSource, …) in place of MLflow's import."
@@ -165,8 +156,8 @@ def failure_of(error: BaseException) -> tuple[ErrorCode, str]:
 
 def describe(error: BaseException) -> str:
     """Return `Type: message` of an exception, scrubbed; also where its own `str()` fails."""
-    name = _type_name(error)
-    text = scrub(_safe_text(error))
+    name = type_name(error)
+    text = scrub(safe_text(error))
     return scrub(f"{name}: {text}") if text else name
 
 
@@ -188,17 +179,6 @@ def _scrubbed(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
-def clean(text: str) -> str:
-    """Return `text` as UTF-8 can hold it: lone surrogates become U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
 class _BadReturnError(Exception):
     """The return value is of no accepted kind; says why."""
 
@@ -207,134 +187,6 @@ def _redact_mixed(match: re.Match[str]) -> str:
     run = match[0]
     is_mixed = any(c.isdigit() for c in run) and any(c.islower() for c in run) and any(c.isupper() for c in run)
     return _REDACTED if is_mixed else run
-
-
-def _safe_text(value: object) -> str:
-    try:
-        return str.__str__(str(value))
-    except BaseException:
-        return "<str failed>"
-
-
-def _type_name(value: object) -> str:
-    try:
-        return str.__str__(type(value).__name__)[:100]
-    except BaseException:
-        return "an unnamed type"
-
-
-def _empty(scorer: str, version: int, tail: tuple[float | None, str | None]) -> ResultRow:
-    return (scorer, version, 0, scorer, None, None, None, None, None, None, *tail, None)
-
-
-def _row(
-    scalar: _Scalar,
-    scorer: str,
-    version: int,
-    ordinal: int,
-    name: str,
-    tail: tuple[float | None, str | None],
-    rationale: str | None = None,
-    extra: str | None = None,
-) -> ResultRow:
-    code, message = (None, None) if scalar.error is None else scalar.error
-    return (
-        scorer,
-        version,
-        ordinal,
-        name,
-        scalar.value,
-        scalar.double,
-        scalar.text,
-        rationale,
-        None if code is None else code.value,
-        None if message is None else scrub(message),
-        *tail,
-        extra,
-    )
-
-
-def _scalar(value: Any, kind: type) -> _Scalar | None:
-    """Return the columns of a bool, number or text, or None for anything else."""
-    # type(), not isinstance(): an object may lie about its __class__.
-    if kind is bool:
-        return _Scalar("true" if value else "false", float(value))
-    if issubclass(kind, str):
-        return _text_scalar(str.__str__(value))
-    if issubclass(kind, int):
-        return _int_scalar(int.__int__(value))
-    if issubclass(kind, float):
-        return _float_scalar(float.__float__(value))
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and issubclass(kind, numpy.generic):
-        inner = value.item()
-        if type(inner) is kind:  # longdouble has no Python counterpart
-            inner = float(value) if issubclass(kind, numpy.floating) else None
-        return None if inner is None else _scalar(inner, type(inner))
-    return None
-
-
-class _BadPartError(Exception):
-    """A part of a list or dict that cannot be stored: its code, and why."""
-
-
-def _container(value: Any) -> _Scalar | None:
-    """Return the columns of a list or dict as JSON text, or None for anything else."""
-    if not issubclass(type(value), list | dict):
-        return None
-    try:
-        text = clean(json.dumps(_json_of(value), ensure_ascii=False, separators=(",", ":")))
-    except _BadPartError as error:
-        return _Scalar(error=(error.args[0], f"In a {_type_name(value)}: {error.args[1]}"))
-    except RecursionError:
-        return _Scalar(error=(ErrorCode.BAD_RETURN_TYPE, f"A {_type_name(value)} that nests too deeply."))
-    if len(text) > MAX_TEXT:
-        why = f"A {_type_name(value)} of {len(text):,} characters of JSON; the longest value is {MAX_TEXT:,}."
-        return _Scalar(error=(ErrorCode.VALUE_TOO_LONG, why))
-    return _Scalar(text)
-
-
-def _json_of(value: Any) -> Any:
-    kind = type(value)
-    if value is None:
-        return None
-    if issubclass(kind, list):
-        return [_json_of(item) for item in list.__iter__(value)]
-    if issubclass(kind, dict):
-        odd = next((key for key in dict.keys(value) if not issubclass(type(key), str)), None)
-        if odd is not None:
-            raise _BadPartError(ErrorCode.BAD_RETURN_TYPE, f"A key is {_type_name(odd)}; keys are texts.")
-        return {str.__str__(key): _json_of(item) for key, item in dict.items(value)}
-    scalar = _scalar(value, kind)
-    if scalar is None:
-        raise _BadPartError(ErrorCode.BAD_RETURN_TYPE, f"{_type_name(value)} is nothing that JSON has.")
-    if scalar.value is None:
-        raise _BadPartError(*(scalar.error or ()))
-    return json.loads(scalar.value)
-
-
-def _text_scalar(value: str) -> _Scalar:
-    if len(value) > MAX_TEXT:
-        why = f"A text of {len(value):,} characters; the longest value is {MAX_TEXT:,}. Return less of it."
-        return _Scalar(error=(ErrorCode.VALUE_TOO_LONG, why))
-    text = clean(value)
-    return _Scalar(quoted(text), _YES_NO.get(text.lower()) if len(text) < 4 else None, text)
-
-
-def _int_scalar(value: int) -> _Scalar:
-    try:
-        double = float(value)
-    except OverflowError:
-        why = f"An integer of {value.bit_length():,} bits; a value must fit a double (below 1.8e308)."
-        return _Scalar(error=(ErrorCode.VALUE_OUT_OF_RANGE, why))
-    return _Scalar(int.__repr__(value), double)
-
-
-def _float_scalar(value: float) -> _Scalar:
-    if not math.isfinite(value):
-        why = f"{value!r} is not a finite number; return None where there is no value."
-        return _Scalar(error=(ErrorCode.VALUE_NOT_FINITE, why))
-    return _Scalar(float.__repr__(value), value)
 
 
 def _is_feedback(item: Any) -> bool:
@@ -356,32 +208,28 @@ def _refusal(scorer: str, value: Any) -> str:
         return f"{scorer} returned a coroutine, which nothing awaits; write the scorer with async def."
     if issubclass(kind, list):
         items = list.__getitem__(value, slice(None))
-        inner = next((_type_name(item) for item in items if not _is_feedback(item)), "nothing")
+        inner = next((type_name(item) for item in items if not _is_feedback(item)), "nothing")
         return f"{scorer} returned a list with {inner} in it; {_ACCEPTED}."
-    return f"{scorer} returned {_type_name(value)}; {_ACCEPTED}."
+    return f"{scorer} returned {type_name(value)}; {_ACCEPTED}."
 
 
-def _feedback_row(
-    item: Any, scorer: str, version: int, ordinal: int, tail: tuple[float | None, str | None]
-) -> ResultRow:
+def _feedback_row(item: Any, scorer: str, version: int, ordinal: int, tail: _Tail) -> ResultRow:
     name = _own_name(item.name) or scorer
-    rationale = _optional_text(item.rationale, MAX_TEXT)
-    extra = _extra(item)
+    rationale = optional_text(item.rationale, MAX_TEXT)
+    extra = extra_column(item)
     error, value = item.error, item.value
+    columns: Columns | None = {}
     if error is not None:
-        scalar = _Scalar(error=(ErrorCode.SCORER_ERROR, _error_text(error)))
-    elif value is None:
-        scalar = _Scalar()
-    else:
-        found = _scalar(value, type(value)) or _container(value)
-        if found is None:
-            why = (
-                f"The feedback {name!r} of {scorer} holds {_type_name(value)}; a value is an int, float, bool or str, "
-                "or a list or dict (its keys texts) of such."
-            )
-            found = _Scalar(error=(ErrorCode.BAD_RETURN_TYPE, why))
-        scalar = found
-    return _row(scalar, scorer, version, ordinal, name, tail, rationale, extra)
+        columns = failed(ErrorCode.SCORER_ERROR, _error_text(error))
+    elif value is not None:
+        columns = scalar_columns(value, type(value)) or container_columns(value)
+    if columns is None:
+        why = (
+            f"The feedback {name!r} of {scorer} holds {type_name(value)}; a value is an int, float, bool or str, "
+            "or a list or dict (its keys texts) of such."
+        )
+        columns = failed(ErrorCode.BAD_RETURN_TYPE, why)
+    return result_row(scorer, version, tail, ordinal=ordinal, name=name, rationale=rationale, extra=extra, **columns)
 
 
 def _own_name(name: Any) -> str | None:
@@ -391,57 +239,11 @@ def _own_name(name: Any) -> str | None:
     return None if text in {"", DEFAULT_FEEDBACK_NAME} else text
 
 
-def _optional_text(value: Any, limit: int) -> str | None:
-    if value is None:
-        return None
-    text = str.__str__(value) if issubclass(type(value), str) else _safe_text(value)
-    return clean(text[:limit])
-
-
 def _error_text(error: Any) -> str:
     if isinstance(error, BaseException):
         return describe(error)
     code, message = getattr(error, "error_code", None), getattr(error, "error_message", None)
     if code is None and message is None:
-        return _safe_text(error)
+        return safe_text(error)
     code = None if code == TEXT_ERROR and message else code
-    return ": ".join(_safe_text(part)[:_LOOKED_AT] for part in (code, message) if part)
-
-
-def _extra(item: Any) -> str | None:
-    """Return what few feedbacks have as a JSON object, see `tables.EXTRA`."""
-    found: dict[str, Any] = {}
-    span_id = _optional_text(item.span_id, MAX_NAME)
-    if span_id:
-        found["span_id"] = span_id
-    source = item.source
-    if source is not None:
-        kind = _SOURCE_TYPES.get(_safe_text(getattr(source, "source_type", "")).upper())
-        who = _optional_text(getattr(source, "source_id", None), MAX_NAME)
-        is_default = kind == "CODE" and who == DEFAULT_SOURCE_ID
-        if kind is not None and not is_default:
-            found["source_type"] = kind
-        if who and who != DEFAULT_SOURCE_ID:
-            found["source_id"] = who
-    metadata = _metadata(item.metadata)
-    if metadata:
-        found["metadata"] = metadata
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":")) if found else None
-
-
-def _metadata(value: Any) -> dict[str, str | None]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {
-        cast("str", _optional_text(_plain(k), MAX_NAME)): _optional_text(_plain(v), MAX_TEXT) for k, v in value.items()
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON text of a number, truth value or container, and anything else as it is."""
-    if value is None or issubclass(type(value), str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_safe_text)
-    except BaseException:
-        return _safe_text(value)
+    return ": ".join(safe_text(part)[:_LOOKED_AT] for part in (code, message) if part)

@@ -17,8 +17,9 @@ from pyspark.sql.pandas.functions import pandas_udf
 from backfill_spark import schema
 from backfill_spark.errors import SettingsError
 from backfill_spark.models import MAX_SCORERS, ScorerKind, ScorerSpec
+from backfill_spark.scoring.arguments import HAS_BYTES, TOO_LARGE, UNREADABLE, columns_for
 from backfill_spark.scoring.feedback import FIELD_NAMES
-from backfill_spark.scoring.worker import HAS_BYTES, TOO_LARGE, UNREADABLE, columns_for, load_scorers, score_batch
+from backfill_spark.scoring.worker import load_scorers, score_batch
 from backfill_spark.traces.texts import json_text
 
 if TYPE_CHECKING:

@@ -10,12 +10,15 @@ import copy
 import json
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from backfill_spark.traces.decode import MLFLOW_JSON, instant, own_payload
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 DEFAULT_FEEDBACK_NAME = "feedback"
 """Name of a feedback that was given none; such a feedback takes the name of its scorer."""
@@ -24,25 +27,16 @@ TEXT_ERROR = "ASSESSMENT_ERROR"
 """MLflow's code of an error that was given as a bare text."""
 _RUN_KEY = "mlflow.assessment.sourceRunId"
 _PROTOBUF = "protobuf messages are made by MLflow alone; use to_dict(), or to_dictionary() of an assessment"
+_PROTOBUF_KINDS = ("proto", "otel_proto", "otel_status", "otel_proto_status")
 _READING = "Trace.from_dict(), Trace.from_json() and Assessment.from_dictionary() read MLflow's JSON, V2 and V3"
 _WRITING = "traces are only read here; MLflow's tracing writes them"
+_PROTOBUF_METHODS = [f"{way}_{kind}" for way in ("to", "from") for kind in _PROTOBUF_KINDS]
 _ABSENT = {
-    "to_proto": _PROTOBUF,
-    "from_proto": _PROTOBUF,
-    "to_otel_proto": _PROTOBUF,
-    "from_otel_proto": _PROTOBUF,
-    "to_otel_status": _PROTOBUF,
-    "from_otel_status": _PROTOBUF,
-    "to_otel_proto_status": _PROTOBUF,
-    "from_otel_proto_status": _PROTOBUF,
+    **dict.fromkeys(_PROTOBUF_METHODS, _PROTOBUF),
+    **dict.fromkeys(("from_dict", "from_dict_v2", "from_dictionary"), _READING),
+    **dict.fromkeys(("from_exception", "from_experiment_id"), _WRITING),
+    **dict.fromkeys(("from_databricks_uc_schema", "from_databricks_uc_table_prefix"), _WRITING),
     "to_json_bytes": "use json.dumps(data.to_dict()).encode()",
-    "from_dict": _READING,
-    "from_dict_v2": _READING,
-    "from_dictionary": _READING,
-    "from_exception": _WRITING,
-    "from_experiment_id": _WRITING,
-    "from_databricks_uc_schema": _WRITING,
-    "from_databricks_uc_table_prefix": _WRITING,
     "get": "it is no dict; read its attributes by name",
 }
 
@@ -55,6 +49,14 @@ class RefusesByName:
     def __getattr__(self, name: str) -> Any:
         said = f"{type(self).__name__!r} object has no attribute {name!r}"
         raise AttributeError(f"{said}: {_ABSENT[name]}." if name in _ABSENT else said)
+
+
+class _AsDictionary(RefusesByName):
+    __slots__ = ()
+
+    def to_dictionary(self) -> dict[str, Any]:
+        """Return the fields as a dict."""
+        return asdict(cast("DataclassInstance", self))
 
 
 class CategoricalRating(StrEnum):
@@ -84,7 +86,7 @@ class AssessmentSourceType(StrEnum):
 
 
 @dataclass(slots=True)
-class AssessmentSource(RefusesByName):
+class AssessmentSource(_AsDictionary):
     """Who made an assessment: `source_type` is CODE, LLM_JUDGE or HUMAN, in any case."""
 
     source_type: str
@@ -95,10 +97,6 @@ class AssessmentSource(RefusesByName):
             kind = str(self.source_type).upper()
             self.source_type = "LLM_JUDGE" if kind == "AI_JUDGE" else kind
 
-    def to_dictionary(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
-        return asdict(self)
-
     @classmethod
     def from_dictionary(cls, source: Mapping[str, Any]) -> Self:
         """Read what `to_dictionary` gives."""
@@ -106,16 +104,12 @@ class AssessmentSource(RefusesByName):
 
 
 @dataclass(slots=True)
-class AssessmentError(RefusesByName):
+class AssessmentError(_AsDictionary):
     """Why an assessment has no value."""
 
     error_code: str
     error_message: str | None = None
     stack_trace: str | None = None
-
-    def to_dictionary(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
-        return asdict(self)
 
     @classmethod
     def from_dictionary(cls, error: Mapping[str, Any]) -> Self:
@@ -152,51 +146,35 @@ class ExpectationValue(RefusesByName):
 
 
 @dataclass(frozen=True, slots=True)
-class IssueReferenceValue(RefusesByName):
+class IssueReferenceValue(_AsDictionary):
     """What `assessment.issue` holds."""
 
     issue_name: str
 
-    def to_dictionary(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
-        return asdict(self)
 
-
+@dataclass(repr=False)
 class Assessment(RefusesByName):
     """A feedback, an expectation or an issue attached to a trace, with MLflow's attribute names."""
 
-    _default_source = "CODE"
+    name: str
+    value: Any = None
+    error: Any = None
+    source: Any = None
+    """An `AssessmentSource`; the constructor also takes its type as a text."""
+    trace_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    span_id: str | None = None
+    create_time_ms: int | None = None
+    last_update_time_ms: int | None = None
+    rationale: str | None = None
+    overrides: str | None = None
+    valid: bool | None = True
+    assessment_id: str | None = None
+    _default_source: ClassVar[str] = "CODE"
 
-    def __init__(
-        self,
-        name: str,
-        value: Any = None,
-        error: Any = None,
-        source: AssessmentSource | str | None = None,
-        trace_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        span_id: str | None = None,
-        create_time_ms: int | None = None,
-        last_update_time_ms: int | None = None,
-        rationale: str | None = None,
-        overrides: str | None = None,
-        valid: bool | None = True,  # noqa: FBT001, FBT002 - MLflow's order and default
-        assessment_id: str | None = None,
-    ) -> None:
-        self.name = name
-        self.value = value
-        self.error = error
-        given: Any = self._default_source if source is None else source
-        self.source: AssessmentSource = AssessmentSource(given) if issubclass(type(given), str) else given
-        self.trace_id = trace_id
-        self.metadata = metadata
-        self.span_id = span_id
-        self.create_time_ms = create_time_ms
-        self.last_update_time_ms = last_update_time_ms
-        self.rationale = rationale
-        self.overrides = overrides
-        self.valid = valid
-        self.assessment_id = assessment_id
+    def __post_init__(self) -> None:
+        given = self._default_source if self.source is None else self.source
+        self.source = AssessmentSource(given) if issubclass(type(given), str) else given
 
     @property
     def feedback(self) -> FeedbackValue | None:
@@ -237,8 +215,8 @@ class Assessment(RefusesByName):
             trace_id=self.trace_id or "",
             span_id=self.span_id,
             source=self.source.to_dictionary() if isinstance(self.source, AssessmentSource) else None,
-            create_time=_moment(self.create_time_ms),
-            last_update_time=_moment(self.last_update_time_ms),
+            create_time=_rfc3339(self.create_time_ms),
+            last_update_time=_rfc3339(self.last_update_time_ms),
             rationale=self.rationale,
             metadata=copy.deepcopy(self.metadata),
             overrides=self.overrides,
@@ -253,11 +231,6 @@ class Assessment(RefusesByName):
         """Read an assessment of MLflow's JSON: a Feedback, an Expectation, or an IssueReference."""
         return read_assessment(assessment, MLFLOW_JSON)
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.__dict__ == self.__dict__
-
-    __hash__ = None  # type: ignore[assignment]  # mutable, and compared by value
-
     def __repr__(self) -> str:
         shown = f"name={self.name!r}, value={self.value!r}"
         if self.error is not None:
@@ -267,6 +240,7 @@ class Assessment(RefusesByName):
         return f"{type(self).__name__}({shown})"
 
 
+@dataclass(repr=False)
 class Feedback(Assessment):
     """What a scorer says about a trace.
 
@@ -274,72 +248,39 @@ class Feedback(Assessment):
     `error` (an exception, a text or an `AssessmentError`) instead of `value` where there is none.
     """
 
-    def __init__(
-        self,
-        name: str = DEFAULT_FEEDBACK_NAME,
-        value: Any = None,
-        error: Any = None,
-        source: AssessmentSource | str | None = None,
-        trace_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        span_id: str | None = None,
-        create_time_ms: int | None = None,
-        last_update_time_ms: int | None = None,
-        rationale: str | None = None,
-        overrides: str | None = None,
-        valid: bool | None = True,  # noqa: FBT001, FBT002 - MLflow's order and default
-        assessment_id: str | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            value,
-            _as_error(error),
-            source,
-            trace_id,
-            metadata,
-            span_id,
-            create_time_ms,
-            last_update_time_ms,
-            rationale,
-            overrides,
-            valid,
-            assessment_id,
-        )
+    name: str = DEFAULT_FEEDBACK_NAME
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.error = _as_error(self.error)
 
     @property
     def feedback(self) -> FeedbackValue:
         return FeedbackValue(self.value, self.error)
 
 
+@dataclass(repr=False)
 class Expectation(Assessment):
     """What somebody said the right answer is."""
 
-    _default_source = "HUMAN"
-
-    def __init__(
-        self,
-        name: str,
-        value: Any = None,
-        source: AssessmentSource | str | None = None,
-        trace_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        span_id: str | None = None,
-        create_time_ms: int | None = None,
-        last_update_time_ms: int | None = None,
-    ) -> None:
-        super().__init__(
-            name, value, None, source, trace_id, metadata, span_id, create_time_ms, last_update_time_ms, valid=None
-        )
+    error: Any = field(default=None, init=False)
+    rationale: str | None = field(default=None, init=False)
+    overrides: str | None = field(default=None, init=False)
+    valid: bool | None = field(default=None, init=False)
+    assessment_id: str | None = field(default=None, init=False)
+    _default_source: ClassVar[str] = "HUMAN"
 
     @property
     def expectation(self) -> ExpectationValue:
         return ExpectationValue(self.value)
 
 
+@dataclass(init=False, repr=False)
 class IssueReference(Assessment):
     """An issue that somebody found in a trace."""
 
-    _default_source = "LLM_JUDGE"
+    issue_name: str = ""
+    _default_source: ClassVar[str] = "LLM_JUDGE"
 
     def __init__(
         self,
@@ -446,7 +387,7 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _moment(milliseconds: Any) -> str | None:
+def _rfc3339(milliseconds: Any) -> str | None:
     if not isinstance(milliseconds, int):
         return None
     at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)

@@ -185,10 +185,8 @@ class Span(RefusesByName):
         known = self._row.values.get("trace_id") or self.get_attribute(SpanAttributeKey.REQUEST_ID)
         return cast("str | None", known or self._raw.get("trace_id"))
 
-    @property
-    def request_id(self) -> str | None:
-        """MLflow's older name of `trace_id`."""
-        return self.trace_id
+    # MLflow's older name.
+    request_id = trace_id
 
     @property
     def span_type(self) -> str:

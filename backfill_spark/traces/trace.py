@@ -113,11 +113,6 @@ class TraceInfo(RefusesByName):
         return cast("str", self._row.values.get("trace_id"))
 
     @property
-    def request_id(self) -> str:
-        """MLflow's older name of `trace_id`."""
-        return self.trace_id
-
-    @property
     def client_request_id(self) -> str | None:
         return cast("str | None", self._row.values.get("client_request_id"))
 
@@ -154,19 +149,9 @@ class TraceInfo(RefusesByName):
         return None if micros is None else micros // 1000
 
     @property
-    def timestamp_ms(self) -> int | None:
-        """MLflow's older name of `request_time`."""
-        return self.request_time
-
-    @property
     def execution_duration(self) -> int | None:
         """Duration in milliseconds."""
         return integer(self._row.values.get("execution_duration_ms"))
-
-    @property
-    def execution_time_ms(self) -> int | None:
-        """MLflow's older name of `execution_duration`."""
-        return self.execution_duration
 
     @property
     def state(self) -> str:
@@ -175,11 +160,6 @@ class TraceInfo(RefusesByName):
         if not text:
             return TraceState.STATE_UNSPECIFIED
         return TraceState.__members__.get(text) or str(text)
-
-    @property
-    def status(self) -> str:
-        """MLflow's older name of `state`."""
-        return self.state
 
     @property
     def tags(self) -> dict[str, Any]:
@@ -192,11 +172,6 @@ class TraceInfo(RefusesByName):
         if self._trace_metadata is _UNSET:
             self._trace_metadata = copy.copy(self._row.texts("trace_metadata"))
         return cast("dict[str, Any]", self._trace_metadata)
-
-    @property
-    def request_metadata(self) -> dict[str, Any]:
-        """MLflow's older name of `trace_metadata`."""
-        return self.trace_metadata
 
     @property
     def token_usage(self) -> dict[str, Any] | None:
@@ -218,6 +193,13 @@ class TraceInfo(RefusesByName):
         if self._assessments is _UNSET:
             self._assessments = [read_assessment(raw, self._row.payload) for raw in self._row.items("assessments")]
         return cast("list[Assessment]", self._assessments)
+
+    # MLflow's older names.
+    request_id = trace_id
+    timestamp_ms = request_time
+    execution_time_ms = execution_duration
+    status = state
+    request_metadata = trace_metadata
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values under the names of the attributes; times are milliseconds."""

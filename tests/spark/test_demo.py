@@ -12,13 +12,13 @@ from rich.console import Console
 
 from backfill_spark import schema
 from backfill_spark.cli.demo.show import run_demo
-from backfill_spark.cli.demo.traces import write_demo_traces
+from backfill_spark.cli.demo.traces import demo_table, write_table
 from backfill_spark.errors import SettingsError
 
 
 def test_history_has_the_canonical_shape(spark: SparkSession, tmp_path: Path) -> None:
     """The table that the demo writes is TRACES, row for row."""
-    write_demo_traces(spark, str(tmp_path / "traces"), traces=200, days=60, seed=1)
+    write_table(spark, str(tmp_path / "traces"), demo_table(traces=200, days=60, seed=1))
 
     written = spark.read.format("delta").load(str(tmp_path / "traces"))
 

@@ -10,19 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backfill_spark.display import views
+from backfill_spark.display.formats import mean_text, number_text, state_text
 from backfill_spark.display.render import Sheet, Table, clean, console
+from backfill_spark.display.summary import summary_sheet
 from backfill_spark.display.views import (
     announce,
     audience,
     job_sheet,
     jobs_sheet,
-    mean_text,
-    number_text,
     plan_sheet,
     scorer_sheet,
     scorers_sheet,
-    state_text,
-    summary_sheet,
 )
 from backfill_spark.models import Counts, JobState, ScorerKind, ScorerSpec, ScorerStatus, TimeWindow
 
@@ -332,13 +330,13 @@ class TestCleaning:
 
 class TestNotebook:
     def test_a_plan_is_a_table(self):
-        page = views.plan_html(a_plan())
+        page = views.plan_sheet(a_plan()).html()
         assert '<td style="text-align:right">1,000</td>' in page
         assert '<th style="text-align:right">in window</th>' in page
 
     def test_a_job_has_html_and_text(self):
-        assert "SUCCEEDED" in views.job_html(a_job())
-        assert "SUCCEEDED" in views.job_text(a_job())
+        assert "SUCCEEDED" in views.job_sheet(a_job()).html()
+        assert "SUCCEEDED" in views.job_sheet(a_job()).text()
 
 
 class TestAnnouncing:

@@ -14,8 +14,9 @@ from backfill_spark import Feedback, Scorer, Trace
 from backfill_spark.judges import Judge
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers.stored_code import pickling
+from backfill_spark.scoring.calls import LoadedScorer
 from backfill_spark.scoring.feedback import FIELD_NAMES, failure_of, normalise
-from backfill_spark.scoring.worker import LoadedScorer, score_batch
+from backfill_spark.scoring.worker import score_batch
 from tests import judge_server, mlflow_snippets
 
 TEN = mlflow_snippets.traces()

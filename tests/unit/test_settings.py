@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from backfill_spark.errors import SettingsError
-from backfill_spark.settings.schema import Settings, parse_duration
+from backfill_spark.settings.schema import Settings
+from backfill_spark.settings.sections import parse_duration
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from backfill_spark.errors import ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSpec
+from backfill_spark.scoring.arguments import TRACE_COLUMNS, columns_for
 from backfill_spark.scoring.feedback import FIELD_NAMES
-from backfill_spark.scoring.worker import TRACE_COLUMNS, columns_for, load_scorers, score_batch
+from backfill_spark.scoring.worker import load_scorers, score_batch
 
 
 def a_spec(name, signature=("outputs",), **fields):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.api import backfill_scorers, get_backfill, plan_backfill, read_assessments
 from backfill_spark.cli.demo.traces import demo_table, write_table
 from backfill_spark.display import views
+from backfill_spark.display.summary import summary_sheet
 from backfill_spark.errors import SettingsError
 from backfill_spark.models import BackfillScorerConfig, ScorerSamplingConfig
 from backfill_spark.scorers import PIIDetection, RegexMatch, scorer
@@ -57,7 +58,7 @@ def run_demo(console: Console, *, folder: str | Path = FOLDER, traces: int = 20_
         console.print(views.plan_sheet(plan))
 
         job = _backfill(console, "The backfill", _configs(scorers, personal=0.8), request)
-        console.print(views.summary_sheet(job.summary()))
+        console.print(summary_sheet(job.summary()))
         _explain_errors(console, job)
         again = _backfill(console, "The same again", _configs(scorers, personal=0.8), request)
         _say(console, f"{again.calls:,} calls: what has a result is never paid for again.")
@@ -67,7 +68,7 @@ def run_demo(console: Console, *, folder: str | Path = FOLDER, traces: int = 20_
             console,
             f"{now:,} calls, not {before + now:,}: the sample at 1.0 holds the one at 0.8. The rate is exact now:",
         )
-        console.print(views.summary_sheet(more.summary()))
+        console.print(summary_sheet(more.summary()))
         _say_where_to_look(console, root, more)
     finally:
         configure()

@@ -28,16 +28,11 @@ _SESSION_LENGTHS = (1, 1, 1, 2, 2, 3, 4, 5, 6)
 _TOPIC_WEIGHTS = [topic.weight for topic in TOPICS]
 
 
-def write_demo_traces(spark: SparkSession, path: str, *, traces: int = 20_000, days: int = 60, seed: int = 7) -> None:
-    """Write a Delta table of `traces` support conversations' traces over `days` days to `path`, replacing it.
+def demo_table(*, traces: int = 20_000, days: int = 60, seed: int = 7) -> pa.Table:
+    """Return `traces` traces of support conversations over `days` days as one Arrow table of the shape TRACES.
 
     Equal arguments give equal rows.
     """
-    write_table(spark, path, demo_table(traces=traces, days=days, seed=seed))
-
-
-def demo_table(*, traces: int = 20_000, days: int = 60, seed: int = 7) -> pa.Table:
-    """Return the conversations' traces as one Arrow table of the shape TRACES."""
     import pyarrow as pa
 
     from backfill_spark import schema
