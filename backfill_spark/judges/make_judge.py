@@ -10,6 +10,7 @@ from typing import Any
 from backfill_spark.errors import ScorerDefinitionError, nearest_first
 from backfill_spark.judges.judge import Judge
 from backfill_spark.judges.prompt import shown
+from backfill_spark.judges.trace_texts import trace_text
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.scorers import validation
 
@@ -117,27 +118,6 @@ def make_judge(
         timeout=timeout,
         version_note=version_note,
     )
-
-
-def trace_text(trace: Any) -> str:
-    """Return a trace as the JSON text that a judge reads: its spans in order of time, without any assessment."""
-    spans = sorted(trace.data.spans, key=lambda span: span.start_time_ns or 0)
-    if not spans:
-        return shown({"inputs": trace.inputs, "outputs": trace.outputs})
-    return shown({"state": str(trace.info.state), "spans": [_span(span) for span in spans]})
-
-
-def _span(span: Any) -> dict[str, Any]:
-    said = {
-        "span_id": span.span_id,
-        "parent_id": span.parent_id,
-        "name": span.name,
-        "type": span.span_type,
-        "status": str(span.status.status_code),
-        "inputs": span.inputs,
-        "outputs": span.outputs,
-    }
-    return {name: value for name, value in said.items() if value is not None}
 
 
 def _variables(instructions: object) -> tuple[str, ...]:
