@@ -409,13 +409,9 @@ def _write_answers(attempt: Attempt, judgements: Store, answers: DataFrame) -> A
         F.max(F.when(is_failure, F.col("error_message"))).alias("message"),
     ).where(F.col("left").isNull())
     judgements.append(
-        rows.withColumns(
-            {
-                "parameters": F.lit(None).cast("string"),
-                "job_id": F.lit(attempt.job_id),
-                "answered_at": F.current_timestamp(),
-            }
-        ).select(*judgements.table.schema.fieldNames())
+        rows.withColumns({"job_id": F.lit(attempt.job_id), "answered_at": F.current_timestamp()}).select(
+            *judgements.table.schema.fieldNames()
+        )
     )
     nothing = {"questions": 0, "attempts": 0, "failures": 0, "verdicts": 0, "why": None, "code": None, "message": None}
     got: dict[str, Any] = nothing | {name: value for name, value in seen.get.items() if value is not None}

@@ -120,7 +120,8 @@ def probe(service: Service) -> Probe:
     Raises:
         BackfillRefusedError: the key is not on this machine.
     """
-    endpoint = replace(service.endpoint, timeout_s=min(service.endpoint.timeout_s, _PROBE_S))
+    timeout_s = min(service.endpoint.timeout_s, _PROBE_S)
+    endpoint = service.endpoint.model_copy(update={"timeout_s": timeout_s})
     asked_of = replace(service, endpoint=endpoint, shape=first_shape(service))
     answers: list[Answer] = []
     asked = _run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))

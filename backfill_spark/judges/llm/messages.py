@@ -1,9 +1,8 @@
-"""What is asked, what comes back, and what it may cost: values of the client."""
+"""What is asked and what comes back: values of the client."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from backfill_spark.models import ErrorCode
 
@@ -43,12 +42,3 @@ class Answer:
     output_tokens: int | None = None
     cost_usd: float | None = None
     """None where unknown."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object of all fields."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Answer:
-        code = data.get("error_code")
-        return cls(**{**data, "error_code": None if code is None else ErrorCode(code)})

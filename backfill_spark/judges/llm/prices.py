@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from backfill_spark.judges.llm.endpoints import Endpoint, Price
+from backfill_spark.judges.llm.endpoints import Endpoint
+from backfill_spark.settings.judges import Price
 
 _SAMPLE = 1_000
 """Tokens that a list price is read at: below every step of the prices that rise with length."""
@@ -27,4 +28,5 @@ def _list_price(provider: str, model: str) -> Price | None:
         paid = calc_price(Usage(input_tokens=_SAMPLE, output_tokens=_SAMPLE), model, provider_id=provider)
     except (LookupError, ValueError):
         return None
-    return Price(float(paid.input_price) / _SAMPLE, float(paid.output_price) / _SAMPLE)
+    per_million = 1e6 / _SAMPLE
+    return Price(input=float(paid.input_price) * per_million, output=float(paid.output_price) * per_million)

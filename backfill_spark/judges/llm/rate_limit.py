@@ -79,11 +79,6 @@ class Limiter:
         """Requests sent and not answered yet."""
         self._tokens_in_flight = 0.0
 
-    @property
-    def requests_per_second(self) -> float | None:
-        """Present rate, or None while nothing limits it."""
-        return None if self._requests is None else self._requests.rate
-
     def delay(self, tokens: float) -> float:
         """Return the seconds to wait before a request of `tokens` may be sent; 0 means now."""
         now = self._clock()
