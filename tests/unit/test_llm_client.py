@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.judges.llm import budget as permits
 from backfill_spark.judges.llm import client
 from backfill_spark.judges.llm.budget import Budget
-from backfill_spark.judges.llm.client import ask, ask_many, probe
+from backfill_spark.judges.llm.client import ask, probe
 from backfill_spark.judges.llm.endpoints import Endpoint, Service, Shape
 from backfill_spark.judges.llm.journal import Journal, Permit, read_journal
 from backfill_spark.judges.llm.messages import Answer, Question
@@ -59,6 +60,17 @@ def answers_to(texts: list[str], asked: Service, **how) -> dict[str, Answer]:
     found = [answer for batch in ask([[question(t) for t in texts]], asked, **how) for answer in batch]
     assert sorted(f"hash of {t}" for t in texts) == sorted(a.prompt_hash for a in found)
     return {a.prompt_hash.removeprefix("hash of "): a for a in found}
+
+
+async def asked_of(make: Callable[[], Pool], texts: list[str]) -> list[Answer]:
+    """Ask in a coroutine; a pool is made within its loop."""
+    pool = make()
+    await pool.open()
+    found = await pool.feed([question(t) for t in texts])
+    while pool.is_busy:
+        found += await pool.next_answers()
+    await pool.close()
+    return found
 
 
 def one(text: str, asked: Service, **how) -> Answer:
@@ -306,16 +318,7 @@ def test_retries_have_a_budget(server):
     texts = [f"fault:500 {n}" for n in range(40)]
     asked = service(server, max_in_flight=8, timeout_s=60)
 
-    async def run() -> list[Answer]:
-        pool = Pool(asked, policy=RetryPolicy(first_backoff_s=0.01))
-        await pool.open()
-        found = await pool.feed([question(t) for t in texts])
-        while pool.is_busy:
-            found += await pool.next_answers()
-        await pool.close()
-        return found
-
-    found = asyncio.run(run())
+    found = asyncio.run(asked_of(lambda: Pool(asked, policy=RetryPolicy(first_backoff_s=0.01)), texts))
     assert 60 == server.log.requests == sum(a.attempts for a in found)
     assert {ErrorCode.JUDGE_ERROR} == {a.error_code for a in found}
 
@@ -479,11 +482,9 @@ def test_a_key_that_is_missing_is_refused_before_any_request(server, monkeypatch
 
 
 def test_a_coroutine_hands_out_each_answer_once(server):
-    found = []
-    asked = asyncio.run(
-        ask_many([question(f"q{n}") for n in range(10)], service(server), budget=Budget(), on_answer=found.append)
-    )
-    assert (10, 10, None) == (len({a.prompt_hash for a in found}), asked.requests, asked.stopped)
+    budget = Budget()
+    found = asyncio.run(asked_of(lambda: Pool(service(server), budget=budget), [f"q{n}" for n in range(10)]))
+    assert (10, 10, 10) == (len(found), len({a.prompt_hash for a in found}), budget.requests)
 
 
 def test_a_budget_that_is_used_up_while_a_permit_is_written_asks_nothing_more(tmp_path):

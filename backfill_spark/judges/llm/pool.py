@@ -53,17 +53,6 @@ class _Call:
         return not self.is_held, self.tries == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """How the asking went."""
-
-    requests: int
-    cost_usd: float
-    shape: Shape
-    stopped: str | None
-    """Why nothing more is asked, or None."""
-
-
 class Pool:
     """Asks one service: keeps `max_in_flight` requests open, and decides what each answer means."""
 
@@ -80,7 +69,8 @@ class Pool:
         endpoint = service.endpoint
         self._service = service
         self._sender = Sender(service)
-        self._shape = service.shape
+        self.shape = service.shape
+        """What the endpoint takes, as far as it is known."""
         self._budget = budget or Budget()
         self._limiter = limiter or Limiter(endpoint.rpm, endpoint.tpm, tasks=service.tasks)
         self._policy = policy or RetryPolicy()
@@ -102,17 +92,13 @@ class Pool:
         self._questions = 0
         self._handed_out = 0
         self._stopped: str | None = None
+        """Why nothing more is asked, or None."""
         self._broken: BaseException | None = None
 
     @property
     def is_busy(self) -> bool:
         """True while a question has no answer that was handed out."""
         return self._handed_out < self._questions
-
-    @property
-    def asked(self) -> Asked:
-        """How the asking went so far."""
-        return Asked(self._budget.requests, self._budget.committed_usd, self._shape, self._stopped)
 
     async def open(self) -> None:
         """Open the session and start sending."""
@@ -178,7 +164,7 @@ class Pool:
         while True:
             async with self._turn:
                 call = await self._next()
-            shape = call.shape or self._shape
+            shape = call.shape or self.shape
             seconds = call.deadline - self._loop.time()
             got = await self._sender.send(call.prompt, shape, seconds=seconds, tries=call.tries)
             self._open -= 1
@@ -194,7 +180,7 @@ class Pool:
         """Wait for the next call that window, rate, budget and journal allow to send now."""
         while True:
             self._changed.clear()
-            if self._is_boundless(self._shape) and (self._due or self._waiting):
+            if self._is_boundless(self.shape) and (self._due or self._waiting):
                 self._stop(self._boundless)
             if not self._due and self._waiting:
                 self._due.append(self._call(self._waiting.popleft()))
@@ -284,18 +270,14 @@ class Pool:
         if verdict is not None:
             self._decide_forbidden()
         self._finish(
-            Answer(
-                prompt_hash=call.question.prompt_hash,
-                model=self._service.uri,
-                verdict=verdict,
-                error_code=code,
-                error_message=message and self._sender.scrubbed(message),
-                attempts=call.attempts,
-                latency_ms=got.latency_ms,
-                input_tokens=got.reply.input_tokens,
-                output_tokens=got.reply.output_tokens,
-                cost_usd=got.cost_usd,
-            )
+            call,
+            verdict=verdict,
+            error_code=code,
+            error_message=message,
+            latency_ms=got.latency_ms,
+            input_tokens=got.reply.input_tokens,
+            output_tokens=got.reply.output_tokens,
+            cost_usd=got.cost_usd,
         )
 
     def _faulted(self, call: _Call, fault: Fault, shape: Shape, latency: float | None) -> None:
@@ -331,9 +313,9 @@ class Pool:
     def _reshape(self, call: _Call, fault: Fault, other: Shape, shape: Shape, latency: float | None) -> None:
         """Ask again at once in the other form that the endpoint takes, unless a budget in dollars forbids it."""
         # Where the common form was answered, what is wrong with it is wrong for this prompt only.
-        is_common = not self._patience.has_verdict and self._shape == shape
+        is_common = not self._patience.has_verdict and self.shape == shape
         if is_common:
-            self._shape = other
+            self.shape = other
         if not self._is_boundless(other):
             call.reshapes += 1
             call.shape = other
@@ -391,48 +373,30 @@ class Pool:
         self._stopped = self._stopped or reason
         for timer in self._sleeping.values():
             timer.cancel()
-        calls, questions = [*self._sleeping, *self._due], list(self._waiting)
-        self._sleeping.clear()
-        self._due.clear()
-        self._waiting.clear()
+        calls = [*self._sleeping, *self._due, *(_Call(question, {}, 0.0, 0.0) for question in self._waiting)]
+        for queue in (self._sleeping, self._due, self._waiting):
+            queue.clear()
         for call in calls:
             self._leave(call)
-        for question in questions:
-            self._leave(_Call(question, {}, 0.0, 0.0))
 
     def _leave(self, call: _Call) -> None:
         """Hand back a question that stays due."""
-        self._give_back(call)
-        met = None if call.fault is None else self._sender.scrubbed(call.fault.message)
-        self._done.append(
-            Answer(
-                call.question.prompt_hash,
-                self._service.uri,
-                error_message=met,
-                left=self._stopped,
-                attempts=call.attempts,
-            )
-        )
-        self._answered.set()
+        self._finish(call, left=self._stopped, error_message=None if call.fault is None else call.fault.message)
 
     def _fail(self, call: _Call, fault: Fault, latency: float | None) -> None:
         """Give the question its error row; after too many in a row, ask nothing more."""
-        self._give_back(call)
         self._count(fault.code, fault.message)
         message = fault.message + (f" (after {call.attempts} attempts)" if call.attempts > 1 else "")
-        self._finish(
-            Answer(
-                prompt_hash=call.question.prompt_hash,
-                model=self._service.uri,
-                error_code=fault.code,
-                error_message=self._sender.scrubbed(message),
-                attempts=call.attempts,
-                latency_ms=latency,
-            )
-        )
+        self._finish(call, error_code=fault.code, error_message=message, latency_ms=latency)
 
-    def _finish(self, answer: Answer) -> None:
+    def _finish(self, call: _Call, *, error_message: str | None, **found: Any) -> None:
+        """Hand out what became of a question; `found` has fields of `Answer`."""
+        self._give_back(call)
+        message = error_message and self._sender.scrubbed(error_message)
+        answer = Answer(
+            call.question.prompt_hash, self._service.uri, error_message=message, attempts=call.attempts, **found
+        )
         self._done.append(answer)
         self._answered.set()
-        if self._permits is not None:
+        if self._permits is not None and answer.left is None:
             self._permits.add(answer)
