@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tomllib
@@ -13,7 +12,8 @@ from typing import Any, ClassVar, Unpack
 from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
 from backfill_spark.judges.judge import YES_NO, Interpretation, Judge, JudgeOptions
 from backfill_spark.judges.prompt import shown
-from backfill_spark.judges.trace_texts import documents_of, tool_calls_of, tools_of
+from backfill_spark.judges.trace_texts import calls_apart, documents_of, expected_calls_in, tool_calls_of, tools_of
+from backfill_spark.judges.verdict import closed_object
 from backfill_spark.models import compact_json
 
 DOCUMENTS_KEY = "backfill_spark.documents"
@@ -135,14 +135,12 @@ class Guidelines(BuiltInJudge):
         super().__init__(**options)
         listed = [guidelines] if isinstance(guidelines, str) else guidelines
         if not isinstance(listed, list | tuple) or not listed:
-            raise ScorerDefinitionError(
-                f"Guidelines: guidelines is a text or a list of texts with at least one in it, got {guidelines!r:.80}."
-            )
+            expected = "guidelines is a text or a list of texts with at least one in it"
+            raise ScorerDefinitionError(f"Guidelines: {expected}, got {guidelines!r:.80}.")
         for guideline in listed:
             if not isinstance(guideline, str) or not guideline.strip():
-                raise ScorerDefinitionError(
-                    f"Guidelines: a guideline is a text with words in it, got {guideline!r:.80}."
-                )
+                expected = "a guideline is a text with words in it"
+                raise ScorerDefinitionError(f"Guidelines: {expected}, got {guideline!r:.80}.")
         self.guidelines = [guideline.strip() for guideline in listed]
 
     @property
@@ -187,14 +185,8 @@ class RetrievalRelevance(BuiltInJudge):
 
     def form(self, sections: Mapping[str, str]) -> tuple[dict[str, Any], str]:
         names = [name for name in sections if name != "inputs"]
-        each = {
-            "type": "object",
-            "properties": {name: YES_NO.to_json() for name in names},
-            "required": names,
-            "additionalProperties": False,
-        }
         schema = YES_NO.schema
-        schema["properties"]["result"] = each
+        schema["properties"]["result"] = closed_object({name: YES_NO.to_json() for name in names})
         return schema, f'{{"document_1": {YES_NO.words}, and so on up to "{names[-1]}"}}'
 
     def interpret(self, answer: str) -> Interpretation:
@@ -253,45 +245,19 @@ class ToolCallCorrectness(BuiltInJudge):
         del outputs
         spans = self._spans(trace)
         calls = tool_calls_of(spans)
-        expected = self._expected_calls(expectations or trace.expectations)
+        expected = expected_calls_in(expectations or trace.expectations or {})
+        if expected is None:
+            raise self._missing("a list of calls with name and arguments in the expectation 'expected_tool_calls'")
         if self.should_exact_match:
             if not expected:
                 raise self._missing("the expectation 'expected_tool_calls'")
-            return self._compared(calls, expected)
+            wrong = calls_apart(calls, expected, ordered=self.should_consider_ordering)
+            return _settled(not wrong, wrong or "The tool calls are the expected ones.")
         wanted = {"expected_tool_calls": expected} if expected else {}
         return _shown({"inputs": inputs, "available_tools": tools_of(spans), **wanted, "tool_calls": calls})
 
     def _arguments(self) -> dict[str, Any]:
-        return {
-            "should_exact_match": self.should_exact_match,
-            "should_consider_ordering": self.should_consider_ordering,
-        }
-
-    def _expected_calls(self, expectations: Any) -> list[dict[str, Any]]:
-        """Return the expected calls; without arguments when one of them has none."""
-        found = (expectations or {}).get("expected_tool_calls") or []
-        is_read = isinstance(found, list) and all(
-            isinstance(c, Mapping) and isinstance(c.get("name"), str) and isinstance(c.get("arguments") or {}, Mapping)
-            for c in found
-        )
-        if not is_read:
-            raise self._missing("a list of calls with name and arguments in the expectation 'expected_tool_calls'")
-        has_arguments = all(call.get("arguments") is not None for call in found)
-        return [{k: c[k] for k in ("name", "arguments")[: 1 + has_arguments]} for c in found]
-
-    def _compared(self, calls: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Interpretation:
-        if len(calls) != len(expected):
-            return _settled(False, f"{len(expected)} tool calls are expected, {len(calls)} were made.")
-        keys = expected[0].keys()
-        made = [json.dumps({k: c.get(k, {}) for k in keys}, sort_keys=True, default=str) for c in calls]
-        wanted = [json.dumps(c, sort_keys=True, default=str) for c in expected]
-        if self.should_consider_ordering:
-            wrong = [f"expected {w}, found {m}" for w, m in zip(wanted, made, strict=True) if w != m]
-        else:
-            wrong = [f"missing {w}" for w in wanted if w not in made] + [
-                f"besides {m}" for m in made if m not in wanted
-            ]
-        return _settled(not wrong, "; ".join(dict.fromkeys(wrong)) or "The tool calls are the expected ones.")
+        return {name: getattr(self, name) for name in ("should_exact_match", "should_consider_ordering")}
 
 
 def get_all_scorers() -> list[Any]:

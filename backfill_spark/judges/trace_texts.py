@@ -68,6 +68,34 @@ def tools_of(spans: list[Any]) -> list[Any]:
     return list(found.values())
 
 
+def expected_calls_in(expectations: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the expected tool calls, without arguments when one of them has none; None where they cannot be read."""
+    found = expectations.get("expected_tool_calls") or []
+    is_read = isinstance(found, list) and all(
+        isinstance(c, Mapping) and isinstance(c.get("name"), str) and isinstance(c.get("arguments") or {}, Mapping)
+        for c in found
+    )
+    if not is_read:
+        return None
+    has_arguments = all(call.get("arguments") is not None for call in found)
+    return [{k: c[k] for k in ("name", "arguments")[: 1 + has_arguments]} for c in found]
+
+
+def calls_apart(calls: list[dict[str, Any]], expected: list[dict[str, Any]], *, ordered: bool) -> str:
+    """Return in which way tool calls are not the expected ones, letter for letter; empty where they are."""
+    if len(calls) != len(expected):
+        return f"{len(expected)} tool calls are expected, {len(calls)} were made."
+    keys = expected[0].keys()
+    made = [json.dumps({k: c.get(k, {}) for k in keys}, sort_keys=True, default=str) for c in calls]
+    wanted = [json.dumps(c, sort_keys=True, default=str) for c in expected]
+    if ordered:
+        wrong = [f"expected {w}, found {m}" for w, m in zip(wanted, made, strict=True) if w != m]
+    else:
+        wrong = [f"missing {w}" for w in wanted if w not in made]
+        wrong += [f"besides {m}" for m in made if m not in wanted]
+    return "; ".join(dict.fromkeys(wrong))
+
+
 def _ways_up(span: Any, spans: Mapping[Any, Any]) -> Iterable[Any]:
     """Walk from a span to its root; a circle ends it."""
     seen = {span.span_id}

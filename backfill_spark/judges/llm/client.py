@@ -15,6 +15,7 @@ from backfill_spark.judges.llm.pool import Pool
 from backfill_spark.judges.llm.providers import first_shape
 from backfill_spark.judges.llm.rate_limit import Limiter
 from backfill_spark.judges.llm.reply import NO_ANSWER
+from backfill_spark.judges.verdict import closed_object
 from backfill_spark.models import ErrorCode, compact_json
 
 
@@ -76,12 +77,7 @@ _PROBE = Question(
     compact_json(
         {
             "messages": [{"role": "user", "content": 'Answer with exactly this JSON object: {"result": "yes"}'}],
-            "schema": {
-                "type": "object",
-                "properties": {"result": {"type": "string", "enum": ["yes", "no"]}},
-                "required": ["result"],
-                "additionalProperties": False,
-            },
+            "schema": closed_object({"result": {"type": "string", "enum": ["yes", "no"]}}),
             "parameters": {},
         }
     ),

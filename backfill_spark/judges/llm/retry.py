@@ -16,6 +16,8 @@ CONNECT_S = 10.0
 FIRST_CONNECT_S = 4.0
 """While nothing is known to listen there."""
 FIRST_CONNECTS = 3
+BUDGET_SHARE = 0.05
+"""Share of a job's budget that is held back for requests that must be repeated."""
 
 # What servers say, in lower case with spaces for `_` and `-`. Each pattern was met at several providers.
 _NO_CREDIT = re.compile(
