@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.judges.llm.client import probe
-from backfill_spark.judges.llm.endpoints import Service, resolve
-from backfill_spark.judges.llm.prices import price_of
+from backfill_spark.judges.llm.endpoints import Service, price_of, resolve
 from backfill_spark.models import compact_json
 from backfill_spark.storage.session import scheduling_slots
 

@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from backfill_spark.errors import BackfillRefusedError
-from backfill_spark.judges.llm.endpoints import Endpoint, Service, read_key, resolve
-from backfill_spark.judges.llm.prices import price_of
+from backfill_spark.judges.llm.endpoints import Endpoint, Service, price_of, read_key, resolve
 from backfill_spark.settings.judges import JudgeSettings, Price
 
 ADDRESS_VARIABLES = (

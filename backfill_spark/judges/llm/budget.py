@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
@@ -105,6 +106,7 @@ class Permits:
         return Permit(budget.requests, budget.committed_usd, budget.requests + int(more), cost)
 
 
+@dataclass(slots=True)
 class Budget:
     """How many requests one task may send, and what they may cost. Retries count.
 
@@ -112,18 +114,15 @@ class Budget:
     never passes the limit. One that may have been paid although no answer came stays at what was held.
     """
 
-    __slots__ = ("_cost_before", "_held", "_requests_before", "cost_usd", "max_cost_usd", "max_requests", "requests")
-
-    def __init__(self, max_requests: int | None = None, max_cost_usd: float | None = None) -> None:
-        self.max_requests = max_requests
-        self.max_cost_usd = max_cost_usd
-        self.requests = 0
-        """Requests sent, and held for calls that are to be repeated."""
-        self.cost_usd = 0.0
-        """Cost of what is settled."""
-        self._held = 0.0
-        self._requests_before = 0
-        self._cost_before = 0.0
+    max_requests: int | None = None
+    max_cost_usd: float | None = None
+    requests: int = 0
+    """Requests sent, and held for calls that are to be repeated."""
+    cost_usd: float = 0.0
+    """Cost of what is settled."""
+    _held: float = 0.0
+    _requests_before: int = 0
+    _cost_before: float = 0.0
 
     def spent_before(self, requests: int, cost_usd: float) -> None:
         """Take off what an earlier attempt at the same task has spent; it is not told again in `requests` and cost."""
@@ -138,14 +137,14 @@ class Budget:
     def requests_left(self) -> float:
         """Requests that may still be sent."""
         if self.max_requests is None:
-            return float("inf")
+            return inf
         return self.max_requests - self._requests_before - self.requests
 
     @property
     def cost_left(self) -> float:
         """What further requests may cost."""
         if self.max_cost_usd is None:
-            return float("inf")
+            return inf
         return self.max_cost_usd - self._cost_before - self.committed_usd
 
     @property

@@ -1,4 +1,4 @@
-"""Endpoints: where a model URI leads, and where its key lies. Keys are looked up by name and never kept."""
+"""Endpoints: where a model URI leads, what it costs, and where its key lies. Keys are looked up and never kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from backfill_spark.errors import BackfillRefusedError, nearest_first
 from backfill_spark.settings.judges import PROVIDERS, EndpointSettings, JudgeSettings, Price
 from backfill_spark.settings.locations import read_text
 
+_SAMPLE = 1_000
+"""Tokens that a list price is read at: below every step of the prices that rise with length."""
 _URI = re.compile(r"(?P<endpoint>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}):/(?P<model>[^\s/][^\s]{0,199})")
 
 
@@ -115,6 +117,29 @@ def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, s
         )
     version = own.get("api_version") or provider.version
     return Endpoint.model_validate({**own, "name": name, "base_url": address, "api_version": version}), match["model"]
+
+
+def price_of(endpoint: Endpoint, model: str) -> Price | None:
+    """Return the price of a model, or None where nobody says one.
+
+    The settings' price of this model or of `*` counts first, then the list price that `genai-prices` ships for
+    this provider and model name (looked up without any download).
+    """
+    own = endpoint.prices.get(model) or endpoint.prices.get("*")
+    return own if own is not None else _list_price(endpoint.provider, model)
+
+
+def _list_price(provider: str, model: str) -> Price | None:
+    try:
+        from genai_prices import Usage, calc_price
+    except ImportError:
+        return None
+    try:
+        paid = calc_price(Usage(input_tokens=_SAMPLE, output_tokens=_SAMPLE), model, provider_id=provider)
+    except (LookupError, ValueError):
+        return None
+    per_million = 1e6 / _SAMPLE
+    return Price(input=float(paid.input_price) * per_million, output=float(paid.output_price) * per_million)
 
 
 def read_key(endpoint: Endpoint) -> str | None:

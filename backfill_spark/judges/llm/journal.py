@@ -101,8 +101,8 @@ class Journal:
         return bool(self._waiting)
 
     def earlier(self) -> Journaled:
-        """Return what other attempts at this task have written."""
-        return read_journal(self._folder_given, self._job_id, task=self._task, but=self._stem)
+        """Return what other attempts at this task have written; this one has written nothing yet."""
+        return read_journal(self._folder_given, self._job_id, task=self._task)
 
     def add(self, answer: Answer) -> None:
         """Keep an answer for the next file."""
@@ -125,39 +125,30 @@ class Journal:
         _put(self._files, posixpath.join(self._folder, draft.name), draft.data)
 
 
-def read_journal(folder: str, job_id: str, *, task: int | None = None, but: str | None = None) -> Journaled:
+def read_journal(folder: str, job_id: str, *, task: int | None = None) -> Journaled:
     """Read what the tasks of a job wrote, or one of them; a line that is not whole is not there.
 
     Args:
         folder: Path or URI, as the writers were given it.
         job_id: Job that pays.
         task: Read the files of this task only.
-        but: Leave the files of this writer out.
     """
     from pyarrow import fs
 
     files, root = filesystem_of(folder)
     selector = fs.FileSelector(posixpath.join(root, job_id), allow_not_found=True)
     start = "" if task is None else _stem(task)
-    found = [
-        f.path
-        for f in files.get_file_info(selector)
-        if f.base_name.endswith(".jsonl")
-        and f.base_name.startswith(start)
-        and not (but is not None and f.base_name.startswith(but))
-    ]
+    names = [f.base_name for f in files.get_file_info(selector)]
+    found = [name for name in names if name.endswith(".jsonl") and name.startswith(start)]
     answers: dict[str, Answer] = {}
     permits: dict[str, Permit] = {}
-    for path in sorted(found):
-        with files.open_input_stream(path) as stream:
+    for name in sorted(found):
+        with files.open_input_stream(posixpath.join(root, job_id, name)) as stream:
             lines = stream.read().split(b"\n")[:-1]
         head, *rest = [_object(line) for line in lines] or [None]
         if head is not None:
             permits[head["writer"]] = _PERMIT.validate_python(head)
-        for line in rest:
-            if line is None:
-                continue
-            answer = _ANSWER.validate_python(line)
+        for answer in (_ANSWER.validate_python(line) for line in rest if line is not None):
             kept = answers.get(answer.prompt_hash)
             if kept is None or (kept.verdict is None and answer.verdict is not None):
                 answers[answer.prompt_hash] = answer

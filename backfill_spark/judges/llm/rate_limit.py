@@ -175,12 +175,10 @@ class Limiter:
 
 
 def _told(headers: Mapping[str, str], kind: str) -> tuple[float | None, float | None]:
-    limit = headers.get(f"x-ratelimit-limit-{kind}")
-    if limit is not None:
-        return _number(limit), _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-    limit = headers.get(f"anthropic-ratelimit-{kind}-limit")
-    if limit is not None:
-        return _number(limit), _number(headers.get(f"anthropic-ratelimit-{kind}-remaining"))
+    """Return the limit a minute and what is left of it, where a server tells them."""
+    for form in (f"x-ratelimit-{{}}-{kind}", f"anthropic-ratelimit-{kind}-{{}}"):
+        if (limit := headers.get(form.format("limit"))) is not None:
+            return _number(limit), _number(headers.get(form.format("remaining")))
     return None, None
 
 
