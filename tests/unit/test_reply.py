@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from backfill_spark.errors import JudgeOutputError
 from backfill_spark.judges.llm.endpoints import Endpoint, Service
+from backfill_spark.judges.llm.messages import Reply
 from backfill_spark.judges.llm.providers import wire_of
-from backfill_spark.judges.llm.reply import Reply, ReplyError, parse_reply, verdict_of
+from backfill_spark.judges.llm.reply import ReplyError, parse_reply, verdict_of
 from backfill_spark.judges.llm.sender import decoded
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.models import ErrorCode

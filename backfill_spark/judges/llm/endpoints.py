@@ -169,3 +169,12 @@ def read_key(endpoint: Endpoint) -> str | None:
     if not key.isascii() or not key.isprintable():
         raise BackfillRefusedError(f"The key in the {where} holds characters that no key has; write it on one line.")
     return key
+
+
+def key_problem(endpoint: Endpoint) -> str | None:
+    """Return why the key cannot be read on this machine, or None."""
+    try:
+        read_key(endpoint)
+    except BackfillRefusedError as error:
+        return str(error)
+    return None

@@ -1,8 +1,9 @@
-"""What is asked and what comes back: values of the client."""
+"""What is asked, what a model replies, and what became of a question: values of the client."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from backfill_spark.models import ErrorCode
 
@@ -42,3 +43,26 @@ class Answer:
     output_tokens: int | None = None
     cost_usd: float | None = None
     """None where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered, whatever the provider's form."""
+
+    text: str | None = None
+    data: dict[str, Any] | None = None
+    """The answer, where the provider decoded it already."""
+    finish: str | None = None
+    refusal: str | None = None
+    """Why the model would not answer, or None."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    is_empty: bool = False
+    """True when there is no answer in it at all."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of prompt and answer; None where one of the two is unknown."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
+from backfill_spark.judges.llm.messages import Reply
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.models import ErrorCode, compact_json
 
@@ -43,29 +43,6 @@ _BROKEN = re.compile(r"""\{\s*["'](?:rationale|result)["']\s*:""")
 NO_ANSWER = "the reply holds no answer"
 
 Reader = Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model answered, whatever the provider's form."""
-
-    text: str | None = None
-    data: dict[str, Any] | None = None
-    """The answer, where the provider decoded it already."""
-    finish: str | None = None
-    refusal: str | None = None
-    """Why the model would not answer, or None."""
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    is_empty: bool = False
-    """True when there is no answer in it at all."""
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens of prompt and answer; None where one of the two is unknown."""
-        if self.input_tokens is None or self.output_tokens is None:
-            return None
-        return self.input_tokens + self.output_tokens
 
 
 class ReplyError(ValueError):

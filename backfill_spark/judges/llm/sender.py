@@ -13,8 +13,8 @@ import orjson
 
 from backfill_spark.judges.llm.endpoints import Service, Shape, read_key
 from backfill_spark.judges.llm.error_body import status_told
+from backfill_spark.judges.llm.messages import Reply
 from backfill_spark.judges.llm.providers import wire_of
-from backfill_spark.judges.llm.reply import Reply
 from backfill_spark.judges.llm.retry import CONNECT_S, FIRST_CONNECT_S, Action, Fault, fault_of, unreached
 from backfill_spark.models import ErrorCode
 from backfill_spark.scoring.feedback import scrub

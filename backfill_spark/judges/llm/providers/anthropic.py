@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from backfill_spark.judges.llm.endpoints import Endpoint, Service, Shape
+from backfill_spark.judges.llm.messages import Reply
 from backfill_spark.judges.llm.providers.openai import FORM_NAME, OpenAI, count_of, finish_of, usage_of
-from backfill_spark.judges.llm.reply import Reply
 from backfill_spark.models import compact_json
 
 

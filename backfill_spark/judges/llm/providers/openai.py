@@ -9,7 +9,8 @@ from urllib.parse import quote
 import orjson
 
 from backfill_spark.judges.llm.endpoints import Endpoint, Service, Shape
-from backfill_spark.judges.llm.reply import Reply, ReplyError, whole_object
+from backfill_spark.judges.llm.messages import Reply
+from backfill_spark.judges.llm.reply import ReplyError, whole_object
 from backfill_spark.models import compact_json
 
 _PARAMETERS = ("temperature", "top_p", "seed", "reasoning_effort", "max_tokens")
