@@ -339,6 +339,13 @@ def test_a_budget_is_spent_in_order(server):
     assert texts[:30] == sorted(t for t, a in found.items() if a.verdict is not None)
 
 
+def test_what_is_repeated_keeps_its_place_in_the_budget(server):
+    """The first five fail once: five questions fewer are asked, and none of the first has a hole."""
+    texts = [f"fault:500x1 q{n:03d}" for n in range(5)] + [f"fine q{n:03d}" for n in range(5, 100)]
+    found = answers_to(texts, service(server, max_in_flight=8), budget=Budget(max_requests=30))
+    assert set(texts[:25]) == {t for t, a in found.items() if a.verdict is not None}
+
+
 def test_the_cost_never_passes_its_budget(server):
     price = Price(input=1000, output=1000)
     asked = replace(service(server, price=price, max_in_flight=4), max_output_tokens=100)
