@@ -105,9 +105,9 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._answered = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._ready: asyncio.Queue[_Call] = asyncio.Queue()
         await self._sender.open()
-        work = [self._work() for _ in range(self._service.endpoint.max_in_flight)]
+        work = [self._admit(), *(self._work() for _ in range(self._service.endpoint.max_in_flight))]
         if self._permits is not None:
             work.append(self._permits.write_all())
         self._tasks = [asyncio.create_task(each) for each in work]
@@ -160,10 +160,9 @@ class Pool:
             self._answered.set()
 
     async def _work(self) -> None:
-        """Send one request after the other, each in its turn."""
+        """Send one request after the other."""
         while True:
-            async with self._turn:
-                call = await self._next()
+            call = await self._ready.get()
             shape = call.shape or self.shape
             seconds = call.deadline - self._loop.time()
             got = await self._sender.send(call.prompt, shape, seconds=seconds, tries=call.tries)
@@ -176,8 +175,8 @@ class Pool:
                 self._faulted(call, got.fault, shape, got.latency_ms)
             self._changed.set()
 
-    async def _next(self) -> _Call:
-        """Wait for the next call that window, rate, budget and journal allow to send now."""
+    async def _admit(self) -> None:
+        """Let calls be sent as window, rate, budget and journal allow; all that may be at once go in one round."""
         while True:
             self._changed.clear()
             if self._is_boundless(self.shape) and (self._due or self._waiting):
@@ -210,7 +209,7 @@ class Pool:
                 call.tries += 1
                 self._open += 1
                 self._limiter.sent(call.charged)
-                return call
+                self._ready.put_nowait(call)
 
     def _call(self, question: Question) -> _Call:
         prompt = orjson.loads(question.prompt)
