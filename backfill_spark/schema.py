@@ -272,7 +272,6 @@ JUDGEMENTS = Table(
     _struct(
         ("prompt_hash", STRING, "Hash of model, parameters and rendered prompt."),
         ("model", STRING, ""),
-        ("parameters", STRING, "JSON object."),
         ("answer", STRING, "JSON object as the model gave it; NULL for an error."),
         ("error_code", STRING, ""),
         ("error_message", STRING, ""),

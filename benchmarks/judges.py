@@ -133,7 +133,7 @@ def here() -> Side:
             assert prompt is not None
             return Question(prompt_hash("local:/tiny", prompt.parameters, prompt), prompt.to_json(), prompt.tokens)
 
-        service = Service(Endpoint("local", "openai", url), "tiny")
+        service = Service(Endpoint(name="local", provider="openai", base_url=url), "tiny")
         batches = ([question(t) for t in given[i : i + 500]] for i in range(0, len(given), 500))
         with tempfile.TemporaryDirectory() as folder:
             answers = [a for batch in ask(batches, service, journal=Journal(folder, "bench", 0)) for a in batch]

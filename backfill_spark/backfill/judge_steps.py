@@ -26,6 +26,7 @@ from backfill_spark.judges.answers import judgements_of, keep, known
 from backfill_spark.judges.llm.endpoints import Service, output_limit
 from backfill_spark.judges.llm.journal import Journaled, delete_journal, journal_folder, read_journal
 from backfill_spark.judges.llm.patience import FAILURES_IN_A_ROW, OF_THE_ENDPOINT, no_verdicts
+from backfill_spark.judges.llm.retry import BUDGET_SHARE
 from backfill_spark.judges.services import probed, services_of
 from backfill_spark.judges.spark import Asking, Rendering, ask, fan, render
 from backfill_spark.models import Chunk
@@ -43,8 +44,6 @@ SLICE_CALLS = 2_000
 SLICE_SECONDS = 120.0
 BUDGET_LEFT = "budget"
 """What the client says of a question that its budget left."""
-RETRY_SHARE = 0.05
-"""Share of a budget that is held back for requests that must be repeated."""
 FIRST_ANSWERS = 50
 """Questions that tell what an answer costs, under a budget in dollars."""
 GROWTH = 20
@@ -123,7 +122,7 @@ class Asked:
 
 
 def _without_retries(count: int) -> int:
-    return max(0, count - int(count * RETRY_SHARE)) if count >= 1 / RETRY_SHARE else max(0, count)
+    return max(0, count - int(count * BUDGET_SHARE)) if count >= 1 / BUDGET_SHARE else max(0, count)
 
 
 def run_slices(attempt: Attempt, selection: PairCounts) -> None:
@@ -409,13 +408,9 @@ def _write_answers(attempt: Attempt, judgements: Store, answers: DataFrame) -> A
         F.max(F.when(is_failure, F.col("error_message"))).alias("message"),
     ).where(F.col("left").isNull())
     judgements.append(
-        rows.withColumns(
-            {
-                "parameters": F.lit(None).cast("string"),
-                "job_id": F.lit(attempt.job_id),
-                "answered_at": F.current_timestamp(),
-            }
-        ).select(*judgements.table.schema.fieldNames())
+        rows.withColumns({"job_id": F.lit(attempt.job_id), "answered_at": F.current_timestamp()}).select(
+            *judgements.table.schema.fieldNames()
+        )
     )
     nothing = {"questions": 0, "attempts": 0, "failures": 0, "verdicts": 0, "why": None, "code": None, "message": None}
     got: dict[str, Any] = nothing | {name: value for name, value in seen.get.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, Window
@@ -40,7 +41,7 @@ def keep(judgements: Store, job_id: str, answers: Sequence[Answer]) -> None:
         return
     have = judgements.read().where(F.col("job_id") == job_id).select("prompt_hash")
     rows = [
-        a.to_json() | {"answer": a.verdict, "error_code": None if a.error_code is None else str(a.error_code)}
+        asdict(a) | {"answer": a.verdict, "error_code": None if a.error_code is None else str(a.error_code)}
         for a in answers
         if a.left is None
     ]

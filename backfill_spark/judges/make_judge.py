@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, Unpack
 
 from backfill_spark.errors import ScorerDefinitionError, nearest_first
-from backfill_spark.judges.judge import Judge
+from backfill_spark.judges.judge import Judge, JudgeOptions
 from backfill_spark.judges.prompt import shown
+from backfill_spark.judges.trace_texts import trace_text
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.scorers import validation
 
@@ -24,29 +25,8 @@ class InstructionsJudge(Judge):
         ScorerDefinitionError: the instructions are empty, name an unknown variable or none, or the type cannot be used.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        instructions: str,
-        model: str | None = None,
-        feedback_value_type: Any = None,
-        inference_params: Mapping[str, Any] | None = None,
-        description: str | None = None,
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
-    ) -> None:
-        super().__init__(
-            name=name,
-            model=model,
-            inference_params=inference_params,
-            description=description,
-            aggregations=aggregations,
-            timeout=timeout,
-            version_note=version_note,
-            signature=_variables(instructions),
-        )
+    def __init__(self, *, instructions: str, feedback_value_type: Any = None, **options: Unpack[JudgeOptions]) -> None:
+        super().__init__(**options, signature=_variables(instructions))
         self.instructions = instructions
         self._verdict_type = VerdictType.of(feedback_value_type)
         # What is recorded goes between markers, never into the middle of an instruction.
@@ -117,27 +97,6 @@ def make_judge(
         timeout=timeout,
         version_note=version_note,
     )
-
-
-def trace_text(trace: Any) -> str:
-    """Return a trace as the JSON text that a judge reads: its spans in order of time, without any assessment."""
-    spans = sorted(trace.data.spans, key=lambda span: span.start_time_ns or 0)
-    if not spans:
-        return shown({"inputs": trace.inputs, "outputs": trace.outputs})
-    return shown({"state": str(trace.info.state), "spans": [_span(span) for span in spans]})
-
-
-def _span(span: Any) -> dict[str, Any]:
-    said = {
-        "span_id": span.span_id,
-        "parent_id": span.parent_id,
-        "name": span.name,
-        "type": span.span_type,
-        "status": str(span.status.status_code),
-        "inputs": span.inputs,
-        "outputs": span.outputs,
-    }
-    return {name: value for name, value in said.items() if value is not None}
 
 
 def _variables(instructions: object) -> tuple[str, ...]:

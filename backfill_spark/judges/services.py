@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.judges.llm.client import probe
-from backfill_spark.judges.llm.endpoints import Service, resolve
-from backfill_spark.judges.llm.prices import price_of
-from backfill_spark.models import compact_json
+from backfill_spark.judges.llm.endpoints import Service, price_of, resolve
 from backfill_spark.storage.session import scheduling_slots
 
 if TYPE_CHECKING:
@@ -65,16 +62,11 @@ def keys_missing(spark: SparkSession, services: Mapping[str, Service]) -> list[s
     def look(batches: Any) -> Any:
         import pyarrow as pa
 
-        from backfill_spark.judges.llm.endpoints import read_key
+        from backfill_spark.judges.llm.endpoints import key_problem
 
-        for batch in batches:
-            problems = []
-            for endpoint in endpoints:
-                try:
-                    read_key(endpoint)
-                except BackfillRefusedError as error:
-                    problems.append(str(error))
-            yield pa.RecordBatch.from_pydict({"problem": [compact_json(problems)] * batch.num_rows})
+        problems = [problem for problem in map(key_problem, endpoints) if problem is not None]
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"problem": pa.array(problems, pa.string())})
 
     rows = spark.range(0, slots, 1, slots).mapInArrow(look, "problem string").collect()
-    return sorted({problem for row in rows for problem in json.loads(row[0])})
+    return sorted({row[0] for row in rows})

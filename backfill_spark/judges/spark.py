@@ -31,7 +31,7 @@ PROMPTS = T.StructType([f for f in schema.WORK.schema.fields if f.name not in ("
 """A rendered prompt: WORK without what the job adds."""
 ANSWERS = T.StructType(
     [
-        *(f for f in schema.JUDGEMENTS.schema.fields if f.name not in ("parameters", "job_id", "answered_at")),
+        *(f for f in schema.JUDGEMENTS.schema.fields if f.name not in ("job_id", "answered_at")),
         T.StructField("left", schema.STRING),
     ]
 )

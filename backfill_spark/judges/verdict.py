@@ -14,6 +14,11 @@ _NAMES: dict[type, str] = {str: "string", bool: "boolean", int: "integer", float
 _WORDS = {"string": '"<your answer>"', "boolean": "true or false", "integer": "<an integer>", "number": "<a number>"}
 
 
+def closed_object(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of an object with these properties, all of them and no others."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
 class Verdict(NamedTuple):
     """A model's answer after the check."""
 
@@ -67,12 +72,7 @@ class VerdictType:
     @property
     def schema(self) -> dict[str, Any]:
         """JSON schema of the whole answer, as strict as providers ask for."""
-        return {
-            "type": "object",
-            "properties": {"rationale": {"type": "string"}, "result": self.to_json()},
-            "required": ["rationale", "result"],
-            "additionalProperties": False,
-        }
+        return closed_object({"rationale": {"type": "string"}, "result": self.to_json()})
 
     @property
     def words(self) -> str:

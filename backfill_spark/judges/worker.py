@@ -17,9 +17,11 @@ from backfill_spark.traces.assessment import Feedback
 from backfill_spark.traces.decode import RawValues
 from backfill_spark.traces.trace import Trace
 
-COST_KEY = "mlflow.assessment.judgeCost"
-INPUT_TOKENS_KEY = "mlflow.assessment.judgeInputTokens"
-OUTPUT_TOKENS_KEY = "mlflow.assessment.judgeOutputTokens"
+_MLFLOW_KEYS = {
+    "mlflow.assessment.judgeCost": "cost_usd",
+    "mlflow.assessment.judgeInputTokens": "input_tokens",
+    "mlflow.assessment.judgeOutputTokens": "output_tokens",
+}
 _UNASKED = "unasked"
 _REFUSALS = ((UNREADABLE, REFUSED_FOR_KEY), (TOO_LARGE, REFUSED_FOR_SIZE))
 
@@ -159,57 +161,47 @@ def fan_out(
         cached: True when this pair caused no call: its row then shows no attempts, tokens or cost, so that sums
             over rows are what was paid.
     """
-    name, version = loaded.spec.name, loaded.spec.version
+    spec, latency = loaded.spec, None
+    feedback: Feedback | None = None
+    metadata: dict[str, str] = {}
     if prompt_hash is None:
         outcome = json.loads(prompt or "{}").get(_UNASKED, {})
+        code, message = outcome.get("error_code"), outcome.get("error_message")
         extra = _extra(loaded.model, None, {}, {}, cached=None)
         if "verdict" in outcome:
             value, rationale, _ = outcome["verdict"]
-            settled = Feedback(value=value, rationale=rationale)
-            row = normalise(settled, scorer=name, version=version, input_digest=input_digest)[0]
-            return (*row[:-1], compact_json({"source_type": "CODE", "source_id": name, "attempts": 0, "cost_usd": 0.0}))
-        if outcome.get("error_code") is None:
-            return (*normalise(None, scorer=name, version=version, input_digest=input_digest)[0][:-1], extra)
-        code = ErrorCode(outcome["error_code"])
-        row = failure(code, outcome["error_message"], scorer=name, version=version, tail=(None, input_digest))
-        return (*row[:-1], extra)
-    if judgement is None:
-        raise ValueError(f"The pair of {name!r} with the prompt {prompt_hash} has no judgement; it stays due.")
-    tail = (None if cached else judgement.get("latency_ms"), input_digest)
-    metadata: dict[str, str] = {}
-    if judgement.get("error_code") is not None:
-        code = ErrorCode(judgement["error_code"])
-        row = failure(code, judgement.get("error_message") or "", scorer=name, version=version, tail=tail)
-    elif loaded.judge is None:
-        row = failure(ErrorCode.LOAD_FAILED, loaded.problem or "", scorer=name, version=version, tail=tail)
+            feedback = Feedback(value=value, rationale=rationale)
+            extra = compact_json({"source_type": "CODE", "source_id": spec.name, "attempts": 0, "cost_usd": 0.0})
+    elif judgement is None:
+        raise ValueError(f"The pair of {spec.name!r} with the prompt {prompt_hash} has no judgement; it stays due.")
     else:
-        try:
-            value, rationale, metadata = loaded.judge.interpret(judgement["answer"])
-            feedback = Feedback(name=name + loaded.judge.suffix, value=value, rationale=rationale)
-            row = normalise(feedback, scorer=name, version=version, latency_ms=tail[0], input_digest=tail[1])[0]
-        except (JudgeOutputError, RecursionError) as error:
-            row = failure(ErrorCode.JUDGE_BAD_OUTPUT, str(error), scorer=name, version=version, tail=tail)
-    return (*row[:-1], _extra(loaded.model, prompt_hash, judgement, metadata, cached=cached))
+        latency = None if cached else judgement.get("latency_ms")
+        code, message = judgement.get("error_code"), judgement.get("error_message")
+        if code is None and loaded.judge is None:
+            code, message = ErrorCode.LOAD_FAILED, loaded.problem
+        elif code is None and loaded.judge is not None:
+            try:
+                value, rationale, metadata = loaded.judge.interpret(judgement["answer"])
+                feedback = Feedback(name=spec.name + loaded.judge.suffix, value=value, rationale=rationale)
+            except (JudgeOutputError, RecursionError) as error:
+                code, message = ErrorCode.JUDGE_BAD_OUTPUT, str(error)
+        extra = _extra(loaded.model, prompt_hash, judgement, metadata, cached=cached)
+    given: dict[str, Any] = {"scorer": spec.name, "version": spec.version}
+    if code is None:
+        row = normalise(feedback, **given, latency_ms=latency, input_digest=input_digest)[0]
+    else:
+        row = failure(ErrorCode(code), message or "", **given, tail=(latency, input_digest))
+    return (*row[:-1], extra)
 
 
 def _extra(
     model: str, key: str | None, judgement: Mapping[str, Any], metadata: dict[str, str], *, cached: bool | None
 ) -> str:
     """Return the JSON object of `tables.EXTRA`."""
-    is_paid = cached is False
-    spent = {
-        "attempts": judgement.get("attempts") if is_paid else 0,
-        "input_tokens": judgement.get("input_tokens") if is_paid else 0,
-        "output_tokens": judgement.get("output_tokens") if is_paid else 0,
-        "cost_usd": judgement.get("cost_usd") if is_paid else 0.0,
-    }
-    if is_paid:
-        under = {
-            COST_KEY: spent["cost_usd"],
-            INPUT_TOKENS_KEY: spent["input_tokens"],
-            OUTPUT_TOKENS_KEY: spent["output_tokens"],
-        }
-        metadata = metadata | {k: json.dumps(v) for k, v in under.items() if v is not None}
+    spent: dict[str, Any] = {"attempts": 0, "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
+    if cached is False:
+        spent = {name: judgement.get(name) for name in spent}
+        metadata = metadata | {k: json.dumps(spent[n]) for k, n in _MLFLOW_KEYS.items() if spent[n] is not None}
     said = {
         "source_type": "LLM_JUDGE",
         "source_id": model,

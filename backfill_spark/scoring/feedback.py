@@ -7,6 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from backfill_spark.display.redaction import redacted
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.models import ErrorCode
 from backfill_spark.scoring.values import (
@@ -51,25 +52,6 @@ _LOOKED_AT = 4_000
 """Characters of a message that are scrubbed at all: an exception may carry megabytes."""
 _ACCEPTED = "a scorer returns an int, float, bool, str, None, a Feedback or a list of Feedback"
 _SHAPE = ("name", "value", "error", "rationale", "metadata", "span_id", "source")
-_REDACTED = "[redacted]"
-_SECRETS = re.compile(
-    r"""
-    (?P<kept>
-        \b(?:bearer|basic)\s+(?=[A-Za-z0-9._~+/=-]{6})
-      | (?:api|access|private|account|signing)[_-]?key[\w-]{0,20}["']?\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}["']?
-      | (?:authorization|credentials?|passw(?:or)?d|passphrase|pwd|secret|token)
-        [\w-]{0,20}["']?\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}["']?(?:(?:bearer|basic)\s+)?
-    )[^\s"',;&)\]}]+
-  | (?<=://)[^\s/@:]{0,200}:[^\s/@]{1,200}(?=@)
-  | \b(?:sk|pk|rk)[-_][A-Za-z0-9_-]{6,}
-  | \b(?:gh[pousr]_|github_pat_|glpat-|hf_|xox[abeoprs]-|dapi|AIza|ya29\.|npm_|pypi-|lsv2_)[A-Za-z0-9._-]{8,}
-  | \b(?:AKIA|ASIA)[A-Z0-9]{12,}
-  | \beyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}
-  | \b[0-9a-f]{32,}\b
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_LONG_RUN = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
 _UNSEEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
 
@@ -174,19 +156,12 @@ def scrub(text: str) -> str:
 @lru_cache(maxsize=256)
 def _scrubbed(text: str) -> str:
     text = _UNSEEN.sub(" ", clean(text)).strip()
-    text = _SECRETS.sub(lambda match: (match["kept"] or "") + _REDACTED, text)
-    text = _LONG_RUN.sub(_redact_mixed, text)
+    text = redacted(text)
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
 class _BadReturnError(Exception):
     """The return value is of no accepted kind; says why."""
-
-
-def _redact_mixed(match: re.Match[str]) -> str:
-    run = match[0]
-    is_mixed = any(c.isdigit() for c in run) and any(c.islower() for c in run) and any(c.isupper() for c in run)
-    return _REDACTED if is_mixed else run
 
 
 def _is_feedback(item: Any) -> bool:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-PROVIDERS = ("openai", "azure", "anthropic", "databricks")
+
+class Provider(NamedTuple):
+    """What holds for a provider where the settings say nothing.
+
+    No environment variable stands beside an address: whoever sets one would direct traces and keys to another.
+    """
+
+    address: str | None = None
+    key_variable: str | None = None
+    version: str | None = None
+    """Of its interface."""
+
+
+PROVIDERS = {
+    "openai": Provider("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "azure": Provider(version="2024-10-21"),
+    "anthropic": Provider("https://api.anthropic.com", "ANTHROPIC_API_KEY", "2023-06-01"),
+    "databricks": Provider(),
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -23,11 +41,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PriceSettings(_Section):
+class Price(_Section):
     """Price of a model in US dollars per million tokens."""
 
     input: float = Field(ge=0, allow_inf_nan=False, description="USD per million prompt tokens.")
     output: float = Field(ge=0, allow_inf_nan=False, description="USD per million answer tokens.")
+
+    def of(self, input_tokens: float, output_tokens: float) -> float:
+        """Return the cost of one request in US dollars."""
+        return (self.input * input_tokens + self.output * output_tokens) / 1e6
 
 
 class EndpointSettings(_Section):
@@ -44,7 +66,7 @@ class EndpointSettings(_Section):
     tpm: float | None = Field(None, gt=0, allow_inf_nan=False, description="Tokens per minute, over all tasks.")
     max_in_flight: int = Field(64, ge=1, le=10_000, description="Requests that one task has open at a time.")
     timeout_s: float = Field(120, gt=0, allow_inf_nan=False, description="Longest one answer may take, with retries.")
-    prices: dict[str, PriceSettings] = Field(
+    prices: dict[str, Price] = Field(
         default_factory=dict, description='Model name, or "*" for all: its price. Default: known list prices.'
     )
 

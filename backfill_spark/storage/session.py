@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from backfill_spark.display.redaction import KEY_NAMES
 from backfill_spark.errors import SessionError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _build(settings: Settings) -> SparkSession:
         "spark.sql.execution.arrow.maxRecordsPerBatch": "2000",
         # Measured: of the 20,000 calls into Java that a small job makes, 10,600 ask where in Python a column was made.
         "spark.python.sql.dataFrameDebugging.enabled": "false",
-        "spark.redaction.regex": "(?i)secret|password|token|access[.]?key|api[._-]?key|credential|authorization|bearer",
+        "spark.redaction.regex": f"(?i){KEY_NAMES}|bearer",
     }
     master = given.get("spark.master") or os.environ.get("MASTER") or "local[*]"
     if master.startswith("local"):

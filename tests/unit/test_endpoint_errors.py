@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from backfill_spark.judges.llm.endpoints import Endpoint, Service, Shape
-from backfill_spark.judges.llm.providers import Wire
+from backfill_spark.judges.llm.error_body import status_told
+from backfill_spark.judges.llm.providers import wire_of
 from backfill_spark.judges.llm.reply import verdict_of
-from backfill_spark.judges.llm.retry import Action, fault_of, status_told
+from backfill_spark.judges.llm.retry import Action, fault_of
 from backfill_spark.models import ErrorCode
 
 LARGE = (Action.ROW, ErrorCode.TRACE_TOO_LARGE)
@@ -234,6 +235,6 @@ def test_the_limit_of_an_answer_is_dropped_only_where_its_field_is_unknown(messa
 )
 def test_every_providers_word_for_the_end_of_an_answer_is_known(reason: str, code: ErrorCode) -> None:
     """A filter is a refusal, a limit an answer that was cut off."""
-    wire = Wire(Service(Endpoint("e", "openai", "http://h/v1"), "m"), None)
+    wire = wire_of(Service(Endpoint(name="e", provider="openai", base_url="http://h/v1"), "m"), None)
     reply = wire.reply({"choices": [{"finish_reason": reason, "message": {"content": ""}}]})
     assert code is verdict_of(reply)[0]

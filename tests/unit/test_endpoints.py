@@ -6,9 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from backfill_spark.errors import BackfillRefusedError
-from backfill_spark.judges.llm.endpoints import Endpoint, Price, Service, read_key, resolve
-from backfill_spark.judges.llm.prices import price_of
-from backfill_spark.settings.judges import JudgeSettings
+from backfill_spark.judges.llm.endpoints import Endpoint, Service, price_of, read_key, resolve
+from backfill_spark.settings.judges import JudgeSettings, Price
 
 ADDRESS_VARIABLES = (
     "OPENAI_BASE_URL",
@@ -111,9 +110,11 @@ def test_a_bare_on_or_off_in_yaml_is_a_word(given, expected):
 def test_a_key_is_read_from_a_variable_or_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("MY_KEY", " abc\n")
     (tmp_path / "key").write_text("def\n")
-    assert "abc" == read_key(Endpoint("x", "openai", "http://h", api_key_env="MY_KEY"))
-    assert "def" == read_key(Endpoint("x", "openai", "http://h", api_key_file=str(tmp_path / "key")))
-    assert read_key(Endpoint("x", "openai", "http://h")) is None
+    assert "abc" == read_key(Endpoint(name="x", provider="openai", base_url="http://h", api_key_env="MY_KEY"))
+    assert "def" == read_key(
+        Endpoint(name="x", provider="openai", base_url="http://h", api_key_file=str(tmp_path / "key"))
+    )
+    assert read_key(Endpoint(name="x", provider="openai", base_url="http://h")) is None
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_key_that_cannot_be_used_is_refused_by_name(monkeypatch, how):
     monkeypatch.setenv("EMPTY", "")
     monkeypatch.setenv("ODD", "sécret\x07")
     with pytest.raises(BackfillRefusedError, match=next(iter(how.values()))) as refused:
-        read_key(Endpoint("x", "openai", "http://h", **how))
+        read_key(Endpoint(name="x", provider="openai", base_url="http://h", **how))
     assert "cret" not in str(refused.value).replace("secret", "")
 
 
@@ -140,8 +141,8 @@ def test_a_price_is_the_settings_then_the_list_then_unknown():
     listed, _ = resolve("openai:/gpt-4o-mini", JudgeSettings())
     own, _ = resolve("x:/m", settings(x={"base_url": "http://h", "prices": {"m": {"input": 2, "output": 8}}}))
     any_model, _ = resolve("x:/m", settings(x={"base_url": "http://h", "prices": {"*": {"input": 1, "output": 1}}}))
-    assert Price(2e-6, 8e-6) == price_of(own, "m")
+    assert Price(input=2, output=8) == price_of(own, "m")
     assert price_of(own, "other") is None
-    assert Price(1e-6, 1e-6) == price_of(any_model, "other")
+    assert Price(input=1, output=1) == price_of(any_model, "other")
     assert price_of(listed, "gpt-4o-mini").of(1_000_000, 0) == pytest.approx(0.15)
     assert price_of(listed, "no-such-model") is None

@@ -10,6 +10,7 @@ import re
 import secrets
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,7 @@ from backfill_spark.judges.llm.client import probe
 from backfill_spark.judges.llm.endpoints import Endpoint, read_key, resolve
 from backfill_spark.judges.llm.journal import Journal
 from backfill_spark.judges.llm.pool import Pool
-from backfill_spark.judges.llm.providers import Wire
+from backfill_spark.judges.llm.providers import wire_of
 from backfill_spark.settings.schema import Settings
 from tests.judge_server import FAULTS, JudgeServer, serving
 from tests.unit.test_llm_client import answers_to, service
@@ -78,7 +79,7 @@ def test_a_key_is_in_no_answer_row_log_or_spool_whatever_goes_wrong(
     spooled = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert spooled
     rows = [row_of(a) for a in found if a.left is None]
-    assert_nowhere(key, found, [a.to_json() for a in found], rows, caplog.text, said.getvalue(), *spooled)
+    assert_nowhere(key, found, [asdict(a) for a in found], rows, caplog.text, said.getvalue(), *spooled)
 
 
 @pytest.mark.parametrize("fault", [{}, {"key": "another"}, {"redirects": "http://127.0.0.1:9/"}, {"error_rate": 1.0}])
@@ -94,7 +95,7 @@ def test_a_key_is_in_nothing_that_is_shipped_or_shown(key: str, fault: dict[str,
         async def pool() -> Pool:
             return Pool(asked, budget=Budget(1))
 
-        things = [settings, endpoint, asked, seen, Wire(asked, key), asyncio.run(pool())]
+        things = [settings, endpoint, asked, seen, wire_of(asked, key), asyncio.run(pool())]
         shipped = [pickle.dumps(thing) for thing in (settings, endpoint, asked)]
         assert_nowhere(key, *things, *shipped, settings.model_dump_json())
 
@@ -114,7 +115,7 @@ def test_a_key_that_cannot_be_used_is_refused_without_being_shown(
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", odd.format(key))
     with pytest.raises(BackfillRefusedError, match="JUDGE_KEY") as refused:
-        read_key(Endpoint("x", "openai", "http://h", api_key_env="JUDGE_KEY"))
+        read_key(Endpoint(name="x", provider="openai", base_url="http://h", api_key_env="JUDGE_KEY"))
     assert_nowhere(key, *traceback.format_exception(refused.value))
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backfill_spark.judges import Safety
-from backfill_spark.judges.llm.endpoints import Price
 from backfill_spark.judges.worker import LoadedJudge, fan_out
 from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
 from backfill_spark.scoring.feedback import FIELD_NAMES
+from backfill_spark.settings.judges import Price
 from tests.judge_server import FAULTS, serving
 from tests.unit.test_llm_client import KEY, one, service
 
@@ -109,7 +109,7 @@ CASES = [
 def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key, and pauses of half their longest: 0.25, 0.5, 1 second."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setattr("backfill_spark.judges.llm.pool.random.uniform", lambda low, high: (low + high) / 2)
+    monkeypatch.setattr("backfill_spark.judges.llm.retry.random.uniform", lambda low, high: (low + high) / 2)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +150,6 @@ def test_every_fault_of_the_server_is_in_the_table() -> None:
 
 def test_an_answer_without_usage_has_no_tokens_and_an_unknown_cost(server: JudgeServer) -> None:
     """Unknown, never 0."""
-    found = one("fault:no-usage priced", service(server, price=Price(1e-6, 1e-6)))
+    found = one("fault:no-usage priced", service(server, price=Price(input=1, output=1)))
     assert (None, None, None) == (found.input_tokens, found.output_tokens, found.cost_usd)
     assert found.verdict is not None

@@ -13,7 +13,8 @@ import pytest
 import backfill_spark
 from backfill_spark.display.absent import why_absent
 from backfill_spark.errors import JudgeOutputError
-from backfill_spark.judges.llm.reply import Reply, verdict_of
+from backfill_spark.judges.llm.messages import Reply
+from backfill_spark.judges.llm.reply import verdict_of
 from backfill_spark.judges.verdict import VerdictType
 from tests.judge_replies import CONTRADICTORY, STYLES, Judged, own_replies, wildbench_replies
 

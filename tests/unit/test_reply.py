@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from backfill_spark.errors import JudgeOutputError
 from backfill_spark.judges.llm.endpoints import Endpoint, Service
-from backfill_spark.judges.llm.providers import Wire
-from backfill_spark.judges.llm.reply import Reply, ReplyError, decoded, parse_reply, verdict_of
+from backfill_spark.judges.llm.messages import Reply
+from backfill_spark.judges.llm.providers import wire_of
+from backfill_spark.judges.llm.reply import ReplyError, parse_reply, verdict_of
+from backfill_spark.judges.llm.sender import decoded
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.models import ErrorCode
 
@@ -225,7 +227,7 @@ def test_equal_numbers_agree_and_others_do_not():
 
 
 def message_read(message):
-    wire = Wire(Service(Endpoint("house", "openai", "http://127.0.0.1:1/v1"), "m"), None)
+    wire = wire_of(Service(Endpoint(name="house", provider="openai", base_url="http://127.0.0.1:1/v1"), "m"), None)
     reply = wire.reply({"choices": [{"message": {"role": "assistant", **message}}]})
     code, _, verdict = verdict_of(reply, SCHEMA)
     return str(code) if verdict is None else orjson.loads(verdict)["result"]
@@ -258,7 +260,7 @@ def test_an_answer_beside_an_empty_content_is_read(message, expected):
 
 
 def test_two_tools_that_contradict_each_other_are_no_verdict():
-    wire = Wire(Service(Endpoint("house", "anthropic", "http://127.0.0.1:1"), "m"), None)
+    wire = wire_of(Service(Endpoint(name="house", provider="anthropic", base_url="http://127.0.0.1:1"), "m"), None)
     blocks = [{"type": "tool_use", "input": orjson.loads(text)} for text in (YES, NO)]
     assert verdict_of(wire.reply({"content": blocks}), SCHEMA)[0] is ErrorCode.JUDGE_BAD_OUTPUT
     assert wire.reply({"content": blocks[:1] * 2}).data == orjson.loads(YES)

@@ -29,7 +29,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
 
 def problem(url: str) -> str | None:
     """Return what the probe finds; it needs a loop to ask."""
-    return probe(Service(Endpoint("local", "openai", url, api_key_env="JUDGE_KEY"), "tiny")).problem
+    return probe(
+        Service(Endpoint(name="local", provider="openai", base_url=url, api_key_env="JUDGE_KEY"), "tiny")
+    ).problem
 
 
 async def in_a_coroutine(url: str) -> Any:

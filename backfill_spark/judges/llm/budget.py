@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
@@ -47,14 +48,16 @@ class Permits:
         self._journal.add(answer)
 
     async def cover(self, held: float) -> None:
-        """Return once another request, which may cost `held`, is covered by what is on disk; or does not fit any more.
+        """Return once all that the budget holds, `held` for the last one, is covered by what is on disk.
+
+        Returns at once where the budget is overdrawn: nothing may be sent then.
 
         Raises:
             StoodStillError: this process was stopped for longer than `still_s`.
         """
         self._look()
         self._highest = max(self._highest, held)
-        while self._budget.fits(held) and not self._covers(held):
+        while not self._budget.is_overdrawn and not self._is_covered():
             await self._write()
 
     async def write_all(self) -> None:
@@ -78,9 +81,9 @@ class Permits:
             self._still_s = 0.0
             raise StoodStillError(f"This process stood still for {still:.0f} s: another runner may be at the job.")
 
-    def _covers(self, held: float) -> bool:
+    def _is_covered(self) -> bool:
         requests, cost = self._allowed
-        return self._budget.requests + 1 <= requests and self._budget.committed_usd + held <= cost + 1e-12
+        return self._budget.requests <= requests and self._budget.committed_usd <= cost + 1e-12
 
     async def _write(self) -> None:
         async with self._writing:
@@ -103,6 +106,7 @@ class Permits:
         return Permit(budget.requests, budget.committed_usd, budget.requests + int(more), cost)
 
 
+@dataclass(slots=True)
 class Budget:
     """How many requests one task may send, and what they may cost. Retries count.
 
@@ -110,18 +114,15 @@ class Budget:
     never passes the limit. One that may have been paid although no answer came stays at what was held.
     """
 
-    __slots__ = ("_cost_before", "_held", "_requests_before", "cost_usd", "max_cost_usd", "max_requests", "requests")
-
-    def __init__(self, max_requests: int | None = None, max_cost_usd: float | None = None) -> None:
-        self.max_requests = max_requests
-        self.max_cost_usd = max_cost_usd
-        self.requests = 0
-        """Requests sent."""
-        self.cost_usd = 0.0
-        """Cost of what is settled."""
-        self._held = 0.0
-        self._requests_before = 0
-        self._cost_before = 0.0
+    max_requests: int | None = None
+    max_cost_usd: float | None = None
+    requests: int = 0
+    """Requests sent, and held for calls that are to be repeated."""
+    cost_usd: float = 0.0
+    """Cost of what is settled."""
+    _held: float = 0.0
+    _requests_before: int = 0
+    _cost_before: float = 0.0
 
     def spent_before(self, requests: int, cost_usd: float) -> None:
         """Take off what an earlier attempt at the same task has spent; it is not told again in `requests` and cost."""
@@ -136,29 +137,32 @@ class Budget:
     def requests_left(self) -> float:
         """Requests that may still be sent."""
         if self.max_requests is None:
-            return float("inf")
+            return inf
         return self.max_requests - self._requests_before - self.requests
 
     @property
     def cost_left(self) -> float:
         """What further requests may cost."""
         if self.max_cost_usd is None:
-            return float("inf")
+            return inf
         return self.max_cost_usd - self._cost_before - self.committed_usd
 
-    def fits(self, cost: float, *, kept: int = 0) -> bool:
-        """Tell whether one more request fits, with `kept` others held back for calls that must be repeated."""
-        if self.requests_left < 1 + kept:
-            return False
-        return cost <= self.cost_left + 1e-12
+    @property
+    def is_overdrawn(self) -> bool:
+        """True when settled requests cost more than was held for them, so that what is held passes the limit."""
+        return self.cost_left < -1e-12
+
+    def fits(self, cost: float) -> bool:
+        """Tell whether one more request fits."""
+        return self.requests_left >= 1 and cost <= self.cost_left + 1e-12
 
     def hold(self, cost: float) -> None:
-        """Count one request."""
+        """Count one request, before it is sent."""
         self.requests += 1
         self._held += cost
 
     def take_back(self, cost: float) -> None:
-        """Forget a request that never left, as when nobody listens."""
+        """Forget a request that was not sent, or found nobody."""
         self.requests -= 1
         self.settle(cost, 0.0)
 

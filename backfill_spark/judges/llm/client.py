@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from backfill_spark.judges.llm.budget import Budget
-from backfill_spark.judges.llm.endpoints import Service
+from backfill_spark.judges.llm.endpoints import Service, Shape
 from backfill_spark.judges.llm.journal import Journal
 from backfill_spark.judges.llm.messages import Answer, Question
-from backfill_spark.judges.llm.pool import Asked, Pool
+from backfill_spark.judges.llm.pool import Pool
 from backfill_spark.judges.llm.providers import first_shape
 from backfill_spark.judges.llm.rate_limit import Limiter
 from backfill_spark.judges.llm.reply import NO_ANSWER
+from backfill_spark.judges.verdict import closed_object
 from backfill_spark.models import ErrorCode, compact_json
 
 
@@ -57,29 +58,6 @@ def ask(
             runner.run(pool.close())
 
 
-async def ask_many(
-    questions: Iterable[Question],
-    service: Service,
-    *,
-    budget: Budget | None = None,
-    limiter: Limiter | None = None,
-    journal: Journal | None = None,
-    on_answer: Callable[[Answer], None],
-) -> Asked:
-    """Ask all questions, and hand each answer to `on_answer` once."""
-    pool = Pool(service, budget=budget, limiter=limiter, journal=journal)
-    await pool.open()
-    try:
-        for answer in await pool.feed(list(questions)):
-            on_answer(answer)
-        while pool.is_busy:
-            for answer in await pool.next_answers():
-                on_answer(answer)
-    finally:
-        await pool.close()
-    return pool.asked
-
-
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What one small question told about a service."""
@@ -99,12 +77,7 @@ _PROBE = Question(
     compact_json(
         {
             "messages": [{"role": "user", "content": 'Answer with exactly this JSON object: {"result": "yes"}'}],
-            "schema": {
-                "type": "object",
-                "properties": {"result": {"type": "string", "enum": ["yes", "no"]}},
-                "required": ["result"],
-                "additionalProperties": False,
-            },
+            "schema": closed_object({"result": {"type": "string", "enum": ["yes", "no"]}}),
             "parameters": {},
         }
     ),
@@ -120,19 +93,29 @@ def probe(service: Service) -> Probe:
     Raises:
         BackfillRefusedError: the key is not on this machine.
     """
-    endpoint = replace(service.endpoint, timeout_s=min(service.endpoint.timeout_s, _PROBE_S))
+    timeout_s = min(service.endpoint.timeout_s, _PROBE_S)
+    endpoint = service.endpoint.model_copy(update={"timeout_s": timeout_s})
     asked_of = replace(service, endpoint=endpoint, shape=first_shape(service))
-    answers: list[Answer] = []
-    asked = _run(ask_many([_PROBE], asked_of, budget=Budget(6), on_answer=answers.append))
-    found = answers[0]
+    budget = Budget(6)
+    found, shape = _run(_asked(asked_of, budget))
     what = (found.error_message or found.left or "").rstrip(".")
     # A page that is no model's answers with status 200 too; so does a model whose answer stands elsewhere.
     is_answered = found.verdict is not None or (found.error_code in _ANSWERED and found.error_message != NO_ANSWER)
     problem = None if is_answered else f"The endpoint {endpoint.name!r} does not answer for {service.uri!r}: {what}."
-    return Probe(replace(service, shape=asked.shape, is_probed=is_answered), problem, asked.requests, asked.cost_usd)
+    return Probe(replace(service, shape=shape, is_probed=is_answered), problem, budget.requests, budget.committed_usd)
 
 
-def _run(asking: Coroutine[None, None, Asked]) -> Asked:
+async def _asked(service: Service, budget: Budget) -> tuple[Answer, Shape]:
+    pool = Pool(service, budget=budget)
+    await pool.open()
+    try:
+        answers = await pool.feed([_PROBE]) or await pool.next_answers()
+    finally:
+        await pool.close()
+    return answers[0], pool.shape
+
+
+def _run(asking: Coroutine[None, None, tuple[Answer, Shape]]) -> tuple[Answer, Shape]:
     """Run `asking` in a loop of its own: in a thread of its own where a loop runs here, as in a notebook's cell."""
     try:
         asyncio.get_running_loop()

@@ -1,56 +1,30 @@
-"""Endpoints: where a model URI leads, and where its key lies. Keys are looked up by name and never kept."""
+"""Endpoints: where a model URI leads, what it costs, and where its key lies. Keys are looked up and never kept."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from backfill_spark.errors import BackfillRefusedError, nearest_first
-from backfill_spark.settings.judges import PROVIDERS, EndpointSettings, JudgeSettings
+from backfill_spark.settings.judges import PROVIDERS, EndpointSettings, JudgeSettings, Price
 from backfill_spark.settings.locations import read_text
 
+_SAMPLE = 1_000
+"""Tokens that a list price is read at: below every step of the prices that rise with length."""
 _URI = re.compile(r"(?P<endpoint>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}):/(?P<model>[^\s/][^\s]{0,199})")
-# No environment variable stands beside these: whoever sets one would direct traces and keys to an address of theirs.
-_ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-_VERSIONS = {"azure": "2024-10-21", "anthropic": "2023-06-01"}
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """US dollars per token."""
+class Endpoint(EndpointSettings):
+    """An endpoint of the settings under its name, with its provider's address and version where they name none.
 
-    input: float
-    output: float
-
-    def of(self, input_tokens: int, output_tokens: int) -> float:
-        """Return the cost of one request in US dollars."""
-        return self.input * input_tokens + self.output * output_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One server that models are asked at. Holds the name of its key, never the key; it may be shipped."""
+    Holds the name of its key, never the key; it may be shipped.
+    """
 
     name: str
-    provider: str
     base_url: str
-    api_key_env: str | None = None
-    api_key_file: str | None = None
-    api_version: str | None = None
-    rpm: float | None = None
-    """Requests per minute over all tasks."""
-    tpm: float | None = None
-    """Tokens per minute over all tasks."""
-    max_in_flight: int = 64
-    """Requests that one task has open at a time."""
-    timeout_s: float = 120.0
-    """Longest one answer may take, retries included."""
-    prices: Mapping[str, Price] = field(default_factory=dict)
-    """Model name, or `*`: its price, where the settings say one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +72,8 @@ class Service:
 
 def output_limit(prompt: Mapping[str, Any]) -> int | None:
     """Return a judge's own limit for the length of an answer to this prompt."""
-    return prompt.get("parameters", {}).get("max_tokens")  # type: ignore[no-any-return]
+    found: int | None = prompt.get("parameters", {}).get("max_tokens")
+    return found
 
 
 def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, str]:
@@ -124,38 +99,47 @@ def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, s
         )
     name = match["endpoint"]
     if name in settings.endpoints:
-        return _endpoint(name, settings.endpoints[name]), match["model"]
-    if name in PROVIDERS:
-        own = EndpointSettings.model_validate({"provider": name, "api_key_env": _KEY_VARIABLES.get(name)})
-        return _endpoint(name, own), match["model"]
-    known = nearest_first(name, {*settings.endpoints, *PROVIDERS})
-    raise BackfillRefusedError(
-        f"The model {uri!r} names the endpoint {name!r}, which is unknown. Known: {known}. Add it to the settings as "
-        f"judge.endpoints.{name}."
-    )
-
-
-def _endpoint(name: str, settings: EndpointSettings) -> Endpoint:
-    provider = settings.provider
-    address = settings.base_url or _ADDRESSES.get(provider)
+        own = dict(settings.endpoints[name])
+    elif name in PROVIDERS:
+        own = {"provider": name, "api_key_env": PROVIDERS[name].key_variable}
+    else:
+        known = nearest_first(name, {*settings.endpoints, *PROVIDERS})
+        raise BackfillRefusedError(
+            f"The model {uri!r} names the endpoint {name!r}, which is unknown. Known: {known}. Add it to the settings "
+            f"as judge.endpoints.{name}."
+        )
+    provider = PROVIDERS[own["provider"]]
+    address = own.get("base_url") or provider.address
     if address is None:
         raise BackfillRefusedError(
-            f"The endpoint {name!r} ({provider}) has no address. Set judge.endpoints.{name}.base_url, and api_key_env "
-            "beside it."
+            f"The endpoint {name!r} ({own['provider']}) has no address. Set judge.endpoints.{name}.base_url, and "
+            "api_key_env beside it."
         )
-    return Endpoint(
-        name=name,
-        provider=provider,
-        base_url=address,
-        api_key_env=settings.api_key_env,
-        api_key_file=settings.api_key_file,
-        api_version=settings.api_version or _VERSIONS.get(provider),
-        rpm=settings.rpm,
-        tpm=settings.tpm,
-        max_in_flight=settings.max_in_flight,
-        timeout_s=settings.timeout_s,
-        prices={m: Price(p.input / 1e6, p.output / 1e6) for m, p in settings.prices.items()},
-    )
+    version = own.get("api_version") or provider.version
+    return Endpoint.model_validate({**own, "name": name, "base_url": address, "api_version": version}), match["model"]
+
+
+def price_of(endpoint: Endpoint, model: str) -> Price | None:
+    """Return the price of a model, or None where nobody says one.
+
+    The settings' price of this model or of `*` counts first, then the list price that `genai-prices` ships for
+    this provider and model name (looked up without any download).
+    """
+    own = endpoint.prices.get(model) or endpoint.prices.get("*")
+    return own if own is not None else _list_price(endpoint.provider, model)
+
+
+def _list_price(provider: str, model: str) -> Price | None:
+    try:
+        from genai_prices import Usage, calc_price
+    except ImportError:
+        return None
+    try:
+        paid = calc_price(Usage(input_tokens=_SAMPLE, output_tokens=_SAMPLE), model, provider_id=provider)
+    except (LookupError, ValueError):
+        return None
+    per_million = 1e6 / _SAMPLE
+    return Price(input=float(paid.input_price) * per_million, output=float(paid.output_price) * per_million)
 
 
 def read_key(endpoint: Endpoint) -> str | None:
@@ -185,3 +169,12 @@ def read_key(endpoint: Endpoint) -> str | None:
     if not key.isascii() or not key.isprintable():
         raise BackfillRefusedError(f"The key in the {where} holds characters that no key has; write it on one line.")
     return key
+
+
+def key_problem(endpoint: Endpoint) -> str | None:
+    """Return why the key cannot be read on this machine, or None."""
+    try:
+        read_key(endpoint)
+    except BackfillRefusedError as error:
+        return str(error)
+    return None

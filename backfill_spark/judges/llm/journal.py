@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import posixpath
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from pydantic import TypeAdapter
 
 from backfill_spark.judges.llm.messages import Answer
 from backfill_spark.storage.files import filesystem_of
@@ -36,6 +37,17 @@ class Permit:
     """None where the price is unknown."""
     is_closed: bool = False
     """True in the last file of a writer that came to its end: nothing more was sent."""
+
+    @property
+    def most(self) -> tuple[int, float]:
+        """Requests and cost that the writer has spent at most."""
+        if self.is_closed:
+            return self.requests, self.cost_usd
+        return self.max_requests, self.cost_usd if self.max_cost_usd is None else self.max_cost_usd
+
+
+_ANSWER = TypeAdapter(Answer)
+_PERMIT = TypeAdapter(Permit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +101,8 @@ class Journal:
         return bool(self._waiting)
 
     def earlier(self) -> Journaled:
-        """Return what other attempts at this task have written."""
-        return read_journal(self._folder_given, self._job_id, task=self._task, but=self._stem)
+        """Return what other attempts at this task have written; this one has written nothing yet."""
+        return read_journal(self._folder_given, self._job_id, task=self._task)
 
     def add(self, answer: Answer) -> None:
         """Keep an answer for the next file."""
@@ -99,8 +111,8 @@ class Journal:
     def draft(self, permit: Permit) -> Draft:
         """Take the permit and what waits for one new file."""
         answers, self._waiting = self._waiting, []
-        head = {"job_id": self._job_id, "writer": self._stem, **_permit_json(permit)}
-        lines = [orjson.dumps(head), *(orjson.dumps(a.to_json()) for a in answers), b""]
+        head = {"job_id": self._job_id, "writer": self._stem, **asdict(permit)}
+        lines = [orjson.dumps(head), *map(orjson.dumps, answers), b""]
         name = f"{self._stem}-{self._count:06d}.jsonl"
         self._count += 1
         return Draft(name, b"\n".join(lines), permit)
@@ -113,45 +125,35 @@ class Journal:
         _put(self._files, posixpath.join(self._folder, draft.name), draft.data)
 
 
-def read_journal(folder: str, job_id: str, *, task: int | None = None, but: str | None = None) -> Journaled:
+def read_journal(folder: str, job_id: str, *, task: int | None = None) -> Journaled:
     """Read what the tasks of a job wrote, or one of them; a line that is not whole is not there.
 
     Args:
         folder: Path or URI, as the writers were given it.
         job_id: Job that pays.
         task: Read the files of this task only.
-        but: Leave the files of this writer out.
     """
     from pyarrow import fs
 
     files, root = filesystem_of(folder)
     selector = fs.FileSelector(posixpath.join(root, job_id), allow_not_found=True)
     start = "" if task is None else _stem(task)
-    found = [
-        f.path
-        for f in files.get_file_info(selector)
-        if f.base_name.endswith(".jsonl")
-        and f.base_name.startswith(start)
-        and not (but is not None and f.base_name.startswith(but))
-    ]
+    names = [f.base_name for f in files.get_file_info(selector)]
+    found = [name for name in names if name.endswith(".jsonl") and name.startswith(start)]
     answers: dict[str, Answer] = {}
-    permits: dict[str, dict[str, Any]] = {}
-    for path in sorted(found):
-        with files.open_input_stream(path) as stream:
+    permits: dict[str, Permit] = {}
+    for name in sorted(found):
+        with files.open_input_stream(posixpath.join(root, job_id, name)) as stream:
             lines = stream.read().split(b"\n")[:-1]
         head, *rest = [_object(line) for line in lines] or [None]
         if head is not None:
-            permits[head["writer"]] = head
-        for line in rest:
-            if line is None:
-                continue
-            answer = Answer.from_json(line)
+            permits[head["writer"]] = _PERMIT.validate_python(head)
+        for answer in (_ANSWER.validate_python(line) for line in rest if line is not None):
             kept = answers.get(answer.prompt_hash)
             if kept is None or (kept.verdict is None and answer.verdict is not None):
                 answers[answer.prompt_hash] = answer
-    requests = sum(p["requests"] if p["is_closed"] else p["max_requests"] for p in permits.values())
-    cost = sum(_most(p) for p in permits.values())
-    return Journaled(list(answers.values()), requests, cost, len(permits))
+    spent = [permit.most for permit in permits.values()]
+    return Journaled(list(answers.values()), sum(s[0] for s in spent), sum(s[1] for s in spent), len(permits))
 
 
 def delete_journal(folder: str, job_id: str) -> None:
@@ -215,21 +217,6 @@ def _put(files: fs.FileSystem, final: str, data: bytes) -> None:
 
 def _stem(task: int) -> str:
     return f"{task:012d}-"
-
-
-def _permit_json(permit: Permit) -> dict[str, Any]:
-    return {
-        "requests": permit.requests,
-        "cost_usd": permit.cost_usd,
-        "max_requests": permit.max_requests,
-        "max_cost_usd": permit.max_cost_usd,
-        "is_closed": permit.is_closed,
-    }
-
-
-def _most(permit: dict[str, Any]) -> float:
-    most = permit["cost_usd"] if permit["is_closed"] else permit["max_cost_usd"]
-    return float(permit["cost_usd"] if most is None else most)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
-"""What is asked, what comes back, and what it may cost: values of the client."""
+"""What is asked, what a model replies, and what became of a question: values of the client."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from backfill_spark.models import ErrorCode
@@ -44,11 +44,25 @@ class Answer:
     cost_usd: float | None = None
     """None where unknown."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object of all fields."""
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Answer:
-        code = data.get("error_code")
-        return cls(**{**data, "error_code": None if code is None else ErrorCode(code)})
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered, whatever the provider's form."""
+
+    text: str | None = None
+    data: dict[str, Any] | None = None
+    """The answer, where the provider decoded it already."""
+    finish: str | None = None
+    refusal: str | None = None
+    """Why the model would not answer, or None."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    is_empty: bool = False
+    """True when there is no answer in it at all."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of prompt and answer; None where one of the two is unknown."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens

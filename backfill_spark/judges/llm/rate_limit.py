@@ -79,11 +79,6 @@ class Limiter:
         """Requests sent and not answered yet."""
         self._tokens_in_flight = 0.0
 
-    @property
-    def requests_per_second(self) -> float | None:
-        """Present rate, or None while nothing limits it."""
-        return None if self._requests is None else self._requests.rate
-
     def delay(self, tokens: float) -> float:
         """Return the seconds to wait before a request of `tokens` may be sent; 0 means now."""
         now = self._clock()
@@ -180,12 +175,10 @@ class Limiter:
 
 
 def _told(headers: Mapping[str, str], kind: str) -> tuple[float | None, float | None]:
-    limit = headers.get(f"x-ratelimit-limit-{kind}")
-    if limit is not None:
-        return _number(limit), _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-    limit = headers.get(f"anthropic-ratelimit-{kind}-limit")
-    if limit is not None:
-        return _number(limit), _number(headers.get(f"anthropic-ratelimit-{kind}-remaining"))
+    """Return the limit a minute and what is left of it, where a server tells them."""
+    for form in (f"x-ratelimit-{{}}-{kind}", f"anthropic-ratelimit-{kind}-{{}}"):
+        if (limit := headers.get(form.format("limit"))) is not None:
+            return _number(limit), _number(headers.get(form.format("remaining")))
     return None, None
 
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-import orjson
-
 from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
-from backfill_spark.judges.llm.retry import Action, Fault
+from backfill_spark.judges.llm.messages import Reply
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.models import ErrorCode, compact_json
 
@@ -43,6 +39,8 @@ _SAID = re.compile(
 )
 _WORD = re.compile(r"\w+")
 _BROKEN = re.compile(r"""\{\s*["'](?:rationale|result)["']\s*:""")
+
+NO_ANSWER = "the reply holds no answer"
 
 Reader = Callable[[Any], Any]
 
@@ -226,44 +224,6 @@ def _is_form(answer: dict[str, Any]) -> bool:
     return any(isinstance(v, str) and _FORM.fullmatch(v) for v in (answer.get("rationale"), answer.get("result")))
 
 
-MAX_BODY = 1 << 20
-"""Bytes of an answer that are read; a larger one is no verdict."""
-
-
-NO_ANSWER = "the reply holds no answer"
-
-
-TOO_LONG = Fault(Action.ROW, ErrorCode.JUDGE_BAD_OUTPUT, f"the answer is longer than {MAX_BODY:,} bytes")
-
-
-async def read_body(response: aiohttp.ClientResponse) -> bytes | None:
-    """Read the body, or nothing of one that is too long."""
-    length = response.content_length
-    if length is not None and length > MAX_BODY:
-        response.close()
-        return None
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > MAX_BODY:
-            response.close()
-            return None
-        parts.append(part)
-    return b"".join(parts)
-
-
-def decoded(body: bytes) -> Any:
-    """Decode the JSON body of an answer; half a surrogate pair in it is no reason to lose the rest.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body.decode("utf-8", "replace"), strict=False)
-
-
 def verdict_of(
     reply: Reply, schema: Mapping[str, Any] | None = None
 ) -> tuple[ErrorCode | None, str | None, str | None]:
@@ -283,28 +243,3 @@ def verdict_of(
         return ErrorCode.JUDGE_BAD_OUTPUT, str(error), None
     except RecursionError:
         return ErrorCode.JUDGE_BAD_OUTPUT, "the answer is nested too deep", None
-
-
-def described(error: Exception) -> str:
-    """Return what went wrong on the way, without an address or a body."""
-    if isinstance(error, TimeoutError):
-        return "no complete answer in time"
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
-        return "the connection broke off"
-    return f"the answer cannot be read: {type(error).__name__}"
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model answered, whatever the provider's form."""
-
-    text: str | None = None
-    data: dict[str, Any] | None = None
-    """The answer, where the provider decoded it already."""
-    finish: str | None = None
-    refusal: str | None = None
-    """Why the model would not answer, or None."""
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    is_empty: bool = False
-    """True when there is no answer in it at all."""

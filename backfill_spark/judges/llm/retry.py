@@ -1,27 +1,23 @@
-"""What an answer that is none means: a row, another try, a slower pace, another form, or the end of the asking."""
+"""The retry policy: what an answer that is none means, how often and how late it is asked again, and when not."""
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Any
-
-import orjson
 
 from backfill_spark.judges.llm.endpoints import Shape
+from backfill_spark.judges.llm.error_body import plain, told_by, wait_of
 from backfill_spark.models import ErrorCode
 
-MAX_MESSAGE = 400
-SHORTEST_KEY = 12
-"""Characters; shorter ones are words such as EMPTY, which servers without keys are given."""
-_KEYS = re.compile(
-    r"(?i)\b(?:sk|pk|rk)[-_][a-z0-9_*-]{6,}|\b(?:bearer|basic)\s+[^\s\"',;]{6,}|\bdapi[a-z0-9]{8,}|\beyj[a-z0-9_.-]{10,}"
-    r"|[a-z0-9+/_-]{40,}={0,2}"
-)
+CONNECT_S = 10.0
+FIRST_CONNECT_S = 4.0
+"""While nothing is known to listen there."""
+FIRST_CONNECTS = 3
+BUDGET_SHARE = 0.05
+"""Share of a job's budget that is held back for requests that must be repeated."""
 
 # What servers say, in lower case with spaces for `_` and `-`. Each pattern was met at several providers.
 _NO_CREDIT = re.compile(
@@ -58,31 +54,8 @@ _FILTER = re.compile(
 _NO_PERMISSION = re.compile(
     r"^(?:permission (?:error|denied)|permission|invalid api key|access denied|authenticat\w*)\b"
 )
-# Of an error that is told with status 200 and no number: the status that it would have had.
-_STATUS_WORDS = (
-    (429, re.compile(r"rate.?limit|throttl|too many requests|quota|resource exhausted|request limit exceeded")),
-    (401, re.compile(r"authentication|api key|unauthori[sz]ed")),
-    (403, re.compile(r"permission|forbidden")),
-    (404, re.compile(r"not found")),
-    (400, re.compile(r"invalid|bad request|badrequest|unprocessable")),
-)
-_WAIT_TEXT = re.compile(
-    r"(?:try again|retry|wait)\D{0,30}?((?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|h(?:ours?)?|m(?:in(?:ute)?s?)?"
-    r"|s(?:ec(?:ond)?s?)?)(?![a-z])[\s,]*)+)"
-)
-_WAIT_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|mil|h|m|s)")
-_WAIT_FIELD = re.compile(
-    r'"retry[-_]?(?:delay|after)(?:_?(?:in_)?(ms|seconds|s))?"\s*:\s*"?(\d+(?:\.\d+)?)(ms|s)?[",}\s]'
-)
-_UNITS = {"ms": 1e-3, "mil": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
-
 _RETRIED = frozenset({408, 409, 425})
 _STOPPING = {401: "its key is not accepted", 402: "it wants to be paid"}
-_CODE_FIELDS = ("code", "type", "error_code", "__type", "status", "param", "loc", "reason", "reasons", "quotaid")
-_SAYING_FIELDS = ("message", "msg", "error_msg", "error_message", "detail", "title", "error", "raw")
-_INNER_FIELDS = ("error", "errors", "detail", "details", "innererror", "inner_error", "metadata", "raw", "violations")
-_ANSWER_FIELDS = ("choices", "content", "output", "candidates")
 
 
 class Action(StrEnum):
@@ -114,6 +87,32 @@ class Fault:
     shape: Shape | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often one task asks again, and how late."""
+
+    share: float = 0.2
+    """Retries for each of its questions."""
+    at_least: int = 20
+    """Retries that any task may make, however few its questions are."""
+    first_backoff_s: float = 0.5
+    """Longest pause before the first retry; it doubles with each try."""
+    longest_backoff_s: float = 30.0
+    reshapes: int = 3
+    """Other forms that one question is asked in."""
+
+    def allows(self, fault: Fault, retries: int, questions: int) -> bool:
+        """Tell whether a task that has made `retries` for its `questions` asks again after `fault`."""
+        # A refused request cost nothing and is slowed down already: the retry budget is for the others.
+        return fault.action is Action.SLOW or retries < max(self.at_least, self.share * questions)
+
+    def pause(self, fault: Fault, tries: int) -> float:
+        """Return the seconds to wait after the `tries`-th request for a question; what the server says wins."""
+        if fault.retry_after is not None:
+            return fault.retry_after
+        return random.uniform(0, min(self.longest_backoff_s, self.first_backoff_s * 2 ** (tries - 1)))
+
+
 def fault_of(status: int, headers: Mapping[str, str], body: bytes, shape: Shape, *, sent: int | None = None) -> Fault:
     """Classify an answer that is none.
 
@@ -124,14 +123,14 @@ def fault_of(status: int, headers: Mapping[str, str], body: bytes, shape: Shape,
         shape: Form of the request.
         sent: HTTP status, where it is another one.
     """
-    codes, message = _told(body)
+    codes, message = told_by(body)
     shown = f"HTTP {sent or status}"
     if code := (codes[0] if codes else str(status) if sent else ""):
         shown += f" ({code})"
     shown_whole = f"{shown}: {message}" if message else shown
     # Only what is meant as a message: a body may repeat the prompt, which may hold any words.
-    text = _plain(" ".join([*codes, message]))
-    wait = _wait_of(headers, body, message)
+    text = plain(" ".join([*codes, message]))
+    wait = wait_of(headers, body, message)
     if 200 <= status < 300:
         return Fault(Action.ROW, ErrorCode.JUDGE_BAD_OUTPUT, f"HTTP {status} without an answer")
     if 300 <= status < 400:
@@ -154,7 +153,7 @@ def fault_of(status: int, headers: Mapping[str, str], body: bytes, shape: Shape,
     if status == 413 or _CONTEXT.search(text):
         return Fault(Action.ROW, ErrorCode.TRACE_TOO_LARGE, shown_whole)
     if status in (403, 451):
-        if any(_NO_PERMISSION.search(_plain(c)) for c in codes):
+        if any(_NO_PERMISSION.search(plain(c)) for c in codes):
             return Fault(Action.STOP, ErrorCode.JUDGE_ERROR, f"{shown}: it forbids the call")
         return Fault(Action.UNSURE, ErrorCode.JUDGE_REFUSED, shown_whole)
     if status in _RETRIED or status >= 500:
@@ -166,55 +165,10 @@ def fault_of(status: int, headers: Mapping[str, str], body: bytes, shape: Shape,
     return Fault(Action.ROW, ErrorCode.JUDGE_ERROR, shown_whole)
 
 
-def status_told(data: Any) -> int | None:
-    """Return the status that the body of an answer with status 200 tells, or None where it tells of no error."""
-    error = _error_of(data)
-    if error is None:
-        return None
-    codes, message = _words(error)
-    for code in codes:
-        if code.isdecimal() and 400 <= int(code) < 600:
-            return int(code)
-    text = _plain(" ".join([*codes, message]))
-    # What is not known may pass: asked again as after a bad gateway.
-    return next((status for status, words in _STATUS_WORDS if words.search(text)), 502)
-
-
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return the seconds that `retry-after-ms` or `Retry-After` (seconds, or an HTTP date) ask to wait."""
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        text = headers.get(name)
-        if text is None:
-            continue
-        try:
-            seconds = float(text) * unit
-        except ValueError:
-            try:
-                moment = parsedate_to_datetime(text)
-            except (ValueError, OverflowError):
-                continue
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
-            seconds = max(0.0, (moment - now).total_seconds())
-        if 0 <= seconds < 1e9:
-            return seconds
-    return None
-
-
-def scrubbed(text: str, key: str | None) -> str:
-    """Return a message on one line without keys, at most MAX_MESSAGE characters."""
-    if key:
-        text = text.replace(key, "[key]")
-    return _KEYS.sub("[key]", " ".join(text[:4_000].split()))[:MAX_MESSAGE]
-
-
-def without_key(body: bytes, key: str | None) -> bytes:
-    """Return an answer that holds no key, should the server or a gateway have repeated it."""
-    return body if key is None or len(key) < SHORTEST_KEY else body.replace(key.encode(), b"[key]")
-
-
-def _plain(text: str) -> str:
-    return text.lower().replace("_", " ").replace("-", " ")
+def unreached(code: ErrorCode, message: str, *, tries: int, is_known: bool) -> Fault:
+    """Return the fault of a request that found nobody; at an address that never answered it is soon given up."""
+    is_hopeless = not is_known and (tries >= FIRST_CONNECTS or code is ErrorCode.TIMEOUT)
+    return Fault(Action.ROW if is_hopeless else Action.RETRY, code, message)
 
 
 def _is_too_large(text: str) -> bool:
@@ -229,94 +183,13 @@ def _number(digits: str) -> int:
     return int(digits.replace(",", "") or 0)
 
 
-def _wait_of(headers: Mapping[str, str], body: bytes, message: str) -> float | None:
-    """Return the seconds that a server asks to wait: in headers, in a field of the body, or in words."""
-    seconds = retry_after(headers, datetime.now(UTC))
-    if seconds is not None:
-        return seconds
-    if field := _WAIT_FIELD.search(body[:8_000].decode("utf-8", "replace").lower()):
-        return float(field[2]) * (1e-3 if "ms" in (field[1], field[3]) else 1.0)
-    if words := _WAIT_TEXT.search(message.lower()):
-        return sum(float(n) * _UNITS[unit] for n, unit in _WAIT_PART.findall(words[1]))
-    return None
-
-
 def _reshaped(text: str, shape: Shape) -> Shape | None:
     """Return the form to fall back to when a server says that it does not take this one."""
     field = shape.limit_field
-    if field is not None and _plain(field) in text and _UNSUPPORTED.search(text):
+    if field is not None and plain(field) in text and _UNSUPPORTED.search(text):
         # The longer name first: it also stands in advice to use it.
-        other = next((f for f in _LIMIT_FIELDS if f != field and _plain(f) in text), None)
+        other = next((f for f in _LIMIT_FIELDS if f != field and plain(f) in text), None)
         return replace(shape, limit_field=other)
     if shape.structured and _FORM.search(text):
         return replace(shape, structured=False)
     return None
-
-
-def _error_of(data: Any) -> Any:
-    """Return what a body with status 200 says of an error: at its top, or in its first choice."""
-    if isinstance(data, list) and data:
-        data = data[0]
-    if not isinstance(data, dict):
-        return None
-    if data.get("error") or data.get("errors") or "error" in (data.get("object"), data.get("type")):
-        return data
-    choices = data.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason") == "error"):
-        return choice
-    has_answer = any(data.get(name) is not None for name in _ANSWER_FIELDS)
-    says_so = any(isinstance(data.get(name), str) for name in ("error_code", "detail", "message", "msg"))
-    return data if says_so and not has_answer and "choices" not in data else None
-
-
-def _told(body: bytes) -> tuple[list[str], str]:
-    """Return the codes of an error body, and what it says."""
-    try:
-        data: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        text = body[:4_000].decode("utf-8", "replace")
-        title = _TITLE.search(text)
-        is_page = title is not None or text.lstrip().startswith("<")
-        return [], (title[1].strip() if title else "" if is_page else text.strip())[:300]
-    codes, message = _words(_error_of(data) or data)
-    return codes, message[:300]
-
-
-def _words(data: Any) -> tuple[list[str], str]:
-    codes: list[str] = []
-    said: list[str] = []
-    for name, value in _fields(data, 0):
-        if name in _SAYING_FIELDS and isinstance(value, str):
-            said.append(value[:2_000])
-        elif name in _CODE_FIELDS and type(value) in (str, int) and value not in ("", 200, "error"):
-            codes.append(str(value)[:80])
-    return codes[:12], (said[0] if len(said) == 1 else " ".join(dict.fromkeys(said[:4])))
-
-
-def _rank(field: tuple[str, Any]) -> int:
-    return _CODE_FIELDS.index(field[0]) if field[0] in _CODE_FIELDS else len(_CODE_FIELDS)
-
-
-def _fields(data: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of an error that may hold codes and messages, inner ones after their own level."""
-    if isinstance(data, list):
-        for item in data[:4]:
-            yield from _fields(item, depth)
-    if not isinstance(data, dict) or depth > 4:
-        return
-    inner = []
-    for name, value in sorted(data.items(), key=_rank):
-        lower = name.lower()
-        if lower == "raw" and isinstance(value, str) and value.lstrip().startswith("{"):
-            try:
-                value = orjson.loads(value)  # noqa: PLW2901 - an upstream's body, as text
-            except orjson.JSONDecodeError:
-                continue
-        if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
-            value = " ".join(value)  # noqa: PLW2901 - reasons, and the place of a field
-        yield lower, value
-        if lower in _INNER_FIELDS and isinstance(value, dict | list):
-            inner.append(value)
-    for value in inner:
-        yield from _fields(value, depth + 1)
