@@ -21,6 +21,7 @@ from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLost
 from backfill_spark.jobs.events import End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.heartbeat import Heartbeat
+from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.judges.answers import close_journal, forget_answers
 from backfill_spark.judges.services import prices_missing, services_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from backfill_spark.backfill.attempt import Bar
-    from backfill_spark.jobs.lease import Lease
+    from backfill_spark.jobs.events import Claim
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.settings.schema import Settings
 
@@ -68,30 +69,31 @@ def run_job(
     settings: Settings,
     job_id: str,
     *,
-    lease: Lease | None = None,
+    claim: Claim | None = None,
     prepared: Prepared | None = None,
     bar: Bar | None = None,
 ) -> JobRecord:
-    """Claim a job, unless its creator has (`lease`), and work on it until it ends; return it as it then is.
+    """Claim a job, unless its creator has (`claim`), and work on it until it ends; return it as it then is.
 
     Raises:
         LeaseLostError: another runner took the job.
         KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
     """
     jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
-    is_new = lease is not None
-    record = lease.claimed if lease is not None else jobs.record(job_id)
+    is_new = claim is not None
+    record = claim.record if claim is not None else jobs.record(job_id)
     if record.state.is_terminal:
         return record
     # Before the claim: what is refused here leaves the job as it is.
     request = prepared.request if prepared is not None else request_of(spark, settings, record)
     if prepared is None and not record.cancel_requested:
         _refuse_unfit(spark, settings, request)
-    if lease is None:
+    if claim is None:
         results.ensure()
-        lease = jobs.claim(record, [results.staging, results.assessments])
-        if lease is None:
+        claim = jobs.claim(record, [results.staging, results.assessments])
+        if claim is None:
             return jobs.record(job_id)
+    lease = Lease(jobs, claim)
     attempt = Attempt(
         spark=spark,
         settings=settings,
@@ -240,10 +242,7 @@ def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
     record = jobs.record(job_id)
     if record.state.is_terminal:
         return record
-    # The mark each time, and first: the event alone is not seen by a runner that looks for marks.
-    jobs.heartbeat.ask_cancel(job_id)
-    if not record.cancel_requested:
-        jobs.write(job_id, [(Event.CANCEL_REQUESTED, {})])
+    jobs.ask_cancel(record)
     record = jobs.record(job_id)
     if record.state.is_terminal or record.is_alive(jobs.clock()):
         return record
