@@ -12,7 +12,7 @@ from backfill_spark.errors import ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers import validation
 from backfill_spark.scorers.scorer import Registration, Scorer
-from backfill_spark.scorers.stored_code.pickling import recreate
+from backfill_spark.scorers.stored_code.loading import recreate
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -115,7 +115,8 @@ class VersionRow:
         }
         if spec is not None and not spec.kind.is_function:
             try:
-                return recreate(spec, **values).registered_as(self.name, registration)
+                made: Scorer = recreate(spec, **values)
+                return made.registered_as(self.name, registration)
             except ScorerLoadError as error:
                 spec, problem = None, str(error)
         plain = Scorer(None, **values, signature=() if spec is None else spec.signature)

@@ -345,7 +345,7 @@ def _definition_row(scorer: Scorer) -> dict[str, Any]:
 
 
 def _refuse_unknown_class(scorer: Scorer) -> None:
-    from backfill_spark.scorers.stored_code.pickling import CLASSES
+    from backfill_spark.scorers.stored_code.loading import CLASSES
 
     cls = type(scorer)
     if CLASSES.get(cls.__name__) != cls.__module__:

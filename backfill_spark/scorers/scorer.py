@@ -326,12 +326,12 @@ class Scorer:
             return self._function
         if self._spec is None:
             raise ScorerLoadError(self._problem or f"The scorer {self._name!r} has no stored definition.")
-        from backfill_spark.scorers.stored_code import pickling
+        from backfill_spark.scorers.stored_code import loading
 
         spec = self._spec
         if spec.definition is None and self._registration is not None:
             spec = self._spec = _lifecycle().with_definition(spec, self._registration.experiment_id)
-        return pickling.load(spec)
+        return loading.load(spec)
 
     def _fetch_definition(self) -> ScorerSpec:
         assert self._spec is not None

@@ -244,10 +244,10 @@ def test_a_broken_row_hides_no_other(registry, spark, settings):
 
 
 def test_listing_and_planning_load_no_code(registry, monkeypatch):
-    from backfill_spark.scorers.stored_code import pickling
+    from backfill_spark.scorers.stored_code import moved
 
     numbered(1).register().start()
-    monkeypatch.setattr(pickling.moved, "unpickled", lambda payload: pytest.fail("loaded"))
+    monkeypatch.setattr(moved, "unpickled", lambda payload: pytest.fail("loaded"))
 
     list_scorers()
     get_scorer(name="numbered")
@@ -305,10 +305,10 @@ def test_names_that_share_a_claim_do_not_block_each_other():
 
 
 def test_a_scorer_from_the_registry_can_be_registered_again_without_loading_it(monkeypatch):
-    from backfill_spark.scorers.stored_code import pickling
+    from backfill_spark.scorers.stored_code import moved
 
     original = numbered(1).register()
-    monkeypatch.setattr(pickling.moved, "unpickled", lambda payload: pytest.fail("loaded"))
+    monkeypatch.setattr(moved, "unpickled", lambda payload: pytest.fail("loaded"))
 
     copied = get_scorer(name="numbered").register(name="copy")
 

@@ -14,7 +14,7 @@ import pytest
 from backfill_spark import Feedback, scorer
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers.registered import Catalog
-from backfill_spark.scorers.stored_code import pickling
+from backfill_spark.scorers.stored_code import loading, pickling
 from backfill_spark.scoring import async_calls
 from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.scoring.worker import MAX_IN_FLIGHT, load_scorers, score_batch
@@ -380,7 +380,9 @@ def test_an_async_function_is_stored_by_value_with_its_helpers():
 
     made = pickling.dump(longer.function)
     spec = ScorerSpec("longer", 1, made.digest, longer.kind, {}, made.definition, ("outputs",), 1.0)
-    found = score_batch({"response": ["abcd", "a"]}, [1, 1], load_scorers([spec], {"response"}), payload="auto")
+    found = score_batch(
+        {"response": ["abcd", "a"]}, [1, 1], load_scorers([spec], {"response"}, load=loading.load), payload="auto"
+    )
 
     assert ["true", "false"] == found.fields["value"]
     assert made.source_text.startswith("@scorer\nasync def longer(outputs):")
