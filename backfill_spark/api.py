@@ -20,7 +20,7 @@ from backfill_spark.models import BackfillScorerConfig, Counts, JobState, is_job
 from backfill_spark.results.due import candidates
 from backfill_spark.results.store import ResultStore
 from backfill_spark.results.store import current as current_rows
-from backfill_spark.scorers.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
+from backfill_spark.scorers.lookup import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.selection.frozen import WorkStore
 from backfill_spark.settings.current import configure, current, set_experiment
 from backfill_spark.storage.session import active_session, get_spark, is_running, usable

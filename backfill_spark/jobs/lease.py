@@ -30,6 +30,7 @@ class Lease:
         """The job as it was when it was claimed."""
         self.job_id = claim.job_id
         self.epoch = claim.epoch
+        self.owner = claim.record.owner
         self.is_canceled = claim.record.cancel_requested
         self._notes: list[tuple[Event, Mapping[str, Any]]] = []
         self._n = 0
@@ -141,7 +142,7 @@ class Lease:
                 "written until its lease was over. What it has staged is kept."
             )
         return LeaseLostError(
-            f"Runner {self.claimed.owner} no longer owns job {self.job_id}: {self._lost}. "
+            f"Runner {self.owner} no longer owns job {self.job_id}: {self._lost}. "
             f"`backfill-spark status {self.job_id}` shows who does; `resume` goes on when nobody does."
         )
 

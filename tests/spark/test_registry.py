@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import threading
@@ -264,7 +265,8 @@ def test_two_registrations_at_once_lose_nothing(spark, settings):
     def register(number: int) -> None:
         own = Registry(spark.newSession(), settings)
         barrier.wait()
-        done.append((number, own.register(numbered(number), experiment_id="0").scorer_version))
+        new = dataclasses.replace(numbered(number).to_register(), experiment_id="0")
+        done.append((number, own.register(new).spec.version))
 
     threads = [threading.Thread(target=register, args=(number,)) for number in (1, 2, 3)]
     for thread in threads:

@@ -14,6 +14,7 @@ import pytest
 from backfill_spark import Feedback, scorer
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers.registered import Catalog
+from backfill_spark.scorers.scorer import scorer_of
 from backfill_spark.scorers.stored_code import loading, pickling
 from backfill_spark.scoring import async_calls
 from backfill_spark.scoring.feedback import FIELD_NAMES
@@ -403,8 +404,7 @@ def test_the_registry_tells_an_async_function_without_loading_it():
         "created_us": 1,
     }
     catalog = Catalog.of_rows("0", [row])
-    row = catalog.newest("asks")
-    found = row.scorer(catalog.config("asks"))
+    found = scorer_of(catalog.newest("asks"))
 
     assert ScorerKind.ASYNC_FUNCTION is catalog.latest("asks").kind
     assert (True, "async_function") == (found.is_async, found.kind)

@@ -22,14 +22,14 @@ MAX_BYTES = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A function as it is stored."""
+    """What is stored of a scorer that decides its answers."""
 
-    definition: str
-    """Base64 of a line `python 3.11` and the pickled function."""
+    definition: str | None
+    """Base64 of a line `python 3.11` and the pickled function; None for a built-in."""
     source_text: str | None
     """For people to read; never executed."""
     digest: str
-    python_version: str
+    python_version: str | None
 
 
 def dump(function: Callable[..., Any], *, name: str | None = None) -> Definition:
