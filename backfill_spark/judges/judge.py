@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Unpack
 
 from backfill_spark.errors import JudgeInputError, ScorerDefinitionError, ScorerLifecycleError
 from backfill_spark.judges.prompt import DEFAULT_SECRET, Prompt, is_suspected_echo, render_prompt, shown
 from backfill_spark.judges.verdict import Scalar, VerdictType
 from backfill_spark.models import ScorerKind
-from backfill_spark.scorers.scorer import Scorer
+from backfill_spark.scorers.scorer import Scorer, ScorerOptions
 
 YES_NO = VerdictType.of(Literal["yes", "no"])
 TOKEN_CAP = 100_000
@@ -29,16 +29,11 @@ class Interpretation(NamedTuple):
     metadata: dict[str, str]
 
 
-class JudgeOptions(TypedDict, total=False):
+class JudgeOptions(ScorerOptions, total=False):
     """What every judge can be given."""
 
-    name: str | None
     model: str | None
     inference_params: Mapping[str, Any] | None
-    description: str | None
-    aggregations: Sequence[str] | None
-    timeout: float | None
-    version_note: str | None
 
 
 class Judge(Scorer):
@@ -61,24 +56,16 @@ class Judge(Scorer):
     def __init__(
         self,
         *,
-        name: str | None = None,
         model: str | None = None,
         inference_params: Mapping[str, Any] | None = None,
-        description: str | None = None,
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
         signature: tuple[str, ...] | None = None,
+        **options: Unpack[ScorerOptions],
     ) -> None:
-        super().__init__(
-            None,
-            name=self.default_name if name is None else name,
-            description=self.about if description is None else description,
-            aggregations=aggregations,
-            timeout=timeout,
-            version_note=version_note,
-            signature=self.takes if signature is None else signature,
-        )
+        if options.get("name") is None:
+            options["name"] = self.default_name
+        if options.get("description") is None:
+            options["description"] = self.about
+        super().__init__(None, signature=self.takes if signature is None else signature, **options)
         self.model = _checked_model(model)
         self.inference_params = _checked_inference(inference_params)
 
