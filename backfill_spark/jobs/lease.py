@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import LeaseLostError, interrupt_behind
@@ -27,7 +28,7 @@ class Lease:
     def __init__(self, store: JobStore, claim: Claim) -> None:
         self.store = store
         self.claimed = claim.record
-        """The job as it was when it was claimed."""
+        """The job as it was when it was claimed, with what this epoch has changed in its request."""
         self.job_id = claim.job_id
         self.epoch = claim.epoch
         self.owner = claim.record.owner
@@ -55,6 +56,11 @@ class Lease:
         """Keep an event for the next `flush`."""
         with self._lock:
             self._notes.append((event, payload))
+
+    def change(self, fields: Mapping[str, Any]) -> None:
+        """Change the job's request from this epoch on, with the next `flush`."""
+        self.record(Event.CHANGED, fields)
+        self.claimed = replace(self.claimed, changes={**self.claimed.changes, **fields})
 
     def take_recorded(self) -> list[tuple[Event, Mapping[str, Any]]]:
         """Return the kept events, for a caller that appends them itself."""
