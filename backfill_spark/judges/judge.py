@@ -43,8 +43,6 @@ class Judge(Scorer):
     """
 
     kind = ScorerKind.JUDGE
-    revision: ClassVar[int] = 1
-    """Version of the prompt, part of the digest: rises when the words of the prompt change."""
     takes: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
     """What of a trace it sees."""
     default_name: ClassVar[str]
@@ -162,15 +160,6 @@ class Judge(Scorer):
             f"The judge {self.name!r} is not called by hand: it asks a model, within a job and its budget. "
             "Register and start it, and run backfill_scorers(scorers=[…], max_calls=…)."
         )
-
-    def definition_digest(self) -> str:
-        from backfill_spark.scorers.stored_code import digest
-
-        return digest.of_parameters(str(self.kind), self.parameters, self.revision)
-
-    def captured(self) -> tuple[Any, ...]:
-        """Return what decides its answers. For digests."""
-        return (str(self.kind), self.definition_digest())
 
     def _arguments(self) -> dict[str, Any]:
         """Return constructor arguments that only this judge has."""

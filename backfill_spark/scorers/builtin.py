@@ -19,8 +19,6 @@ class BuiltInScorer(Scorer):
     """A scorer that a stored row recreates from its class name and constructor arguments."""
 
     kind = ScorerKind.BUILTIN
-    revision: ClassVar[int] = 1
-    """Part of the digest; rises when the answers to the same parameters change."""
 
     default_name: ClassVar[str]
     about: ClassVar[str]
@@ -58,15 +56,6 @@ class BuiltInScorer(Scorer):
 
     def _accepted(self) -> tuple[str, ...]:
         return ("outputs", "trace")
-
-    def definition_digest(self) -> str:
-        from backfill_spark.scorers.stored_code import digest
-
-        return digest.of_parameters(str(self.kind), self.parameters, self.revision)
-
-    def captured(self) -> tuple[Any, ...]:
-        """Return what decides its answers. For digests."""
-        return (str(self.kind), self.definition_digest())
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self._arguments().items() if v is not None)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_AS_STORED = ("experiment_id", "description", "version_note", "python_version", "source_text", "created_by")
 _UNREADABLE = (
     "The stored row of the scorer {name!r} version {version} cannot be read: {error}. Register the scorer again."
 )
@@ -85,18 +86,8 @@ class RegisteredScorer:
                 raise ValueError("parameters, signature or digest")
         except (TypeError, ValueError) as error:
             spec, problem = blank, _UNREADABLE.format(name=name, version=version, error=error)
-        created = row["created_us"]
-        return cls(
-            spec,
-            row["experiment_id"],
-            row["description"],
-            row["version_note"],
-            row["python_version"],
-            row["source_text"],
-            None if created is None else moment(created),
-            row["created_by"],
-            problem,
-        )
+        created = None if row["created_us"] is None else moment(row["created_us"])
+        return cls(spec, **{name: row[name] for name in _AS_STORED}, created_at=created, problem=problem)
 
     def to_row(self) -> dict[str, Any]:
         """Return its row of `scorers`."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import html
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, Unpack, cast, overload
 
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSamplingConfig, ScorerSpec, ScorerStatus
@@ -37,6 +36,8 @@ class Scorer:
     """
 
     kind: ScorerKind = ScorerKind.FUNCTION
+    revision: ClassVar[int] = 1
+    """Of a class in the package, part of the digest: rises when its answers to the same parameters change."""
 
     def __init_subclass__(cls, **given: Any) -> None:
         """Refuse classes of users, which executors could not make again."""
@@ -206,8 +207,10 @@ class Scorer:
         return result
 
     def captured(self) -> tuple[Any, ...]:
-        """Return what decides its answers: kind and function. For digests."""
-        return (str(self.kind), self._function if self._function is not None else self.digest)
+        """Return what decides its answers. For digests."""
+        if self._function is not None:
+            return (str(self.kind), self._function)
+        return (str(self.kind), self.digest if self.kind.is_function else self.definition_digest())
 
     # --- its life
 
@@ -294,8 +297,8 @@ class Scorer:
         """Return a copy that is registered so."""
         if self._function is not None:
             found = replace(found, spec=replace(found.spec, definition=None))
-        made = copy.copy(self)
-        made.__dict__ |= {"_name": found.spec.name, "_registration": found}
+        made = object.__new__(type(self))  # copy.copy would fetch the definition
+        made.__dict__ |= self.__dict__ | {"_name": found.spec.name, "_registration": found}
         return made
 
     @property
@@ -367,7 +370,9 @@ class Scorer:
         """Return the digest of the definition as it is now, registered or not."""
         from backfill_spark.scorers.stored_code import digest
 
-        return digest.of_function(self._function)
+        if self.kind.is_function:
+            return digest.of_function(self._function)
+        return digest.of_parameters(str(self.kind), self.parameters, self.revision)
 
     def _accepted(self) -> tuple[str, ...]:
         """Return the parameters that a call by hand may pass."""
