@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     )
     from backfill_spark.models import BackfillScorerConfig, JobState, ScorerSamplingConfig, ScorerStatus
     from backfill_spark.scorers import PIIDetection, RegexMatch, ResponseLength, Scorer, scorer
-    from backfill_spark.scorers.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
+    from backfill_spark.scorers.lookup import delete_scorer, get_scorer, list_scorer_versions, list_scorers
     from backfill_spark.settings.current import configure, set_experiment
     from backfill_spark.settings.schema import Settings
     from backfill_spark.storage.session import get_spark
@@ -121,7 +121,7 @@ _HOMES = {
     "jobs.job": ("BackfillJob",),
     "models": ("BackfillScorerConfig", "JobState", "ScorerSamplingConfig", "ScorerStatus"),
     "backfill.plan": ("BackfillPlan",),
-    "scorers.registry": ("delete_scorer", "get_scorer", "list_scorer_versions", "list_scorers"),
+    "scorers.lookup": ("delete_scorer", "get_scorer", "list_scorer_versions", "list_scorers"),
     "judges": (
         "Completeness",
         "Correctness",

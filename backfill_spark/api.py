@@ -20,7 +20,7 @@ from backfill_spark.models import BackfillScorerConfig, Counts, JobState, is_job
 from backfill_spark.results.due import candidates
 from backfill_spark.results.store import ResultStore
 from backfill_spark.results.store import current as current_rows
-from backfill_spark.scorers.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
+from backfill_spark.scorers.lookup import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.selection.frozen import WorkStore
 from backfill_spark.settings.current import configure, current, set_experiment
 from backfill_spark.storage.session import active_session, get_spark, is_running, usable
@@ -142,15 +142,15 @@ def backfill_scorers(
 
     views.announce(made.plan)
     made = probe_models(made)
-    lease = create_claimed(made) if launch == "here" else None
-    job_id = create(made) if lease is None else lease.job_id
+    claim = create_claimed(made) if launch == "here" else None
+    job_id = create(made) if claim is None else claim.job_id
     if exclusive:
-        withdraw_unless_alone(made, job_id, lease)
+        withdraw_unless_alone(made, job_id, claim)
     if launch == "queue":
         return job_id
     total = sum(c.due for c in made.prepared.selection.counts.values())
     with Progress(job_id, total=total) as bar:
-        record = runner.run_job(spark, settings, job_id, lease=lease, prepared=made.prepared, bar=bar)
+        record = runner.run_job(spark, settings, job_id, claim=claim, prepared=made.prepared, bar=bar)
     return _ended(record)
 
 

@@ -320,7 +320,7 @@ JOBS = Table(
         ("epoch", BIGINT, ""),
         ("heartbeat_at", TIMESTAMP, ""),
         ("error", STRING, ""),
-        ("parent_job_id", STRING, ""),
+        ("parent_job_id", STRING, "Always NULL: no job has a parent."),
         ("spark_app_id", STRING, ""),
         ("versions", STRING, "JSON object: backfill_spark, spark, delta, python."),
         ("created_at", TIMESTAMP, ""),

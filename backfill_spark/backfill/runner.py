@@ -18,9 +18,10 @@ from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.steps import collect_earlier, end_for, finish, merge, run
 from backfill_spark.backfill.validate import Problems, limits_of
 from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, SourceGoneError, interrupt_behind
-from backfill_spark.jobs.events import End, Event, JobRecord
+from backfill_spark.jobs.events import End, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.heartbeat import Heartbeat
+from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.judges.answers import close_journal, forget_answers
 from backfill_spark.judges.services import prices_missing, services_of
@@ -30,14 +31,14 @@ from backfill_spark.results.store import ResultStore
 from backfill_spark.scorers.registry import Registry
 from backfill_spark.selection.frozen import WorkStore
 from backfill_spark.settings.locations import Location
-from backfill_spark.storage.delta_table import aside, error_text
+from backfill_spark.storage.delta_table import aside, error_text, until_alone
 from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from backfill_spark.backfill.attempt import Bar
-    from backfill_spark.jobs.lease import Lease
+    from backfill_spark.jobs.events import Claim
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.settings.schema import Settings
 
@@ -58,6 +59,15 @@ class Prepared:
     """Model URIs whose service has answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What `resume` changes in a job's request."""
+
+    fields: Mapping[str, Any]
+    files: tuple[str, ...] | None = None
+    """Frozen file list of the newly pinned source, () for a table; None when the pin stays."""
+
+
 class _Silent:
     def advance(self, pairs: int, *, errors: int = 0) -> None:
         """Show nothing."""
@@ -68,30 +78,38 @@ def run_job(
     settings: Settings,
     job_id: str,
     *,
-    lease: Lease | None = None,
+    claim: Claim | None = None,
     prepared: Prepared | None = None,
+    change: Change | None = None,
     bar: Bar | None = None,
 ) -> JobRecord:
-    """Claim a job, unless its creator has (`lease`), and work on it until it ends; return it as it then is.
+    """Claim a job, unless its creator has (`claim`), and work on it until it ends; return it as it then is.
 
     Raises:
+        BackfillRefusedError: another runner has it, and so the `change` was not made.
         LeaseLostError: another runner took the job.
         KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
     """
     jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
-    is_new = lease is not None
-    record = lease.claimed if lease is not None else jobs.record(job_id)
+    is_new = claim is not None
+    record = claim.record if claim is not None else jobs.record(job_id)
     if record.state.is_terminal:
         return record
     # Before the claim: what is refused here leaves the job as it is.
+    if change is not None:
+        record = replace(record, changes={**record.changes, **change.fields})
     request = prepared.request if prepared is not None else request_of(spark, settings, record)
     if prepared is None and not record.cancel_requested:
         _refuse_unfit(spark, settings, request)
-    if lease is None:
+    if claim is None:
         results.ensure()
-        lease = jobs.claim(record, [results.staging, results.assessments])
-        if lease is None:
-            return jobs.record(job_id)
+        claim = jobs.claim(record, [results.staging, results.assessments])
+        if claim is None:
+            record = jobs.record(job_id)
+            if change is not None and not record.state.is_terminal:
+                raise _has_runner(record)
+            return record
+    lease = Lease(jobs, claim)
     attempt = Attempt(
         spark=spark,
         settings=settings,
@@ -108,7 +126,7 @@ def run_job(
     )
     earlier = sys.exception()
     try:
-        record = _work_and_end(attempt, jobs, prepared, earlier)
+        record = _work_and_end(attempt, jobs, prepared, change, earlier)
     except BaseException as raised:
         interrupt = interrupt_behind(raised, earlier=earlier)
         if interrupt is None:
@@ -135,13 +153,19 @@ def _refuse_unfit(spark: SparkSession, settings: Settings, request: Request) -> 
 
 
 def _work_and_end(
-    attempt: Attempt, jobs: JobStore, prepared: Prepared | None, earlier: BaseException | None
+    attempt: Attempt,
+    jobs: JobStore,
+    prepared: Prepared | None,
+    change: Change | None,
+    earlier: BaseException | None,
 ) -> JobRecord:
     spark, settings, job_id, lease = attempt.spark, attempt.settings, attempt.job_id, attempt.lease
     how, error = End.SUCCEEDED, None
     lease.start(lambda: _cancel_group(spark, job_id))
     try:
         with _job_group(spark, job_id):
+            if change is not None:
+                _make(change, attempt)
             collect_earlier(attempt)
             attempt.check()
             if prepared is not None:
@@ -169,6 +193,27 @@ def _work_and_end(
     finally:
         lease.stop()
     return finish(attempt, how, error)
+
+
+def _make(change: Change, attempt: Attempt) -> None:
+    """Change the job's request, and drop what it has read of a source that is pinned anew; both are fenced writes.
+
+    First the rows of `work`: with the old pin they are only read again, with the new one they would be wrong.
+    """
+    files, lease = change.files, attempt.lease
+    if files is not None:
+        work = WorkStore(attempt.spark, attempt.settings)
+        if not until_alone(lambda: work.replace_source(attempt.job_id, files, lease.next_txn())):
+            attempt.fenced()
+    lease.change(change.fields)
+    lease.flush()
+
+
+def _has_runner(record: JobRecord) -> BackfillRefusedError:
+    return BackfillRefusedError(
+        f"Job {record.job_id} is {record.state} and its runner {record.owner} is alive. Wait for it "
+        f"(`backfill-spark wait {record.job_id}`) or cancel it."
+    )
 
 
 def _merge_what_is_staged(attempt: Attempt) -> None:
@@ -200,22 +245,14 @@ def resume(
             "what has no result."
         )
     if record.is_alive(jobs.clock()):
-        raise BackfillRefusedError(
-            f"Job {job_id} is {record.state} and its runner {record.owner} is alive. Wait for it "
-            f"(`backfill-spark wait {job_id}`) or cancel it."
-        )
+        raise _has_runner(record)
     request = request_of(spark, settings, record)
     changed = _checked_limits(settings, request, changes)
+    files = None
     if repin:
         pins, files = repinned(spark, settings, request)
         changed |= pins
-        work = WorkStore(spark, settings)
-        work.clear_of_source(job_id)
-        if files:
-            work.keep_files(job_id, files)
-    if changed:
-        jobs.write(job_id, [(Event.CHANGED, changed)], epoch=record.epoch, n=(1 << 31))
-    return run_job(spark, settings, job_id, bar=bar)
+    return run_job(spark, settings, job_id, change=Change(changed, files) if changed else None, bar=bar)
 
 
 def _checked_limits(settings: Settings, request: Request, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,10 +277,7 @@ def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
     record = jobs.record(job_id)
     if record.state.is_terminal:
         return record
-    # The mark each time, and first: the event alone is not seen by a runner that looks for marks.
-    jobs.heartbeat.ask_cancel(job_id)
-    if not record.cancel_requested:
-        jobs.write(job_id, [(Event.CANCEL_REQUESTED, {})])
+    jobs.ask_cancel(record)
     record = jobs.record(job_id)
     if record.state.is_terminal or record.is_alive(jobs.clock()):
         return record

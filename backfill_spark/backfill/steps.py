@@ -72,7 +72,7 @@ def count_due(attempt: Attempt) -> PairCounts:
         attempt.staging_version = attempt.results.staging.version()
         version = attempt.results.assessments.version()
         attempt.request = replace(attempt.request, results_version=version)
-        attempt.lease.record(Event.CHANGED, {"results_version": version})
+        attempt.lease.change({"results_version": version})
         attempt.selection = select(
             attempt.request,
             attempt.source,

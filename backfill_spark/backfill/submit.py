@@ -28,7 +28,7 @@ from backfill_spark.traces.sources import open_source
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from backfill_spark.jobs.lease import Lease
+    from backfill_spark.jobs.events import Claim
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.models import Request
     from backfill_spark.settings.schema import Settings
@@ -132,7 +132,7 @@ def create(made: Accepted) -> str:
     return job_id
 
 
-def create_claimed(made: Accepted) -> Lease:
+def create_claimed(made: Accepted) -> Claim:
     """Record the job with everything that it has chosen, and claim it."""
     return JobStore(made.spark, made.settings).create_claimed(*_job_of(made))
 
@@ -166,13 +166,13 @@ def live_overlaps(spark: SparkSession, settings: Settings, request: Request, *, 
     return validate.overlapping(request, [job_of(r) for r in live if r.job_id != but])
 
 
-def withdraw_unless_alone(made: Accepted, job_id: str, lease: Lease | None) -> None:
+def withdraw_unless_alone(made: Accepted, job_id: str, claim: Claim | None) -> None:
     """Look again once the job is there for others to see: of two created at the same moment not both may start.
 
     Args:
         made: the request.
         job_id: its job.
-        lease: of a job that is claimed already.
+        claim: of a job that is claimed already.
 
     Raises:
         BackfillRefusedError: another live job covers its pairs; this one was canceled before any call.
@@ -180,11 +180,11 @@ def withdraw_unless_alone(made: Accepted, job_id: str, lease: Lease | None) -> N
     problems = validate.Problems()
     for other in live_overlaps(made.spark, made.settings, made.prepared.request, but=job_id):
         problems.note(f"{other} It was created at the same moment; {job_id} was canceled before any call.")
-    if problems.all and lease is None:
+    if problems.all and claim is None:
         runner.cancel(made.spark, made.settings, job_id)
-    elif problems.all and lease is not None:
-        lease.is_canceled = True
-        runner.run_job(made.spark, made.settings, job_id, lease=lease, prepared=made.prepared)
+    elif problems.all and claim is not None:
+        canceled = replace(claim, record=replace(claim.record, cancel_requested=True))
+        runner.run_job(made.spark, made.settings, job_id, claim=canceled, prepared=made.prepared)
     problems.raise_any()
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from backfill_spark.models import JobState
+
+EPOCH_SHIFT = 32
+"""The n-th write of an epoch has the transaction version `(epoch << EPOCH_SHIFT) + n`."""
 
 
 class Event(StrEnum):
@@ -79,6 +84,31 @@ class JobRecord:
         if not is_held or self.last_seen is None:
             return False
         return now - self.last_seen <= self.lease_s
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An epoch of a job that this process has claimed; a `Lease` holds it."""
+
+    record: JobRecord
+    """The job as it was when it was claimed."""
+    at: float = field(default_factory=time.monotonic)
+    """Moment before the claim was written, on the monotonic clock in seconds: the lease runs from then."""
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job."""
+        return self.record.job_id
+
+    @property
+    def epoch(self) -> int:
+        """Number of the claim, from 1."""
+        return self.record.epoch
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Return seconds since the epoch as a datetime in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:

@@ -8,6 +8,7 @@ dead. A file needs no slot. Its time is the storage's clock, like a commit's. Wh
 from __future__ import annotations
 
 import posixpath
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from backfill_spark.settings.schema import Settings
 
 
+_NO_PLACE = (LookupError, OSError)
+"""There is no folder for files, or it cannot be used now: events take their place."""
 BEING_WRITTEN = 0
 """Instead of an epoch: a beat is being written at this moment, which is a beat."""
 
@@ -31,11 +34,10 @@ class Heartbeat:
     @property
     def has_folder(self) -> bool:
         """True where beats are files."""
-        try:
+        with suppress(*_NO_PLACE):
             self._place("", "beat")
-        except LookupError:
-            return False
-        return True
+            return True
+        return False
 
     def beat(self, job_id: str, epoch: int) -> int | None:
         """Say that the runner of `epoch` is alive.
@@ -44,66 +46,52 @@ class Heartbeat:
             The newest epoch that has a beat, which is another one when this runner was replaced; None when there is
             no place for files.
         """
-        try:
+        with suppress(*_NO_PLACE):
             files, path = self._place(job_id, "beat")
-        except LookupError:
-            return None
-        try:
-            newest = self._epoch(files, path)
-            if newest is not None and newest > epoch:
-                return newest
-            self._write(files, path, str(epoch))
-        except OSError:
-            return None
-        return epoch
+            newest = self._epoch(files, path) or 0
+            if newest <= epoch:
+                self._write(files, path, str(epoch))
+            return max(newest, epoch)
+        return None
 
     def seen(self, job_id: str, epoch: int) -> float | None:
         """Return when the runner of `epoch` beat last, in seconds since 1970."""
-        try:
+        with suppress(*_NO_PLACE):
             files, path = self._place(job_id, "beat")
-            if self._epoch(files, path) not in (epoch, BEING_WRITTEN):
-                return None
-            info = files.get_file_info(path)
-        except (LookupError, OSError):
-            return None
-        return None if info.mtime_ns is None else info.mtime_ns / 1e9
+            if self._epoch(files, path) in (epoch, BEING_WRITTEN):
+                beaten = files.get_file_info(path).mtime_ns
+                return None if beaten is None else beaten / 1e9
+        return None
 
     def ask_cancel(self, job_id: str) -> None:
         """Mark a job whose end was asked for, so that its runner need not read events to know."""
-        try:
-            files, path = self._place(job_id, "cancel")
-            self._write(files, path, "")
-        except (LookupError, OSError):
-            return
+        with suppress(*_NO_PLACE):
+            self._write(*self._place(job_id, "cancel"), "")
 
     def is_cancel_asked(self, job_id: str) -> bool | None:
         """True when the mark is there; None when there is no place for it."""
-        try:
+        with suppress(*_NO_PLACE):
             files, path = self._place(job_id, "cancel")
             return bool(files.get_file_info(path).is_file)
-        except (LookupError, OSError):
-            return None
+        return None
 
     def clear(self, job_id: str) -> None:
         """Remove the files of an ended job."""
         for kind in ("beat", "cancel"):
-            try:
+            with suppress(*_NO_PLACE):
                 files, path = self._place(job_id, kind)
                 if files.get_file_info(path).is_file:
                     files.delete_file(path)
-            except (LookupError, OSError):
-                continue
 
     def jobs(self) -> set[str]:
         """Return the ids of the jobs that have files."""
         from pyarrow.fs import FileSelector
 
-        try:
+        with suppress(*_NO_PLACE):
             files, path = self._place("", "beat")
             found = files.get_file_info(FileSelector(posixpath.dirname(path), allow_not_found=True))
-        except (LookupError, OSError):
-            return set()
-        return {posixpath.splitext(f.base_name)[0] for f in found}
+            return {posixpath.splitext(f.base_name)[0] for f in found}
+        return set()
 
     def _place(self, job_id: str, kind: str) -> tuple[fs.FileSystem, str]:
         from pyarrow.fs import FileType

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from backfill_spark.jobs.events import moment
 from backfill_spark.models import Counts, JobState, ScorerSpec, TimeWindow
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ def job_of(
         source=request["source"],
         source_version=request["source_version"],
         error=record.end.get("error"),
-        created_at=_moment(record.created.get("created_at")),
-        started_at=_moment(record.started_at),
-        ended_at=_moment(record.ended_at),
+        created_at=moment(record.created.get("created_at")),
+        started_at=moment(record.started_at),
+        ended_at=moment(record.ended_at),
         owner=record.owner,
         notes=tuple(request["notes"]),
         trace_ids_missing=tuple(record.created.get("trace_ids_missing", ())),
@@ -126,8 +127,6 @@ def job_of(
 
 def _running(record: JobRecord, planned: Mapping[str, Counts]) -> dict[str, Counts]:
     """Counts of a job on its way: the plan's, with what its chunks have staged."""
-    from dataclasses import replace
-
     out = {}
     for name, counts in planned.items():
         rows = [c["counts"].get(name, (0, 0, 0, 0)) for c in record.staged.values()]
@@ -135,7 +134,3 @@ def _running(record: JobRecord, planned: Mapping[str, Counts]) -> dict[str, Coun
         left = max(counts.due - scored - empty - errored, 0)
         out[name] = replace(counts, scored=scored, empty=empty, errored=errored, calls=calls, left=left)
     return out
-
-
-def _moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import LeaseLostError, interrupt_behind
-from backfill_spark.jobs.events import End, Event, JobRecord
+from backfill_spark.jobs.events import EPOCH_SHIFT, Claim, End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.storage.delta_table import FULL_DISK, Txn, error_text
 
@@ -18,26 +19,25 @@ if TYPE_CHECKING:
 
     from backfill_spark.jobs.store import JobStore
 
-EPOCH_SHIFT = 32
 logger = logging.getLogger(__name__)
 
 
 class Lease:
     """A runner's right to write for one job in one epoch."""
 
-    def __init__(self, store: JobStore, record: JobRecord, owner: str) -> None:
+    def __init__(self, store: JobStore, claim: Claim) -> None:
         self.store = store
-        self.claimed = record
-        """The job as it was when it was claimed."""
-        self.job_id = record.job_id
-        self.epoch = record.epoch
-        self.owner = owner
-        self.is_canceled = record.cancel_requested
+        self.claimed = claim.record
+        """The job as it was when it was claimed, with what this epoch has changed in its request."""
+        self.job_id = claim.job_id
+        self.epoch = claim.epoch
+        self.owner = claim.record.owner
+        self.is_canceled = claim.record.cancel_requested
         self._notes: list[tuple[Event, Mapping[str, Any]]] = []
         self._n = 0
         self._lock = threading.RLock()
         self._telling = threading.Lock()
-        self._renewed = self._told = time.monotonic()
+        self._renewed = self._told = claim.at
         self._lost: str | None = None
         self._failed: str | None = None
         """What the last heartbeat or event that did not land ended with."""
@@ -56,6 +56,11 @@ class Lease:
         """Keep an event for the next `flush`."""
         with self._lock:
             self._notes.append((event, payload))
+
+    def change(self, fields: Mapping[str, Any]) -> None:
+        """Change the job's request from this epoch on, with the next `flush`."""
+        self.record(Event.CHANGED, fields)
+        self.claimed = replace(self.claimed, changes={**self.claimed.changes, **fields})
 
     def take_recorded(self) -> list[tuple[Event, Mapping[str, Any]]]:
         """Return the kept events, for a caller that appends them itself."""
@@ -171,10 +176,6 @@ class Lease:
         else:
             self._renewed, self._failed = sent, None
 
-    def _cancel_is_asked(self) -> bool:
-        asked = self.store.heartbeat.is_cancel_asked(self.job_id)
-        return self.store.cancel_is_requested(self.job_id) if asked is None else asked
-
     def stop(self) -> None:
         """Stop the heartbeats, and wait for events under way."""
         self._stop.set()
@@ -192,7 +193,7 @@ class Lease:
             try:
                 failpoint(Failpoint.BEFORE_HEARTBEAT)
                 self._renew()
-                self.is_canceled = self.is_canceled or self._cancel_is_asked()
+                self.is_canceled = self.is_canceled or self.store.is_cancel_asked(self.job_id)
             except LeaseLostError:
                 continue
             except Exception as error:  # the store may be away for a while; the lease decides for how long

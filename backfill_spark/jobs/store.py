@@ -1,6 +1,6 @@
-"""Jobs on Delta: the events that are the truth, the row for people, and the lease of a runner.
+"""Jobs on Delta: the events that are the truth, the row for people, and the claim of a runner.
 
-The protocol (DESIGN §5 "Writing" and "Jobs"), in four rules:
+The protocol, in four rules:
 
 1. A job's state is what its events fold to; `jobs` only shows it.
 2. Epoch e+1 is claimed after the end of epoch e is decided. The end of an epoch is one append under the
@@ -13,24 +13,22 @@ The protocol (DESIGN §5 "Writing" and "Jobs"), in four rules:
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.errors import JobNotFoundError, LeaseLostError
-from backfill_spark.jobs.events import End, Event, JobRecord, fold
+from backfill_spark.jobs.events import EPOCH_SHIFT, Claim, End, Event, JobRecord, fold, moment
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.heartbeat import Heartbeat
-from backfill_spark.jobs.lease import EPOCH_SHIFT, Lease
+from backfill_spark.jobs.row import record_of, row_of
 from backfill_spark.models import JobState, compact_json
 from backfill_spark.storage.delta_table import Store, Txn, aside, until_alone
 
@@ -64,9 +62,9 @@ class JobStore:
         """Record a new job; PENDING until it is claimed."""
         self._create(job_id, [_row_of(job_id, Event.CREATED, created, 0, 0, self.clock())])
 
-    def create_claimed(self, job_id: str, created: Mapping[str, Any]) -> Lease:
+    def create_claimed(self, job_id: str, created: Mapping[str, Any]) -> Claim:
         """Record a new job that this process runs at once: nobody else can know it, so one commit is both."""
-        owner, claimed = self._claim_of()
+        claimed, at = self._claim_of(), time.monotonic()
         now = self.clock()
         rows = [
             _row_of(job_id, Event.CREATED, created, 0, 0, now),
@@ -74,13 +72,13 @@ class JobStore:
         ]
         record = self._create(job_id, rows)
         failpoint(Failpoint.AFTER_CLAIM)
-        return Lease(self, record, owner)
+        return Claim(record, at)
 
     def _create(self, job_id: str, rows: Sequence[dict[str, Any]]) -> JobRecord:
         self.ensure()
         now = self.clock()
         record = fold(job_id, [{**r, "at": now, "seen": now} for r in rows])
-        with aside(lambda: self.jobs.append(self.jobs.frame([self._row(record)]))):
+        with aside(lambda: self.jobs.append(self.jobs.frame([row_of(record)]))):
             self.events.append(self.events.frame(rows))
         return record
 
@@ -132,8 +130,17 @@ class JobStore:
         at = (F.unix_micros("at") / 1e6).alias("at")
         return self.events.read().select("job_id", "event", "epoch", "n", "payload", at, seen)
 
-    def cancel_is_requested(self, job_id: str) -> bool:
+    def ask_cancel(self, record: JobRecord) -> None:
+        """Ask for the job's end: an event for its record, and a mark, since a runner that can look for marks does."""
+        self.heartbeat.ask_cancel(record.job_id)  # each time, and first: no runner reads the event where marks are
+        if not record.cancel_requested:
+            self.write(record.job_id, [(Event.CANCEL_REQUESTED, {})])
+
+    def is_cancel_asked(self, job_id: str) -> bool:
         """True when anybody asked for the job's end."""
+        is_marked = self.heartbeat.is_cancel_asked(job_id)
+        if is_marked is not None:
+            return is_marked
         rows = self.events.read().where((F.col("job_id") == job_id) & (F.col("event") == Event.CANCEL_REQUESTED.value))
         return bool(rows.select("event").head(1))
 
@@ -157,47 +164,43 @@ class JobStore:
         for row in wanted:
             if (now := fresh.get(row["job_id"])) is not None and now.state.value != row["state"]:
                 self.show(now)
-        records = [fresh.get(r["job_id"]) or _from_row(r) for r in wanted]
+        records = [fresh.get(r["job_id"]) or record_of(r) for r in wanted]
         return [r for r in records if state is None or r.state is state][:limit]
 
     def live(self, experiment_id: str) -> list[JobRecord]:
         """Return the experiment's jobs that wait or have a live runner."""
-        if not self.jobs.exists():
-            return []
-        moving = [s.value for s in JobState if not s.is_at_rest]
-        rows = self.jobs.read().where((F.col("experiment_id") == experiment_id) & F.col("state").isin(moving))
-        records = self.records([r["job_id"] for r in rows.select("job_id").collect()])
         now = self.clock()
-        return [r for r in records if r.state is JobState.PENDING or r.is_alive(now)]
+        found = self._not_at_rest(F.col("experiment_id") == experiment_id)
+        return [r for r in found if r.state is JobState.PENDING or r.is_alive(now)]
 
     def claimable(self) -> list[JobRecord]:
         """Return jobs that wait for a runner, oldest first: PENDING, interrupted, or with a dead runner."""
+        now = self.clock()
+        return [r for r in self._not_at_rest() if not r.state.is_at_rest and not r.is_alive(now)]
+
+    def _not_at_rest(self, condition: Column | None = None) -> list[JobRecord]:
+        """Return the jobs whose row is not at rest, as their events tell them now."""
         if not self.jobs.exists():
             return []
-        moving = [s.value for s in JobState if not s.is_at_rest]
-        rows = self.jobs.read().where(F.col("state").isin(moving)).select("job_id").orderBy("job_id").collect()
-        now = self.clock()
-        records = self.records([r["job_id"] for r in rows])
-        return [r for r in records if not r.state.is_at_rest and not r.is_alive(now)]
+        rows = self.jobs.read().where(F.col("state").isin([s.value for s in JobState if not s.is_at_rest]))
+        rows = rows if condition is None else rows.where(condition)
+        return self.records([r["job_id"] for r in rows.select("job_id").orderBy("job_id").collect()])
 
     def show(self, record: JobRecord, *, has_row: bool = False) -> None:
         """Bring the job's row in `jobs` up to date; conflicts with other jobs' rows are tried again.
 
         With `has_row` the row is known to be there: an UPDATE takes half the CPU of a MERGE.
         """
-        row = self._row(record)
-        changes = {k: f"s.{k}" for k in row if k != "job_id"}
+        row = row_of(record)
         if has_row:
             until_alone(lambda: self._update(record, row))
             return
         until_alone(
             lambda: self.jobs.merge(
-                lambda spark: spark.createDataFrame(
-                    [tuple(row.get(n) for n in schema.JOBS.schema.fieldNames())], schema.JOBS.schema
-                ),
+                lambda _: self.jobs.frame([row]),
                 "t.job_id = s.job_id",
                 # A stale reader must not show an older state over a newer or final one.
-                lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsertAll(),
+                lambda b: b.whenMatchedUpdateAll(_IS_NEWER).whenNotMatchedInsertAll(),
             )
         )
 
@@ -210,47 +213,9 @@ class JobStore:
         }
         self.jobs.delta().update((F.col("job_id") == record.job_id) & is_older, values)
 
-    def _row(self, record: JobRecord) -> dict[str, Any]:
-        created = dict(record.created)
-        request = created["request"] | record.changes
-        window = [None if t is None else datetime.fromisoformat(t) for t in request["window"]]
-        return {
-            "job_id": record.job_id,
-            "experiment_id": request["experiment_id"],
-            "state": record.state.value,
-            "request": compact_json(created["request"]),
-            "window_start": window[0],
-            "window_end": window[1],
-            "source": request["source"],
-            "source_table_id": request["source_table_id"],
-            "source_version": request["source_version"],
-            "results_version": request["results_version"],
-            "scorers": compact_json(
-                [
-                    {k: s[k] for k in ("name", "version", "digest", "sample_rate", "filter_string")}
-                    for s in request["scorers"]
-                ]
-            ),
-            "seed": request["seed"],
-            "counts": compact_json(record.end.get("counts") or created["counts"]),
-            "rate_reached": record.end.get("rate_reached"),
-            "calls": record.end.get("calls", 0),
-            "cost_usd": record.end.get("cost_usd"),
-            "owner": record.owner,
-            "epoch": record.epoch,
-            "heartbeat_at": _moment(record.last_seen) if record.epoch else None,
-            "error": record.end.get("error"),
-            "parent_job_id": created.get("parent_job_id"),
-            "spark_app_id": record.spark_app_id,
-            "versions": compact_json(created.get("versions", {})),
-            "created_at": _moment(created["created_at"]),
-            "started_at": _moment(record.started_at),
-            "ended_at": _moment(record.ended_at),
-        }
+    # --- claims
 
-    # --- leases
-
-    def claim(self, record: JobRecord, fence: Sequence[Store]) -> Lease | None:
+    def claim(self, record: JobRecord, fence: Sequence[Store]) -> Claim | None:
         """Take the next epoch of a job; None when another runner was first, or the job has ended.
 
         The first epoch has no older runner, so it needs no `fence`.
@@ -266,7 +231,8 @@ class JobStore:
                 return None
             failpoint(Failpoint.AFTER_DECIDE)
         epoch = record.epoch + 1
-        owner, payload = self._claim_of()
+        payload, at = self._claim_of(), time.monotonic()
+        owner = payload["owner"]
         txn = Txn(record.job_id, epoch << EPOCH_SHIFT)
         if not self.write(record.job_id, [(Event.CLAIMED, payload)], epoch=epoch, txn=txn):
             return None
@@ -286,13 +252,13 @@ class JobStore:
                     f"{fenced.location.shown!r}: other commits kept coming first. Resume the job."
                 )
         failpoint(Failpoint.AFTER_WALL)
-        return Lease(self, now, owner)
+        return Claim(now, at)
 
-    def _claim_of(self) -> tuple[str, dict[str, Any]]:
-        """Name this runner, and say what its claim holds."""
+    def _claim_of(self) -> dict[str, Any]:
+        """Return what a claim of this runner holds: its name, among others."""
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         lease_s = self.settings.limits.lease_s
-        return owner, {"owner": owner, "lease_s": lease_s, "spark_app_id": _app_id(self.spark)}
+        return {"owner": owner, "lease_s": lease_s, "spark_app_id": _app_id(self.spark)}
 
     def end(
         self,
@@ -326,40 +292,6 @@ def _app_id(spark: SparkSession) -> str | None:
         return None
 
 
-def _moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
 def _row_of(job_id: str, event: Event, payload: Mapping[str, Any], epoch: int, n: int, now: float) -> dict[str, Any]:
     text = compact_json(payload)
-    return {"job_id": job_id, "event": event.value, "epoch": epoch, "n": n, "at": _moment(now), "payload": text}
-
-
-def _from_row(row: Any) -> JobRecord:
-    """A job at rest as its row tells it: the events have nothing to add."""
-    # The frozen request is as it was at first; the columns have what `resume` changed.
-    request = json.loads(row["request"]) | {n: row[n] for n in ("source_version", "source_table_id", "results_version")}
-    end = {
-        "counts": json.loads(row["counts"]),
-        "calls": row["calls"],
-        "cost_usd": row["cost_usd"],
-        "error": row["error"],
-        "rate_reached": row["rate_reached"],
-    }
-    created = {
-        "request": request,
-        "counts": end["counts"],
-        "created_at": row["created_at"].timestamp(),
-        "versions": json.loads(row["versions"] or "{}"),
-    }
-    return JobRecord(
-        row["job_id"],
-        JobState(row["state"]),
-        created=created,
-        epoch=row["epoch"],
-        owner=row["owner"],
-        spark_app_id=row["spark_app_id"],
-        end=end,
-        started_at=row["started_at"].timestamp() if row["started_at"] else None,
-        ended_at=row["ended_at"].timestamp() if row["ended_at"] else None,
-    )
+    return {"job_id": job_id, "event": event.value, "epoch": epoch, "n": n, "at": moment(now), "payload": text}

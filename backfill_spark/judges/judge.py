@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Unpack
 
 from backfill_spark.errors import JudgeInputError, ScorerDefinitionError, ScorerLifecycleError
 from backfill_spark.judges.prompt import DEFAULT_SECRET, Prompt, is_suspected_echo, render_prompt, shown
 from backfill_spark.judges.verdict import Scalar, VerdictType
 from backfill_spark.models import ScorerKind
-from backfill_spark.scorers.scorer import Scorer
+from backfill_spark.scorers.scorer import Scorer, ScorerOptions
 
 YES_NO = VerdictType.of(Literal["yes", "no"])
 TOKEN_CAP = 100_000
@@ -29,16 +29,11 @@ class Interpretation(NamedTuple):
     metadata: dict[str, str]
 
 
-class JudgeOptions(TypedDict, total=False):
+class JudgeOptions(ScorerOptions, total=False):
     """What every judge can be given."""
 
-    name: str | None
     model: str | None
     inference_params: Mapping[str, Any] | None
-    description: str | None
-    aggregations: Sequence[str] | None
-    timeout: float | None
-    version_note: str | None
 
 
 class Judge(Scorer):
@@ -48,8 +43,6 @@ class Judge(Scorer):
     """
 
     kind = ScorerKind.JUDGE
-    revision: ClassVar[int] = 1
-    """Version of the prompt, part of the digest: rises when the words of the prompt change."""
     takes: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
     """What of a trace it sees."""
     default_name: ClassVar[str]
@@ -61,24 +54,16 @@ class Judge(Scorer):
     def __init__(
         self,
         *,
-        name: str | None = None,
         model: str | None = None,
         inference_params: Mapping[str, Any] | None = None,
-        description: str | None = None,
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
         signature: tuple[str, ...] | None = None,
+        **options: Unpack[ScorerOptions],
     ) -> None:
-        super().__init__(
-            None,
-            name=self.default_name if name is None else name,
-            description=self.about if description is None else description,
-            aggregations=aggregations,
-            timeout=timeout,
-            version_note=version_note,
-            signature=self.takes if signature is None else signature,
-        )
+        if options.get("name") is None:
+            options["name"] = self.default_name
+        if options.get("description") is None:
+            options["description"] = self.about
+        super().__init__(None, signature=self.takes if signature is None else signature, **options)
         self.model = _checked_model(model)
         self.inference_params = _checked_inference(inference_params)
 
@@ -175,15 +160,6 @@ class Judge(Scorer):
             f"The judge {self.name!r} is not called by hand: it asks a model, within a job and its budget. "
             "Register and start it, and run backfill_scorers(scorers=[…], max_calls=…)."
         )
-
-    def definition_digest(self) -> str:
-        from backfill_spark.scorers.stored_code import digest
-
-        return digest.of_parameters(str(self.kind), self.parameters, self.revision)
-
-    def captured(self) -> tuple[Any, ...]:
-        """Return what decides its answers. For digests."""
-        return (str(self.kind), self.definition_digest())
 
     def _arguments(self) -> dict[str, Any]:
         """Return constructor arguments that only this judge has."""

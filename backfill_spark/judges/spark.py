@@ -17,6 +17,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from backfill_spark import schema
 from backfill_spark.judges.worker import fan_out, load_judges, render_batch
 from backfill_spark.models import ScorerSpec
+from backfill_spark.scorers.stored_code import loading
 from backfill_spark.scoring.arguments import TOO_LARGE, UNREADABLE
 from backfill_spark.scoring.spark import worker_columns, worker_inputs
 from backfill_spark.traces.texts import key_text
@@ -61,7 +62,7 @@ def render(traces: DataFrame, rendering: Rendering, available: frozenset[str], *
     def carry(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from backfill_spark.judges import read_secret
 
-        judges = load_judges(rendering.specs, rendering.models)
+        judges = load_judges(rendering.specs, rendering.models, load=loading.load)
         secret = read_secret(rendering.marker_key_env)
         for batch in batches:
             columns = [c.to_pylist() for c in batch.column("given").flatten()] if has_texts else []
@@ -151,7 +152,7 @@ def fan(rows: DataFrame, specs: Sequence[ScorerSpec], models: Mapping[str, str])
     shipped, uris = tuple(specs), dict(models)
 
     def carry(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        judges = {(j.spec.name, j.spec.version): j for j in load_judges(shipped, uris)}
+        judges = {(j.spec.name, j.spec.version): j for j in load_judges(shipped, uris, load=loading.load)}
         names = ("scorer_name", "scorer_version", "prompt", "prompt_hash", "input_digest", "judgement", "cached")
         for batch in batches:
             results = [

@@ -58,13 +58,12 @@ def load_judges(
     specs: Iterable[ScorerSpec],
     models: Mapping[str, str],
     *,
-    load: Callable[[ScorerSpec], object] | None = None,
+    load: Callable[[ScorerSpec], object],
 ) -> tuple[LoadedJudge, ...]:
-    """Make judges of their specs; `models` is scorer name → model URI. One that cannot be made has a `problem`."""
-    if load is None:
-        from backfill_spark.scorers.stored_code.pickling import load as load_definition
+    """Make judges of their specs by `load`; one that cannot be made has a `problem`.
 
-        load = load_definition
+    `models` is scorer name → model URI.
+    """
     return tuple(_loaded(spec, models[spec.name], load) for spec in specs)
 
 

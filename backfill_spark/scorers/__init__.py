@@ -1,6 +1,6 @@
 """Scorers: `@scorer`, `Scorer`, the built-in ones, and the registry."""
 
 from backfill_spark.scorers.builtin import PIIDetection, RegexMatch, ResponseLength
-from backfill_spark.scorers.scorer import Registration, Scorer, scorer
+from backfill_spark.scorers.scorer import Scorer, scorer
 
-__all__ = ["PIIDetection", "RegexMatch", "Registration", "ResponseLength", "Scorer", "scorer"]
+__all__ = ["PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"]

@@ -7,11 +7,11 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 from backfill_spark.errors import ScorerDefinitionError
 from backfill_spark.models import ScorerKind
-from backfill_spark.scorers.scorer import Scorer
+from backfill_spark.scorers.scorer import Scorer, ScorerOptions
 from backfill_spark.traces.assessment import Feedback
 
 
@@ -19,27 +19,15 @@ class BuiltInScorer(Scorer):
     """A scorer that a stored row recreates from its class name and constructor arguments."""
 
     kind = ScorerKind.BUILTIN
-    revision: ClassVar[int] = 1
-    """Part of the digest; rises when the answers to the same parameters change."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        description: str | None,
-        aggregations: Sequence[str] | None,
-        timeout: float | None,
-        version_note: str | None,
-    ) -> None:
+    default_name: ClassVar[str]
+    about: ClassVar[str]
+    """Description where none is given."""
+
+    def __init__(self, **options: Unpack[ScorerOptions]) -> None:
+        # A backfill passes the outputs, so that Spark never reads spans for them.
         super().__init__(
-            None,
-            name=name,
-            description=description,
-            aggregations=aggregations,
-            timeout=timeout,
-            version_note=version_note,
-            # A backfill passes the outputs, so that Spark never reads spans for them.
-            signature=("outputs",),
+            None, signature=("outputs",), **(ScorerOptions(name=self.default_name, description=self.about) | options)
         )
 
     @property
@@ -68,15 +56,6 @@ class BuiltInScorer(Scorer):
 
     def _accepted(self) -> tuple[str, ...]:
         return ("outputs", "trace")
-
-    def definition_digest(self) -> str:
-        from backfill_spark.scorers.stored_code import digest
-
-        return digest.of_parameters(str(self.kind), self.parameters, self.revision)
-
-    def captured(self) -> tuple[Any, ...]:
-        """Return what decides its answers. For digests."""
-        return (str(self.kind), self.definition_digest())
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self._arguments().items() if v is not None)
@@ -146,21 +125,18 @@ class RegexMatch(BuiltInScorer):
         ScorerDefinitionError: the pattern does not compile, or the match type is unknown.
     """
 
+    default_name = "regex_match"
+    about = "Check whether output matches a regular expression pattern."
+
     def __init__(
         self,
         *,
         pattern: str,
         match_type: Literal["search", "fullmatch"] = "search",
         case_insensitive: bool = False,
-        name: str = "regex_match",
-        description: str | None = "Check whether output matches a regular expression pattern.",
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
+        **options: Unpack[ScorerOptions],
     ) -> None:
-        super().__init__(
-            name=name, description=description, aggregations=aggregations, timeout=timeout, version_note=version_note
-        )
+        super().__init__(**options)
         if match_type not in ("search", "fullmatch"):
             raise ScorerDefinitionError(f"RegexMatch: match_type is 'search' or 'fullmatch', got {match_type!r}.")
         if not isinstance(pattern, str):
@@ -189,21 +165,18 @@ class ResponseLength(BuiltInScorer):
         ScorerDefinitionError: no bound, a bound that is no whole number from 0, bounds that cross, or an unknown unit.
     """
 
+    default_name = "response_length"
+    about = "Check whether the output length is within specified bounds."
+
     def __init__(
         self,
         *,
         min_length: int | None = None,
         max_length: int | None = None,
         unit: Literal["chars", "words"] = "chars",
-        name: str = "response_length",
-        description: str | None = "Check whether the output length is within specified bounds.",
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
+        **options: Unpack[ScorerOptions],
     ) -> None:
-        super().__init__(
-            name=name, description=description, aggregations=aggregations, timeout=timeout, version_note=version_note
-        )
+        super().__init__(**options)
         if min_length is None and max_length is None:
             raise ScorerDefinitionError("ResponseLength needs min_length, max_length or both.")
         bounds: tuple[tuple[str, Any], ...] = (("min_length", min_length), ("max_length", max_length))
@@ -259,19 +232,16 @@ class PIIDetection(BuiltInScorer):
         ScorerDefinitionError: a type is unknown, or the list is empty.
     """
 
+    default_name = "pii_detection"
+    about = "Detect common PII (email, phone, SSN, credit card, IP) in the output."
+
     def __init__(
         self,
         *,
         pii_types: Sequence[str] | None = None,
-        name: str = "pii_detection",
-        description: str | None = "Detect common PII (email, phone, SSN, credit card, IP) in the output.",
-        aggregations: Sequence[str] | None = None,
-        timeout: float | None = None,
-        version_note: str | None = None,
+        **options: Unpack[ScorerOptions],
     ) -> None:
-        super().__init__(
-            name=name, description=description, aggregations=aggregations, timeout=timeout, version_note=version_note
-        )
+        super().__init__(**options)
         if pii_types is not None:
             if isinstance(pii_types, str) or not pii_types:
                 raise ScorerDefinitionError(

@@ -1,23 +1,29 @@
-"""Catalog: what the registry holds of one experiment, as read once. Plain values; no code is loaded."""
+"""What the registry holds, as plain values: one version, and the catalog of an experiment. No code is loaded."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.errors import ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers import validation
-from backfill_spark.scorers.scorer import Registration, Scorer
-from backfill_spark.scorers.stored_code.pickling import recreate
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_AS_STORED = ("experiment_id", "description", "version_note", "python_version", "source_text", "created_by")
+_UNREADABLE = (
+    "The stored row of the scorer {name!r} version {version} cannot be read: {error}. Register the scorer again."
+)
+
+
+def moment(microseconds: int) -> datetime:
+    """Return microseconds since the epoch as a datetime in UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,94 +38,99 @@ class Config:
 
 
 @dataclass(frozen=True, slots=True)
-class VersionRow:
-    """One live row of `scorers`."""
+class RegisteredScorer:
+    """One version of a scorer as the registry holds it, with the rate and filter of its name."""
 
-    name: str
-    version: int
-    fields: Mapping[str, Any]
+    spec: ScorerSpec
+    """What makes it callable; its version is 0 until it is registered."""
+    experiment_id: str = ""
+    description: str | None = None
+    version_note: str | None = None
+    python_version: str | None = None
+    source_text: str | None = None
+    """For people to read; never executed."""
+    created_at: datetime | None = None
+    created_by: str | None = None
+    problem: str | None = None
+    """Why it cannot be used; of its spec only name, version and digest are known then."""
 
     @property
-    def digest(self) -> str:
-        """64 hex digits."""
-        return str(self.fields["digest"])
+    def described(self) -> tuple[Any, ...]:
+        """What may change without a new version."""
+        return (self.description, self.version_note, self.spec.aggregations, self.spec.timeout_s, self.problem)
 
-    def spec(self, config: Config) -> ScorerSpec:
-        """Return what recreates it.
+    def at(self, config: Config, **changes: Any) -> RegisteredScorer:
+        """Return it with another rate and filter, and `changes` of its spec."""
+        spec = replace(self.spec, sample_rate=config.sample_rate, filter_string=config.filter_string, **changes)
+        return replace(self, spec=spec)
 
-        Raises:
-            ScorerLoadError: the row is broken, or a newer backfill_spark wrote it.
-        """
-        row = self.fields
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any], config: Config) -> RegisteredScorer:
+        """Read a row of `scorers`; one that is broken, or that a newer backfill_spark wrote, has a `problem`."""
+        name, version, digest = row["name"], row["version"], row["digest"]
+        problem, rate = None, (config.sample_rate, config.filter_string)
+        blank = ScorerSpec(name, version, str(digest), ScorerKind.FUNCTION, {}, None, (), *rate)
         try:
-            kind = ScorerKind(row["kind"])
-            parameters = json.loads(row["parameters"] or "{}")
-            signature = tuple(json.loads(row["signature"]))
-            aggregations = tuple(json.loads(row["aggregations"] or "[]"))
-            if (
-                not isinstance(parameters, dict)
-                or not set(signature) <= set(validation.PARAMETERS)
-                or not row["digest"]
-            ):
+            spec = replace(
+                blank,
+                kind=ScorerKind(row["kind"]),
+                parameters=json.loads(row["parameters"] or "{}"),
+                definition=row["definition"],
+                signature=tuple(json.loads(row["signature"])),
+                aggregations=tuple(json.loads(row["aggregations"] or "[]")),
+                timeout_s=row["timeout_s"],
+                level=row["level"] or "trace",
+            )
+            is_known = isinstance(spec.parameters, dict) and set(spec.signature) <= set(validation.PARAMETERS)
+            if not is_known or not digest:
                 raise ValueError("parameters, signature or digest")
         except (TypeError, ValueError) as error:
-            raise ScorerLoadError(
-                f"The stored row of the scorer {self.name!r} version {self.version} cannot be read: {error}. "
-                "Register the scorer again."
-            ) from error
-        return ScorerSpec(
-            name=self.name,
-            version=self.version,
-            digest=self.digest,
-            kind=kind,
-            parameters=parameters,
-            definition=row["definition"],
-            signature=signature,
-            sample_rate=config.sample_rate,
-            filter_string=config.filter_string,
-            aggregations=aggregations,
-            timeout_s=row["timeout_s"],
-            level=row["level"] or "trace",
-        )
+            spec, problem = blank, _UNREADABLE.format(name=name, version=version, error=error)
+        created = None if row["created_us"] is None else moment(row["created_us"])
+        return cls(spec, **{name: row[name] for name in _AS_STORED}, created_at=created, problem=problem)
 
-    def registration(self, config: Config) -> Registration:
-        """Return what a Scorer says of its registration."""
-        created = self.fields["created_us"]
-        return Registration(
-            experiment_id=self.fields["experiment_id"],
-            version=self.version,
-            digest=self.digest,
-            sample_rate=config.sample_rate,
-            filter_string=config.filter_string,
-            created_at=None if created is None else _EPOCH + timedelta(microseconds=created),
-            created_by=self.fields["created_by"],
-            python_version=self.fields["python_version"],
-            source_text=self.fields["source_text"],
-        )
-
-    def scorer(self, config: Config) -> Scorer:
-        """Return a Scorer: built-ins recreated, functions not loaded; a broken one says so when it is called."""
-        registration = self.registration(config)
-        spec: ScorerSpec | None = None
-        problem: str | None = None
-        try:
-            spec = self.spec(config)
-        except ScorerLoadError as error:
-            problem = str(error)
-        values: dict[str, Any] = {
-            "name": self.name,
-            "description": self.fields["description"],
-            "version_note": self.fields["version_note"],
-            "aggregations": None if spec is None else spec.aggregations or None,
-            "timeout": None if spec is None else spec.timeout_s,
+    def to_row(self) -> dict[str, Any]:
+        """Return its row of `scorers`."""
+        spec = self.spec
+        return {
+            "experiment_id": self.experiment_id,
+            "name": spec.name,
+            "version": spec.version,
+            "digest": spec.digest,
+            "kind": str(spec.kind),
+            "level": spec.level,
+            "parameters": json.dumps(dict(spec.parameters), ensure_ascii=False),
+            "definition": spec.definition,
+            "signature": json.dumps(list(spec.signature)),
+            "description": self.description,
+            "aggregations": json.dumps(list(spec.aggregations)) if spec.aggregations else None,
+            "timeout_s": spec.timeout_s,
+            "version_note": self.version_note,
+            "source_text": self.source_text,
+            "python_version": self.python_version,
+            "created_at": self.created_at,
+            "created_by": self.created_by,
         }
-        if spec is not None and not spec.kind.is_function:
-            try:
-                return recreate(spec, **values).registered_as(self.name, registration)
-            except ScorerLoadError as error:
-                spec, problem = None, str(error)
-        plain = Scorer(None, **values, signature=() if spec is None else spec.signature)
-        return plain.registered_as(self.name, registration, spec=spec, problem=problem)
+
+
+class OlderRegistration:
+    """What older versions pickled of a registered scorer that a stored function holds."""
+
+    def __setstate__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def as_today(self, name: str, spec: ScorerSpec | None, problem: str | None) -> RegisteredScorer:
+        """Return it with the spec and the problem that were pickled beside it."""
+        experiment_id, version, digest, *rate, created_at, created_by, python_version, source_text = self.values
+        return RegisteredScorer(
+            spec or ScorerSpec(name, version, digest, ScorerKind.FUNCTION, {}, None, (), *rate),
+            experiment_id,
+            python_version=python_version,
+            source_text=source_text,
+            created_at=created_at,
+            created_by=created_by,
+            problem=problem,
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,7 @@ class Catalog:
     """The registry's rows of one experiment (or of one name in it)."""
 
     experiment_id: str
-    rows: Mapping[tuple[str, int], VersionRow] = field(default_factory=dict)
+    rows: Mapping[tuple[str, int], RegisteredScorer] = field(default_factory=dict)
     """Live versions by name and number."""
     configs: Mapping[str, Config] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
@@ -140,7 +151,7 @@ class Catalog:
         """Names with a live version, sorted."""
         return sorted({name for name, _ in self.rows})
 
-    def newest(self, name: str) -> VersionRow | None:
+    def newest(self, name: str) -> RegisteredScorer | None:
         """Return the latest live version of `name`."""
         numbers = [version for known, version in self.rows if known == name]
         return self.rows[name, max(numbers)] if numbers else None
@@ -155,34 +166,24 @@ class Catalog:
 
     def version(self, name: str, version: int) -> ScorerSpec | None:
         """Return the spec of one live version, or None when it is not there or cannot be read."""
-        row = self.rows.get((name, version))
-        try:
-            return None if row is None else row.spec(self.config(name))
-        except ScorerLoadError:
-            return None
+        found = self.rows.get((name, version))
+        return None if found is None or found.problem else found.spec
 
     def latest(self, name: str) -> ScorerSpec | None:
         """Return the spec of the latest live version of `name`, or None."""
-        row = self.newest(name)
-        return None if row is None else self.version(name, row.version)
+        found = self.newest(name)
+        return None if found is None or found.problem else found.spec
 
     def with_digest(self, name: str, digest: str) -> ScorerSpec | None:
         """Return the spec of the newest live version of `name` that has this digest, or None."""
-        same = [row.version for row in self.rows.values() if row.name == name and row.digest == digest]
+        same = [version for (known, version), r in self.rows.items() if known == name and r.spec.digest == digest]
         return self.version(name, max(same)) if same else None
 
     @property
     def broken(self) -> dict[str, str]:
         """Names whose latest live version cannot be read, and why."""
-        found = {}
-        for name in self.names:
-            row = self.newest(name)
-            try:
-                if row is not None:
-                    row.spec(self.config(name))
-            except ScorerLoadError as error:
-                found[name] = str(error)
-        return found
+        newest = {name: self.newest(name) for name in self.names}
+        return {name: found.problem for name, found in newest.items() if found is not None and found.problem}
 
     @classmethod
     def of_rows(cls, experiment_id: str, rows: Sequence[Mapping[str, Any]]) -> Catalog:
@@ -208,13 +209,13 @@ class Catalog:
                     max(values["updated_us"] or 0, old.updated_us),
                     old.writes + 1,
                 )
-        live: dict[tuple[str, int], VersionRow] = {}
+        live: dict[tuple[str, int], RegisteredScorer] = {}
         numbers: dict[str, int] = {}
         for (name, version), same in found.items():
             numbers[name] = max(version, numbers.get(name, 0))
             if all(row["deleted_us"] is None for row in same):
                 last = max(same, key=lambda row: row["created_us"] or 0)
-                live[name, version] = VersionRow(name, version, last)
+                live[name, version] = RegisteredScorer.of_row(last, configs.get(name, Config()))
         return cls(experiment_id, live, configs, numbers, newest_us)
 
 

@@ -7,34 +7,27 @@ registrations at once one takes the next number. A config is claimed likewise, s
 from __future__ import annotations
 
 import getpass
-import json
 import threading
 import time
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerNotFoundError
-from backfill_spark.scorers import validation
-from backfill_spark.scorers.registered import Catalog, Config, as_read, rows_of
-from backfill_spark.scorers.scorer import Registration, Scorer
-from backfill_spark.settings import current
+from backfill_spark.errors import ScorerLifecycleError, ScorerNotFoundError
+from backfill_spark.scorers.registered import Catalog, Config, RegisteredScorer, as_read, moment, rows_of
 from backfill_spark.traces.filters import compile_filter
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from backfill_spark.settings.schema import Settings
-    from backfill_spark.storage.delta_table import Store, Txn
+    from backfill_spark.storage.delta_table import Store
 
 _ATTEMPTS = 40
-_KEPT_WITH_VERSION = ("description", "aggregations", "timeout_s", "version_note")
-AnyScorer = TypeVar("AnyScorer", bound=Scorer)
+_OF_A_DELETED = ("experiment_id", "name", "version", "digest", "kind")
 
 _clock = threading.Lock()
 _last_moment = 0
-
-
 _last_read: dict[str, tuple[str, list[Mapping[str, Any]]]] = {}
 """Table → the stamp of its newest commit, and its rows then."""
 
@@ -51,8 +44,11 @@ def _rows(store: Store, experiment_id: str, *, name: str | None, definitions: bo
     return rows if definitions else [{**r, "definition": None} if "definition" in r else r for r in rows]
 
 
-def _append(store: Store, row: Mapping[str, Any], txn: Txn | None) -> bool:
-    """Append one row, and keep it in mind when it was the only commit since the last read."""
+def _append(store: Store, row: Mapping[str, Any], claim: str = "", number: int = 0) -> bool:
+    """Append one row under the claim's next number, if any; keep it in mind when no other commit came between."""
+    from backfill_spark.storage.delta_table import Txn
+
+    txn = Txn(claim, number) if claim else None
     known = _last_read.pop(store.location.shown, None)
     if not store.append(store.frame([dict(row)]), txn=txn):
         return False
@@ -99,27 +95,29 @@ class Registry:
             found[key] = found.get(key) or row["definition"]
         return {key: found[key] for key in pinned if key in found}
 
-    def register(self, scorer: AnyScorer, *, experiment_id: str, name: str | None = None) -> AnyScorer:
-        """Store `scorer` as the next version of `name`; an equal definition makes none.
+    def register(self, new: RegisteredScorer) -> RegisteredScorer:
+        """Store `new` as the next version of its name in its experiment; an equal definition makes none.
 
         Raises:
-            ScorerDefinitionError: it cannot be stored.
-            ScorerLifecycleError: the name cannot be used.
+            ScorerLifecycleError: others kept coming first.
         """
-        name = validation.checked_name(scorer.name if name is None else name)
-        row = self._row_of(scorer, name, experiment_id)
+        name, tried = new.spec.name, 0
+        new = replace(new, created_by=_user())
         self._scorers.ensure()
-        tried = 0
         for _ in range(_ATTEMPTS):
-            catalog = self.catalog(experiment_id, name=name)
-            latest = catalog.newest(name)
-            if latest is not None and latest.digest == row["digest"]:
-                if any(latest.fields[key] != row[key] for key in _KEPT_WITH_VERSION):
-                    self._append_version(row, latest.version, catalog)  # the same version, newly described
-                return scorer.registered_as(name, _registration(row, latest.version, catalog.config(name)))
+            catalog = self.catalog(new.experiment_id, name=name)
+            latest, config = catalog.newest(name), catalog.config(name)
+            new = replace(new, created_at=moment(_next_moment(catalog.newest_us)))
+            if latest is not None and latest.spec.digest == new.spec.digest:
+                if latest.described == new.described:
+                    return latest
+                again = new.at(config, version=latest.spec.version)  # the same version, newly described
+                _append(self._scorers, again.to_row())
+                return again
             tried = max(catalog.highest(name), tried) + 1
-            if self._append_version(row, tried, catalog, claim=True):
-                return scorer.registered_as(name, _registration(row, tried, catalog.config(name)))
+            next_one = new.at(config, version=tried)
+            if _append(self._scorers, next_one.to_row(), f"scorer/{new.experiment_id}/{name}", tried):
+                return next_one
         raise ScorerLifecycleError(
             f"The scorer {name!r} could not be registered: other registrations came first {_ATTEMPTS} times. Try again."
         )
@@ -158,8 +156,8 @@ class Registry:
             catalog = None
         raise ScorerLifecycleError(f"The config of {name!r} could not be written: others kept coming first. Try again.")
 
-    def get(self, name: str, *, experiment_id: str, version: int | None = None) -> Scorer:
-        """Return one registered scorer, the latest version by default.
+    def get(self, name: str, *, experiment_id: str, version: int | None = None) -> RegisteredScorer:
+        """Return one registered scorer with its definition, the latest version by default.
 
         Raises:
             ScorerNotFoundError: no such scorer, or no such version.
@@ -168,15 +166,14 @@ class Registry:
         found = catalog.newest(name) if version is None else catalog.rows.get((name, version))
         if found is None:
             raise self.not_found(name, experiment_id, version, [v for _, v in catalog.rows])
-        return found.scorer(catalog.config(name))
+        return found
 
-    def list_(self, experiment_id: str) -> list[Scorer]:
+    def latest(self, experiment_id: str) -> list[RegisteredScorer]:
         """Return the latest version of each scorer by name, stopped and broken ones included."""
         catalog = self.catalog(experiment_id)
-        newest = [catalog.newest(name) for name in catalog.names]
-        return [row.scorer(catalog.config(row.name)) for row in newest if row is not None]
+        return [found for name in catalog.names if (found := catalog.newest(name)) is not None]
 
-    def versions(self, name: str, *, experiment_id: str) -> list[Scorer]:
+    def versions(self, name: str, *, experiment_id: str) -> list[RegisteredScorer]:
         """Return all versions of one scorer, ascending.
 
         Raises:
@@ -185,7 +182,7 @@ class Registry:
         catalog = self.catalog(experiment_id, name=name)
         if not catalog.rows:
             raise self.not_found(name, experiment_id)
-        return [row.scorer(catalog.config(name)) for _, row in sorted(catalog.rows.items())]
+        return [found for _, found in sorted(catalog.rows.items())]
 
     def delete(self, name: str, *, experiment_id: str, version: int | None = None) -> None:
         """Delete one version, or all; numbers are never used again. With the last version go rate and filter.
@@ -197,75 +194,26 @@ class Registry:
         gone = [v for _, v in sorted(catalog.rows) if version in (None, v)]
         if not gone:
             raise self.not_found(name, experiment_id, version, [v for _, v in catalog.rows])
-        stamp = _moment(_next_moment(catalog.newest_us))
-        self._scorers.append(
-            self._scorers.frame(
-                [
-                    {
-                        "experiment_id": experiment_id,
-                        "name": name,
-                        "version": v,
-                        "digest": catalog.rows[name, v].digest,
-                        "kind": catalog.rows[name, v].fields["kind"],
-                        "created_at": stamp,
-                        "created_by": _user(),
-                        "deleted_at": stamp,
-                    }
-                    for v in gone
-                ]
-            )
-        )
+        stamp = moment(_next_moment(catalog.newest_us))
+        ended = {"created_at": stamp, "created_by": _user(), "deleted_at": stamp}
+        rows = [{k: catalog.rows[name, v].to_row()[k] for k in _OF_A_DELETED} | ended for v in gone]
+        self._scorers.append(self._scorers.frame(rows))
         if len(gone) == len(catalog.rows):
             old = catalog.config(name)
             if old.sample_rate or old.filter_string:
                 fresh = Config(0.0, None, _next_moment(old.updated_us))
                 self._append_config(name, experiment_id, fresh, old.writes + 1)
 
-    def _row_of(self, scorer: Scorer, name: str, experiment_id: str) -> dict[str, Any]:
-        row = _definition_row(scorer) if scorer.spec is None else self._stored_row(scorer)
-        return row | {
-            "experiment_id": experiment_id,
-            "name": name,
-            "kind": str(scorer.kind),
-            "level": "session" if scorer.is_session_level_scorer else "trace",
-            "parameters": json.dumps(dict(scorer.parameters), ensure_ascii=False),
-            "signature": json.dumps(list(scorer.signature)),
-            "description": scorer.description,
-            "aggregations": None if scorer.aggregations is None else json.dumps(scorer.aggregations),
-            "timeout_s": scorer.timeout,
-            "version_note": scorer.version_note,
-            "created_by": _user(),
-        }
-
-    def _stored_row(self, scorer: Scorer) -> dict[str, Any]:
-        """Copy the definition of a scorer that came from the registry, without loading it."""
-        known = scorer.registration
-        assert known is not None
-        catalog = self.catalog(known.experiment_id, name=scorer.name, definitions=True)
-        found = catalog.rows.get((scorer.name, known.version))
-        if found is None:
-            raise self.not_found(scorer.name, known.experiment_id, known.version, [v for _, v in catalog.rows])
-        return {key: found.fields[key] for key in ("definition", "source_text", "digest", "python_version")}
-
-    def _append_version(self, row: dict[str, Any], version: int, catalog: Catalog, *, claim: bool = False) -> bool:
-        from backfill_spark.storage.delta_table import Txn
-
-        row |= {"version": version, "created_at": _moment(_next_moment(catalog.newest_us))}
-        txn = Txn(f"scorer/{row['experiment_id']}/{row['name']}", version) if claim else None
-        return _append(self._scorers, row, txn)
-
     def _append_config(self, name: str, experiment_id: str, config: Config, number: int) -> bool:
-        from backfill_spark.storage.delta_table import Txn
-
         self._configs.ensure()
         row = {
             "experiment_id": experiment_id,
             "name": name,
             "sample_rate": config.sample_rate,
             "filter_string": config.filter_string,
-            "updated_at": _moment(config.updated_us),
+            "updated_at": moment(config.updated_us),
         }
-        return _append(self._configs, row, Txn(f"scorer_config/{experiment_id}/{name}", number))
+        return _append(self._configs, row, f"scorer_config/{experiment_id}/{name}", number)
 
     def not_found(
         self, name: str, experiment_id: str, version: int | None = None, versions: Collection[int] = ()
@@ -278,108 +226,12 @@ class Registry:
         return ScorerNotFoundError.for_names([name], self.catalog(experiment_id).names, experiment_id)
 
 
-def get_scorer(*, name: str, version: int | None = None, experiment_id: str | None = None) -> Scorer:
-    """Return a registered scorer, the latest version by default.
-
-    Raises:
-        ScorerNotFoundError: no such scorer or version.
-    """
-    registry, experiment = here(experiment_id)
-    return registry.get(name, version=version, experiment_id=experiment)
-
-
-def list_scorers(*, experiment_id: str | None = None) -> list[Scorer]:
-    """Return the latest version of each registered scorer, stopped ones included, by name."""
-    registry, experiment = here(experiment_id)
-    return registry.list_(experiment)
-
-
-def list_scorer_versions(*, name: str, experiment_id: str | None = None) -> list[Scorer]:
-    """Return all versions of a scorer, ascending.
-
-    Raises:
-        ScorerNotFoundError: no such scorer.
-    """
-    registry, experiment = here(experiment_id)
-    return registry.versions(name, experiment_id=experiment)
-
-
-def delete_scorer(*, name: str, version: int | str | None = None, experiment_id: str | None = None) -> None:
-    """Delete one version of a scorer, or all of them (None or "all"). Results stay; numbers are never used again.
-
-    Raises:
-        ScorerLifecycleError: the version is neither a number nor "all".
-        ScorerNotFoundError: no such scorer or version.
-    """
-    if version == "all":
-        version = None
-    elif isinstance(version, bool | str):
-        raise ScorerLifecycleError(f'version is a number, or "all" or None for all of them; got {version!r:.80}.')
-    registry, experiment = here(experiment_id)
-    registry.delete(name, version=version, experiment_id=experiment)
-
-
-def here(experiment_id: str | None) -> tuple[Registry, str]:
-    """Return the registry of the current context, and the experiment that is meant."""
-    now = current.current()
-    from backfill_spark.storage.session import get_spark
-
-    return Registry(get_spark(now.settings), now.settings), current.experiment(experiment_id, now.settings)[0]
-
-
-def _definition_row(scorer: Scorer) -> dict[str, Any]:
-    if scorer.function is None:
-        if "class" not in scorer.parameters:
-            raise ScorerDefinitionError(f"The scorer {scorer.name!r} has neither a function nor parameters to store.")
-        _refuse_unknown_class(scorer)
-        return {"definition": None, "source_text": None, "digest": scorer.definition_digest(), "python_version": None}
-    from backfill_spark.scorers.stored_code import pickling
-
-    dumped = pickling.dump(scorer.function, name=scorer.name)
-    return {
-        "definition": dumped.definition,
-        "source_text": dumped.source_text,
-        "digest": dumped.digest,
-        "python_version": dumped.python_version,
-    }
-
-
-def _refuse_unknown_class(scorer: Scorer) -> None:
-    from backfill_spark.scorers.stored_code.pickling import CLASSES
-
-    cls = type(scorer)
-    if CLASSES.get(cls.__name__) != cls.__module__:
-        raise ScorerDefinitionError(
-            f"The scorer {scorer.name!r} is of the class {cls.__qualname__!r}; only built-in classes and @scorer "
-            f"functions can be registered. Built-in: {sorted(CLASSES)}."
-        )
-
-
-def _registration(row: dict[str, Any], version: int, config: Config) -> Registration:
-    return Registration(
-        experiment_id=row["experiment_id"],
-        version=version,
-        digest=row["digest"],
-        sample_rate=config.sample_rate,
-        filter_string=config.filter_string,
-        created_at=row.get("created_at"),
-        created_by=row["created_by"],
-        python_version=row["python_version"],
-        source_text=row["source_text"],
-    )
-
-
 def _next_moment(after: int) -> int:
     """Return microseconds since the epoch: now, but later than `after` and than any given before."""
     global _last_moment
     with _clock:
         _last_moment = max(time.time_ns() // 1000, _last_moment + 1, after + 1)
         return _last_moment
-
-
-def _moment(microseconds: int) -> datetime:
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
 def _user() -> str | None:

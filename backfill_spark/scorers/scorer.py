@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, NoReturn, Self, cast, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, Unpack, cast, overload
 
 from backfill_spark.errors import ScorerDefinitionError, ScorerLifecycleError, ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSamplingConfig, ScorerSpec, ScorerStatus
 from backfill_spark.scorers import validation
+from backfill_spark.scorers.registered import OlderRegistration, RegisteredScorer
 from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, Feedback
 
+if TYPE_CHECKING:
+    from backfill_spark.scorers.stored_code.pickling import Definition
 
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What the registry says of one scorer version when it was read."""
 
-    experiment_id: str
-    version: int
-    digest: str
-    sample_rate: float
-    filter_string: str | None = None
-    created_at: datetime | None = None
-    created_by: str | None = None
-    python_version: str | None = None
-    source_text: str | None = None
+class ScorerOptions(TypedDict, total=False):
+    """What every scorer can be given."""
+
+    name: str | None
+    description: str | None
+    aggregations: Sequence[str] | None
+    timeout: float | None
+    version_note: str | None
 
 
 class Scorer:
-    """A function that judges one trace. Immutable: each checks call returns a new instance.
+    """A function that judges one trace. Immutable: register, start, update and stop return a new instance.
 
     Callable as the plain function it is: of an `async def` function a call returns the coroutine. `description`,
     `aggregations`, `timeout` and `version_note` are kept with the registered version.
     """
 
     kind: ScorerKind = ScorerKind.FUNCTION
+    revision: ClassVar[int] = 1
+    """Of a class in the package, part of the digest: rises when its answers to the same parameters change."""
 
     def __init_subclass__(cls, **given: Any) -> None:
         """Refuse classes of users, which executors could not make again."""
@@ -67,9 +66,7 @@ class Scorer:
         self._aggregations = validation.checked_aggregations(aggregations)
         self._timeout = validation.checked_timeout(timeout)
         self._function = function
-        self._registration: Registration | None = None
-        self._spec: ScorerSpec | None = None
-        self._problem: str | None = None
+        self._registration: RegisteredScorer | None = None
         self._signature = signature
         if function is not None:
             self._signature = validation.parameters_of(function, self._name)
@@ -135,7 +132,7 @@ class Scorer:
     def digest(self) -> str:
         """64 hex digits over everything that decides its answers; of the stored version when registered."""
         if self._registration is not None:
-            return self._registration.digest
+            return self._registration.spec.digest
         return self.definition_digest()
 
     # --- what the registry says
@@ -145,22 +142,22 @@ class Scorer:
         """UNREGISTERED, STARTED (rate above 0) or STOPPED."""
         if self._registration is None:
             return ScorerStatus.UNREGISTERED
-        return ScorerStatus.STARTED if self._registration.sample_rate > 0 else ScorerStatus.STOPPED
+        return ScorerStatus.STARTED if self._registration.spec.sample_rate > 0 else ScorerStatus.STOPPED
 
     @property
     def sample_rate(self) -> float | None:
         """Share of traces in [0, 1]; 0.0 when stopped, None while unregistered."""
-        return None if self._registration is None else self._registration.sample_rate
+        return None if self._registration is None else self._registration.spec.sample_rate
 
     @property
     def filter_string(self) -> str | None:
         """MLflow filter, or None."""
-        return None if self._registration is None else self._registration.filter_string
+        return None if self._registration is None else self._registration.spec.filter_string
 
     @property
     def scorer_version(self) -> int | None:
         """1, 2, …; None while unregistered."""
-        return None if self._registration is None else self._registration.version
+        return None if self._registration is None else self._registration.spec.version
 
     @property
     def experiment_id(self) -> str | None:
@@ -168,7 +165,7 @@ class Scorer:
         return None if self._registration is None else self._registration.experiment_id
 
     @property
-    def registration(self) -> Registration | None:
+    def registration(self) -> RegisteredScorer | None:
         """All that the registry says, as it was when this instance was made."""
         return self._registration
 
@@ -181,11 +178,6 @@ class Scorer:
     def function(self) -> Callable[..., Any] | None:
         """The decorated function; None for built-ins and for scorers that come from the registry."""
         return self._function
-
-    @property
-    def spec(self) -> ScorerSpec | None:
-        """What recreates a scorer that comes from the registry; None for others."""
-        return self._spec
 
     # --- calling it
 
@@ -214,8 +206,10 @@ class Scorer:
         return result
 
     def captured(self) -> tuple[Any, ...]:
-        """Return what decides its answers: kind and function. For digests."""
-        return (str(self.kind), self._function if self._function is not None else self.digest)
+        """Return what decides its answers. For digests."""
+        if self._function is not None:
+            return (str(self.kind), self._function)
+        return (str(self.kind), self.digest if self.kind.is_function else self.definition_digest())
 
     # --- its life
 
@@ -228,7 +222,12 @@ class Scorer:
             ScorerDefinitionError: something in it cannot travel to the executors; names it.
             ScorerLifecycleError: the name cannot be used.
         """
-        return cast("Self", _lifecycle().register(self, name=name, experiment_id=experiment_id))
+        from backfill_spark.scorers import lifecycle
+
+        target = validation.checked_name(self._name if name is None else name)
+        known = self._registration if self._is_loaded_later else None
+        new = self.to_register() if known is None else known
+        return self.registered_as(lifecycle.register(new, name=target, experiment_id=experiment_id))
 
     def start(
         self,
@@ -244,7 +243,13 @@ class Scorer:
             FilterError: the filter does not parse.
         """
         config = validation.checked_start(sampling_config)
-        return cast("Self", _lifecycle().start(self, config, name=name, experiment_id=experiment_id))
+        if self._registration is not None:
+            return self._changed("start", config, name, experiment_id)
+        from backfill_spark.scorers import lifecycle
+
+        return self.registered_as(
+            lifecycle.start(self._name, self.digest, config, name=name, experiment_id=experiment_id)
+        )
 
     def update(
         self,
@@ -260,8 +265,7 @@ class Scorer:
             FilterError: the filter does not parse.
         """
         config = validation.checked_config(sampling_config)
-        self._refuse_unregistered("update")
-        return cast("Self", _lifecycle().change(self, config, name=name, experiment_id=experiment_id))
+        return self._changed("update", config, name, experiment_id)
 
     def stop(self, *, name: str | None = None, experiment_id: str | None = None) -> Self:
         """Set the rate to 0; registration and filter stay. Returns the stopped scorer.
@@ -269,52 +273,105 @@ class Scorer:
         Raises:
             ScorerLifecycleError: not registered.
         """
-        self._refuse_unregistered("stop")
-        return cast(
-            "Self",
-            _lifecycle().change(self, ScorerSamplingConfig(sample_rate=0.0), name=name, experiment_id=experiment_id),
-        )
+        return self._changed("stop", ScorerSamplingConfig(sample_rate=0.0), name, experiment_id)
 
     # --- inside
 
-    def _refuse_unregistered(self, verb: str) -> None:
-        if self._registration is None:
+    def _changed(self, verb: str, config: ScorerSamplingConfig, name: str | None, experiment_id: str | None) -> Self:
+        known = self._registration
+        if known is None:
             raise ScorerLifecycleError(
                 f"Cannot {verb} the scorer {self._name!r}: this object is not registered. register() and start() "
                 f"return a new scorer: write {self._name} = {self._name}.register(), or use "
                 f"get_scorer(name={self._name!r}).{verb}(…)."
             )
+        from backfill_spark.scorers import lifecycle
 
-    def registered_as(
-        self, name: str, registration: Registration, *, spec: ScorerSpec | None = None, problem: str | None = None
-    ) -> Self:
-        """Return a copy that is registered so; with `spec` its code is loaded from there when it is first called."""
-        made = copy.copy(self)
-        made.__dict__ |= {"_name": name, "_registration": registration}
-        if spec is not None or problem is not None:
-            made.__dict__ |= {"_spec": spec, "_problem": problem}
-        if spec is not None:
-            made.kind = spec.kind
+        found = lifecycle.change(known, config, name=name, experiment_id=experiment_id)
+        if (found.spec.name, found.experiment_id) == (self._name, known.experiment_id):
+            return self.registered_as(found)
+        return cast("Self", scorer_of(found))
+
+    def registered_as(self, found: RegisteredScorer) -> Self:
+        """Return a copy that is registered so."""
+        if self._function is not None:
+            found = replace(found, spec=replace(found.spec, definition=None))
+        made = object.__new__(type(self))  # copy.copy would fetch the definition
+        made.__dict__ |= self.__dict__ | {"_name": found.spec.name, "_registration": found}
         return made
 
-    def with_config(self, sample_rate: float, filter_string: str | None) -> Self:
-        """Return a copy with another rate and filter."""
+    @property
+    def _is_loaded_later(self) -> bool:
+        """True for a function that comes from the registry: its stored definition is read when it is needed."""
+        known = self._registration
+        return self._function is None and known is not None and not known.problem and known.spec.kind.is_function
+
+    def _with_definition(self) -> RegisteredScorer:
+        from backfill_spark.scorers import lifecycle
+
         assert self._registration is not None
-        return self.registered_as(
-            self._name, replace(self._registration, sample_rate=sample_rate, filter_string=filter_string)
+        self._registration = lifecycle.with_definition(self._registration)
+        return self._registration
+
+    def to_register(self) -> RegisteredScorer:
+        """Return the definition and all that is kept with it."""
+        stored = self._stored()
+        spec = ScorerSpec(
+            name=self._name,
+            version=0,
+            digest=stored.digest,
+            kind=self.kind,
+            parameters=self.parameters,
+            definition=stored.definition,
+            signature=self._signature,
+            sample_rate=0.0,
+            aggregations=self._aggregations or (),
+            timeout_s=self._timeout,
+            level="session" if self.is_session_level_scorer else "trace",
         )
+        return RegisteredScorer(
+            spec,
+            description=self._description,
+            version_note=self._version_note,
+            python_version=stored.python_version,
+            source_text=stored.source_text,
+        )
+
+    def _stored(self) -> Definition:
+        from backfill_spark.scorers.stored_code import loading, pickling
+
+        if self._function is not None:
+            return pickling.dump(self._function, name=self._name)
+        cls = type(self)
+        if "class" not in self.parameters:
+            raise ScorerDefinitionError(f"The scorer {self._name!r} has neither a function nor parameters to store.")
+        if loading.CLASSES.get(cls.__name__) != cls.__module__:
+            raise ScorerDefinitionError(
+                f"The scorer {self._name!r} is of the class {cls.__qualname__!r}; only built-in classes and @scorer "
+                f"functions can be registered. Built-in: {sorted(loading.CLASSES)}."
+            )
+        return pickling.Definition(None, None, self.definition_digest(), None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Take the stored definition along: where this travels to, there may be no registry."""
-        if self._spec is not None and self._spec.kind.is_function:
-            self._fetch_definition()
+        if self._is_loaded_later:
+            self._with_definition()
         return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was pickled, also by a version that kept spec and problem apart from the registration."""
+        known = state["_registration"]
+        if isinstance(known, OlderRegistration):
+            state["_registration"] = known.as_today(state["_name"], state.pop("_spec"), state.pop("_problem"))
+        self.__dict__ |= state
 
     def definition_digest(self) -> str:
         """Return the digest of the definition as it is now, registered or not."""
         from backfill_spark.scorers.stored_code import digest
 
-        return digest.of_function(self._function)
+        if self.kind.is_function:
+            return digest.of_function(self._function)
+        return digest.of_parameters(str(self.kind), self.parameters, self.revision)
 
     def _accepted(self) -> tuple[str, ...]:
         """Return the parameters that a call by hand may pass."""
@@ -323,20 +380,12 @@ class Scorer:
     def _callable(self) -> Callable[..., Any]:
         if self._function is not None:
             return self._function
-        if self._spec is None:
-            raise ScorerLoadError(self._problem or f"The scorer {self._name!r} has no stored definition.")
-        from backfill_spark.scorers.stored_code import pickling
+        if not self._is_loaded_later:
+            problem = None if self._registration is None else self._registration.problem
+            raise ScorerLoadError(problem or f"The scorer {self._name!r} has no stored definition.")
+        from backfill_spark.scorers.stored_code import loading
 
-        spec = self._spec
-        if spec.definition is None and self._registration is not None:
-            spec = self._spec = _lifecycle().with_definition(spec, self._registration.experiment_id)
-        return pickling.load(spec)
-
-    def _fetch_definition(self) -> ScorerSpec:
-        assert self._spec is not None
-        if self._spec.definition is None and self._registration is not None:
-            self._spec = _lifecycle().with_definition(self._spec, self._registration.experiment_id)
-        return self._spec
+        return loading.load(self._with_definition().spec)
 
     def __iter__(self) -> NoReturn:
         raise TypeError(
@@ -349,30 +398,20 @@ class Scorer:
         if self._registration is not None:
             shown += [f"version={self.scorer_version}", f"sample_rate={self.sample_rate}"]
             shown += [f"filter_string={self.filter_string!r}"] if self.filter_string else []
-        if self._problem:
+        if self._registration is not None and self._registration.problem:
             shown.append("broken")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
         from backfill_spark.display.views import scorer_html
 
-        return scorer_html(self, problem=self._problem)
+        return scorer_html(self, problem=None if self._registration is None else self._registration.problem)
 
 
 @overload
 def scorer(function: Callable[..., Any], /) -> Scorer: ...
 @overload
-def scorer(
-    function: None = None,
-    /,
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    aggregations: Sequence[str] | None = None,
-    timeout: float | None = None,
-    version_note: str | None = None,
-    **unknown: Any,
-) -> Callable[[Callable[..., Any]], Scorer]: ...
+def scorer(function: None = None, /, **options: Unpack[ScorerOptions]) -> Callable[[Callable[..., Any]], Scorer]: ...
 def scorer(
     function: Callable[..., Any] | None = None,
     /,
@@ -397,7 +436,7 @@ def scorer(
         ScorerDefinitionError: another parameter without a default, `session` beside others, an unknown argument or
             aggregation, or a bad timeout.
     """
-    validation.refuse_unknown("@scorer", unknown, ("name", "description", "aggregations", "timeout", "version_note"))
+    validation.refuse_unknown("@scorer", unknown, ScorerOptions.__annotations__)
 
     def decorate(function: Callable[..., Any]) -> Scorer:
         if validation.is_of_mlflow(function):
@@ -416,11 +455,28 @@ def scorer(
     return decorate if function is None else decorate(function)
 
 
-def _lifecycle() -> Any:
-    """What registers and starts scorers; it imports this module."""
-    from backfill_spark.scorers import lifecycle
+def scorer_of(found: RegisteredScorer) -> Scorer:
+    """Return a registered scorer: built-ins made again, functions not loaded; a broken one says so when called."""
+    from backfill_spark.scorers.stored_code import loading
 
-    return lifecycle
+    spec = found.spec
+    options = ScorerOptions(
+        name=spec.name,
+        description=found.description,
+        version_note=found.version_note,
+        aggregations=spec.aggregations or None,
+        timeout=spec.timeout_s,
+    )
+    if not spec.kind.is_function:
+        try:
+            made: Scorer = loading.recreate(spec, **options)
+        except ScorerLoadError as error:
+            found = replace(found, problem=str(error))
+        else:
+            return made.registered_as(found)
+    made = Scorer(None, **options, signature=spec.signature)
+    made.kind = spec.kind
+    return made.registered_as(found)
 
 
 def _checked_text(what: str, value: object) -> str | None:

@@ -46,7 +46,7 @@ def is_of_mlflow(value: object) -> bool:
 def instead_of(value: object) -> str:
     """Return what to write instead of something that is no scorer of ours."""
     if is_of_mlflow(value):
-        from backfill_spark.scorers.stored_code.pickling import CLASSES
+        from backfill_spark.scorers.stored_code.loading import CLASSES
 
         name = (value if isinstance(value, type) else type(value)).__name__
         ours = {"InstructionsJudge": "make_judge"}.get(name, name if name in CLASSES else "scorer")

@@ -17,6 +17,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 from backfill_spark import schema
 from backfill_spark.errors import SettingsError
 from backfill_spark.models import MAX_SCORERS, ScorerKind, ScorerSpec
+from backfill_spark.scorers.stored_code import loading
 from backfill_spark.scoring.arguments import HAS_BYTES, TOO_LARGE, UNREADABLE, columns_for
 from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.scoring.worker import load_scorers, score_batch
@@ -182,7 +183,7 @@ class _Batch:
         """Return one array of lists for each field of `tables.RESULTS`."""
         scorers = self.__dict__.get("_scorers")
         if scorers is None:
-            scorers = self.__dict__["_scorers"] = load_scorers(self.specs, self.available)
+            scorers = self.__dict__["_scorers"] = load_scorers(self.specs, self.available, load=loading.load)
         given = worker_columns(self.names, columns)
         given |= {TOO_LARGE: too_large, UNREADABLE: unreadable}
         results = score_batch(given, due, scorers, payload=self.payload, timeout_s=self.timeout_s)

@@ -43,13 +43,9 @@ def load_scorers(
     specs: Iterable[ScorerSpec],
     available: Collection[str],
     *,
-    load: Callable[[ScorerSpec], Callable[..., object]] | None = None,
+    load: Callable[[ScorerSpec], Callable[..., object]],
 ) -> tuple[LoadedScorer, ...]:
-    """Make scorers callable; one that cannot be loaded has a `problem` and costs only its own pairs."""
-    if load is None:
-        from backfill_spark.scorers.stored_code import pickling
-
-        load = pickling.load
+    """Make scorers callable by `load`; one that cannot be loaded has a `problem` and costs only its own pairs."""
     return tuple(_loaded(spec, available, load) for spec in specs)
 
 

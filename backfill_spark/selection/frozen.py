@@ -13,7 +13,7 @@ from backfill_spark.models import Request, Sampling
 from backfill_spark.storage.delta_table import Store, Txn
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import Column, SparkSession
 
     from backfill_spark.settings.schema import Settings
 
@@ -72,10 +72,23 @@ class WorkStore:
         """Return the frozen file list, from `version` as in `choice`; empty for a source pinned by a version."""
         return tuple(r[0] for r in self._rows(job_id, FILE, version).select("trace_id").orderBy("trace_id").collect())
 
-    def clear_of_source(self, job_id: str) -> None:
-        """Drop what a job has read from the pinned version of its source: the file list and the prompts."""
-        if self.store.exists():
-            self.store.delete((F.col("job_id") == job_id) & F.col("kind").isin(FILE, PROMPT))
+    def replace_source(self, job_id: str, files: Sequence[str], txn: Txn) -> bool:
+        """Put a new file list in place of all that a job has read from its source (files, prompts), in one commit.
+
+        Returns:
+            False when another runner has fenced this one off.
+        """
+        values: dict[str, str | Column] = {key: f"s.{key}" for key in ("job_id", "kind", "trace_id")}
+        read = f"t.job_id = '{job_id}' AND t.kind IN ('{FILE}', '{PROMPT}')"
+        done = self.store.ensure().merge(
+            lambda spark: spark.createDataFrame(
+                [(job_id, FILE, file) for file in files], "job_id string, kind string, trace_id string"
+            ),
+            f"{read} AND t.kind = s.kind AND t.trace_id = s.trace_id",
+            lambda builder: builder.whenNotMatchedInsert(values=values).whenNotMatchedBySourceDelete(read),
+            txn=txn,
+        )
+        return done is not None
 
     def clear(self, job_id: str) -> None:
         """Drop what a job kept."""

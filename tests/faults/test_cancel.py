@@ -10,6 +10,7 @@ from py4j.protocol import Py4JNetworkError
 from backfill_spark import resume_backfill
 from backfill_spark.jobs import failpoints
 from backfill_spark.jobs.lease import Lease
+from backfill_spark.jobs.store import JobStore
 from backfill_spark.results.store import ResultStore
 from tests.checker import calls_of
 from tests.faults.world import clock_shifted, refusal
@@ -102,7 +103,7 @@ def test_f17_a_job_is_canceled_during_its_merge(world):
 
 def test_f18_a_cancel_that_the_runner_never_saw_ends_the_job_when_its_epoch_rests(make_world, monkeypatch):
     """PARTIAL and a request: nobody else need come back to make it CANCELED."""
-    monkeypatch.setattr(Lease, "_cancel_is_asked", lambda _: False)
+    monkeypatch.setattr(JobStore, "is_cancel_asked", lambda *_: False)
     world = make_world(gate_at=100)
     with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=2))), world.meanwhile(world.run) as job:
         world.wait_for_calls(100)
@@ -130,7 +131,6 @@ def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(make_world, h
 def test_f21_a_terminal_state_takes_no_other(world):
     """Of every end, the first one stays; a cancel or a resume of an ended job changes nothing."""
     from backfill_spark.jobs.events import End
-    from backfill_spark.jobs.store import JobStore
 
     job_id = world.run()
     jobs = JobStore(world.spark, world.settings)
@@ -149,7 +149,6 @@ def test_f21_a_terminal_state_takes_no_other(world):
 def test_f21_the_first_end_of_an_epoch_is_its_end(world, first):
     """Whoever comes later adopts it."""
     from backfill_spark.jobs.events import End
-    from backfill_spark.jobs.store import JobStore
 
     job_id = world.crash("after_claim")
     jobs = JobStore(world.spark, world.settings)
@@ -241,7 +240,6 @@ def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world):
 def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_other_covers(world, monkeypatch):
     """Each was planned before the other one was there: whoever comes second is canceled before any call."""
     from backfill_spark import BackfillRefusedError
-    from backfill_spark.jobs.store import JobStore
 
     create, others = JobStore.create_claimed, []
 
@@ -262,14 +260,12 @@ def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_ot
 
 def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_alone(world, monkeypatch):
     """It is created and claimed in one commit."""
-    from backfill_spark.jobs.store import JobStore
-
     create, claimable = JobStore.create_claimed, []
 
     def look(self, job_id, created):
-        lease = create(self, job_id, created)
+        claim = create(self, job_id, created)
         claimable.append({r.job_id for r in self.claimable()})
-        return lease
+        return claim
 
     monkeypatch.setattr(JobStore, "create_claimed", look)
     job_id = world.run(exclusive=True)
@@ -279,8 +275,6 @@ def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_
 
 def test_a_canceled_job_is_never_claimed(world):
     """Neither `resume` nor a worker takes it."""
-    from backfill_spark.jobs.store import JobStore
-
     job_id = world.run(launch="queue")
     world.cancel(job_id)
     assert job_id not in {r.job_id for r in JobStore(world.spark, world.settings).claimable()}

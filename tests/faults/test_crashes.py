@@ -2,7 +2,7 @@
 
 import pytest
 
-from backfill_spark import BackfillRefusedError, delete_scorer
+from backfill_spark import BackfillRefusedError, delete_scorer, resume_backfill
 from backfill_spark.backfill import preflight, runner
 from backfill_spark.jobs import failpoints
 from backfill_spark.jobs.events import Event
@@ -69,6 +69,26 @@ def test_f27_a_dead_runners_job_is_repinned_at_once(make_world):
     world = make_world(lease_s=QUICK_S)
     job_id = world.crash("after_stage")
     assert world.resume_when_dead(job_id, repin=True).state == "SUCCEEDED"
+    assert world.broken() == []
+
+
+def test_f27_of_two_resumes_with_repin_at_once_the_second_is_refused(world):
+    """Only who has claimed the job changes what it reads: a second one finds a live runner, and changes nothing."""
+    world.write_traces(40)
+    job_id = world.run(launch="queue")
+    world.write_traces(20, first=40, mode="append")
+
+    def repin():
+        return resume_backfill(job_id, repin=True, spark=world.spark, settings=world.settings)
+
+    plan = FaultPlan(Fault("work", Operation.MERGE, Kind.HOLD))
+    with faulty(plan), world.meanwhile(repin) as first:
+        assert plan.held.wait(120)
+        said = refusal(repin)
+        plan.go.set()
+    assert first.error is None
+    assert f"{job_id} is RUNNING" in (said or "")
+    assert (first.result.state, first.result.counts["length"].due) == ("SUCCEEDED", 60)
     assert world.broken() == []
 
 

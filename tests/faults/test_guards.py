@@ -9,6 +9,7 @@ import time
 import pytest
 
 from backfill_spark.jobs.events import JobRecord
+from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.results.store import ResultStore
 from backfill_spark.selection import pairs
@@ -53,7 +54,7 @@ def test_the_read_back(world, monkeypatch, guard):
 
 
 def claims(world):
-    """Queue a job and claim it twice from one look at it, as two runners would; return both leases."""
+    """Queue a job and claim it twice from one look at it, as two runners would; return both claims."""
     jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
     waiting = jobs.record(world.run(launch="queue"))
     return [jobs.claim(waiting, [results.staging, results.assessments]) for _ in range(2)]
@@ -78,7 +79,7 @@ def test_the_fence(world, monkeypatch, guard):
     results = ResultStore(world.spark, world.settings)
     second = later.claim(later.record(first.job_id), [results.staging, results.assessments])
     assert (first.epoch, second.epoch) == (1, 2)
-    txn = first.next_txn() if guard == "in" else None
+    txn = Lease(later, first).next_txn() if guard == "in" else None
     written = [
         store.append(store.frame([{"trace_id": "tr-0"}]), txn=txn) for store in (results.staging, results.assessments)
     ]

@@ -12,6 +12,7 @@ from backfill_spark import schema
 from backfill_spark.backfill import maintenance
 from backfill_spark.jobs.events import Event
 from backfill_spark.jobs.heartbeat import Heartbeat
+from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.judges.llm.journal import journal_folder
 from backfill_spark.models import new_job_id
@@ -127,7 +128,7 @@ def test_a_runner_that_was_replaced_stays_fenced_off_after_upkeep(world):
     later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
     assert later.claim(later.record(first.job_id), fence).epoch == 2
     upkeep(world, days=400)
-    txn = first.next_txn()
+    txn = Lease(jobs, first).next_txn()
     assert [fenced.append(fenced.frame([{"trace_id": "tr-0"}]), txn=txn) for fenced in fence] == [False, False]
 
 

@@ -13,7 +13,7 @@ from pyspark.sql.classic import dataframe as classic
 from backfill_spark import backfill_scorers, configure, get_backfill, plan_backfill, scorer
 from backfill_spark.backfill import steps
 from backfill_spark.results import due
-from backfill_spark.scorers.stored_code import pickling
+from backfill_spark.scorers.stored_code import loading
 from tests.factories import NOON, Ledger, ledger_scorer, some_traces, write_traces
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def test_a_plan_makes_no_call_and_loads_no_code(
     def refuse(*_: Any) -> Any:
         raise AssertionError("a plan loaded code")
 
-    monkeypatch.setattr(pickling, "load", refuse)
+    monkeypatch.setattr(loading, "load", refuse)
     plan = plan_backfill(scorers=["length", "on_trace"], start_time=START)
     assert 2 * (300 - 36) == plan.calls
     assert ledger.lines() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import threading
@@ -244,10 +245,10 @@ def test_a_broken_row_hides_no_other(registry, spark, settings):
 
 
 def test_listing_and_planning_load_no_code(registry, monkeypatch):
-    from backfill_spark.scorers.stored_code import pickling
+    from backfill_spark.scorers.stored_code import moved
 
     numbered(1).register().start()
-    monkeypatch.setattr(pickling.moved, "unpickled", lambda payload: pytest.fail("loaded"))
+    monkeypatch.setattr(moved, "unpickled", lambda payload: pytest.fail("loaded"))
 
     list_scorers()
     get_scorer(name="numbered")
@@ -264,7 +265,8 @@ def test_two_registrations_at_once_lose_nothing(spark, settings):
     def register(number: int) -> None:
         own = Registry(spark.newSession(), settings)
         barrier.wait()
-        done.append((number, own.register(numbered(number), experiment_id="0").scorer_version))
+        new = dataclasses.replace(numbered(number).to_register(), experiment_id="0")
+        done.append((number, own.register(new).spec.version))
 
     threads = [threading.Thread(target=register, args=(number,)) for number in (1, 2, 3)]
     for thread in threads:
@@ -305,10 +307,10 @@ def test_names_that_share_a_claim_do_not_block_each_other():
 
 
 def test_a_scorer_from_the_registry_can_be_registered_again_without_loading_it(monkeypatch):
-    from backfill_spark.scorers.stored_code import pickling
+    from backfill_spark.scorers.stored_code import moved
 
     original = numbered(1).register()
-    monkeypatch.setattr(pickling.moved, "unpickled", lambda payload: pytest.fail("loaded"))
+    monkeypatch.setattr(moved, "unpickled", lambda payload: pytest.fail("loaded"))
 
     copied = get_scorer(name="numbered").register(name="copy")
 

@@ -14,7 +14,8 @@ import pytest
 from backfill_spark import Feedback, scorer
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers.registered import Catalog
-from backfill_spark.scorers.stored_code import pickling
+from backfill_spark.scorers.scorer import scorer_of
+from backfill_spark.scorers.stored_code import loading, pickling
 from backfill_spark.scoring import async_calls
 from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.scoring.worker import MAX_IN_FLIGHT, load_scorers, score_batch
@@ -380,7 +381,9 @@ def test_an_async_function_is_stored_by_value_with_its_helpers():
 
     made = pickling.dump(longer.function)
     spec = ScorerSpec("longer", 1, made.digest, longer.kind, {}, made.definition, ("outputs",), 1.0)
-    found = score_batch({"response": ["abcd", "a"]}, [1, 1], load_scorers([spec], {"response"}), payload="auto")
+    found = score_batch(
+        {"response": ["abcd", "a"]}, [1, 1], load_scorers([spec], {"response"}, load=loading.load), payload="auto"
+    )
 
     assert ["true", "false"] == found.fields["value"]
     assert made.source_text.startswith("@scorer\nasync def longer(outputs):")
@@ -401,8 +404,7 @@ def test_the_registry_tells_an_async_function_without_loading_it():
         "created_us": 1,
     }
     catalog = Catalog.of_rows("0", [row])
-    row = catalog.newest("asks")
-    found = row.scorer(catalog.config("asks"))
+    found = scorer_of(catalog.newest("asks"))
 
     assert ScorerKind.ASYNC_FUNCTION is catalog.latest("asks").kind
     assert (True, "async_function") == (found.is_async, found.kind)

@@ -27,7 +27,7 @@ from backfill_spark.judges import (
 )
 from backfill_spark.judges.worker import fan_out, load_judges, render_batch
 from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
-from backfill_spark.scorers.stored_code.pickling import recreate
+from backfill_spark.scorers.stored_code.loading import recreate
 from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.traces.trace import Trace
 

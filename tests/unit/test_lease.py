@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from backfill_spark.errors import LeaseLostError
-from backfill_spark.jobs.events import End
+from backfill_spark.jobs.events import Claim, End
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.settings.schema import Settings
 from backfill_spark.storage.delta_table import error_text
 
 
-def a_lease(error: Exception) -> Lease:
+def a_lease(error: Exception, *, claimed_s_ago: float = 0.0) -> Lease:
     """Return a lease of a moment, whose writes fail."""
 
     def fail(*_: Any, **__: Any) -> None:
@@ -24,8 +24,8 @@ def a_lease(error: Exception) -> Lease:
 
     settings = Settings(limits={"lease_s": 0.3, "heartbeat_s": 0.1})
     store: Any = SimpleNamespace(settings=settings, end=fail, write=fail)
-    record: Any = SimpleNamespace(job_id="bf-1", epoch=1, cancel_requested=False)
-    return Lease(store, record, "me")
+    record: Any = SimpleNamespace(job_id="bf-1", epoch=1, cancel_requested=False, owner="me")
+    return Lease(store, Claim(record, time.monotonic() - claimed_s_ago))
 
 
 def test_a_full_disk_is_named_and_not_only_the_lease_that_it_costs() -> None:
@@ -53,3 +53,9 @@ def test_a_lease_that_is_over_without_an_error_says_no_more() -> None:
     lease._renewed = time.monotonic() - 1
     with pytest.raises(LeaseLostError, match=r"two thirds of the lease\. "):
         lease.check()
+
+
+def test_a_lease_runs_from_its_claim_and_not_from_the_moment_in_which_it_is_made() -> None:
+    """Between the two a job that runs at once looks for others that cover its pairs."""
+    with pytest.raises(LeaseLostError, match=r"two thirds of the lease"):
+        a_lease(OSError(), claimed_s_ago=1.0).check()

@@ -13,7 +13,7 @@ import pytest
 from backfill_spark import Feedback, Scorer, Trace
 from backfill_spark.judges import Judge
 from backfill_spark.models import ScorerKind, ScorerSpec
-from backfill_spark.scorers.stored_code import pickling
+from backfill_spark.scorers.stored_code import loading, pickling
 from backfill_spark.scoring.calls import LoadedScorer
 from backfill_spark.scoring.feedback import FIELD_NAMES, failure_of, normalise
 from backfill_spark.scoring.worker import score_batch
@@ -132,7 +132,7 @@ def travelled(one):
     """The scorer as an executor has it: stored, and loaded again."""
     stored = None if one.function is None else pickling.dump(one.function).definition
     spec = ScorerSpec(one.name, 1, one.digest, one.kind, one.parameters, stored, one.signature, 1.0)
-    return pickling.load(spec)
+    return loading.load(spec)
 
 
 def judged(judge, given):

@@ -47,7 +47,7 @@ def test_a_deleted_version_is_not_live_and_keeps_its_number():
 def test_the_newest_description_of_a_version_counts():
     rows = [version_row(description="new", created_us=5), version_row(description="old", created_us=1)]
 
-    assert Catalog.of_rows("0", rows).newest("s").fields["description"] == "new"
+    assert Catalog.of_rows("0", rows).newest("s").description == "new"
 
 
 def test_a_version_is_found_by_its_digest():

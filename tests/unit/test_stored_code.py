@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from backfill_spark import Feedback, scorer
 from backfill_spark.errors import ScorerDefinitionError, ScorerLoadError
 from backfill_spark.models import ScorerKind, ScorerSpec
-from backfill_spark.scorers.stored_code import digest, pickling
+from backfill_spark.scorers.stored_code import digest, loading, pickling
 
 LIMIT = 5
 WORDS = {"good": 1, "bad": -1}
@@ -84,18 +84,18 @@ def spec_of(made: pickling.Definition, name: str = "s", **changes: Any) -> Score
 
 @pytest.fixture(autouse=True)
 def _nothing_loaded() -> None:
-    pickling._loaded.clear()
+    loading._loaded.clear()
 
 
 def again(function: Any) -> Any:
-    return pickling.load(spec_of(pickling.dump(function)))
+    return loading.load(spec_of(pickling.dump(function)))
 
 
 ELSEWHERE = """
 import ast, sys
 sys.path.append(sys.argv[1])
 from backfill_spark.models import ScorerKind, ScorerSpec
-from backfill_spark.scorers.stored_code import pickling as definition
+from backfill_spark.scorers.stored_code import loading as definition
 spec = ScorerSpec("s", 1, "d", ScorerKind.FUNCTION, {}, sys.stdin.read(), ("outputs",), 1.0)
 print(definition.load(spec)(ast.literal_eval(sys.argv[2])))
 assert not [name for name in sys.modules if name.startswith("tests")]
@@ -211,7 +211,7 @@ def test_a_function_typed_in_a_repl_survives():
     made = pickling.dump(namespace["f"])
 
     assert made.source_text is None
-    assert pickling.load(spec_of(made))("ab") == 4.0
+    assert loading.load(spec_of(made))("ab") == 4.0
 
 
 def test_a_loaded_function_keeps_its_own_globals():
@@ -232,7 +232,7 @@ def test_the_source_is_kept_for_people():
 def test_a_scorer_is_loaded_once_a_process():
     spec = spec_of(pickling.dump(of_one_line))
 
-    assert pickling.load(spec) is pickling.load(spec)
+    assert loading.load(spec) is loading.load(spec)
 
 
 # --- what cannot travel
@@ -319,11 +319,11 @@ def test_registering_leaves_cloudpickle_as_it_was():
         ("", "no stored definition"),
         ("%%%", "no base64"),
         (base64.b64encode(b"junk").decode(), "does not name a Python version"),
-        (base64.b64encode(f"python {pickling.PYTHON_VERSION}\njunk".encode()).decode(), "cannot be loaded"),
+        (base64.b64encode(f"python {loading.PYTHON_VERSION}\njunk".encode()).decode(), "cannot be loaded"),
         (base64.b64encode(b"python 2.7\njunk").decode(), "registered with Python 2.7"),
-        (base64.b64encode(f"python {pickling.PYTHON_VERSION}\n".encode() + b"cnowhere\nf\n.").decode(), "'nowhere'"),
+        (base64.b64encode(f"python {loading.PYTHON_VERSION}\n".encode() + b"cnowhere\nf\n.").decode(), "'nowhere'"),
         (
-            base64.b64encode(f"python {pickling.PYTHON_VERSION}\n".encode() + b"(I1\nI2\nt.").decode(),
+            base64.b64encode(f"python {loading.PYTHON_VERSION}\n".encode() + b"(I1\nI2\nt.").decode(),
             "not a function",
         ),
     ],
@@ -332,7 +332,7 @@ def test_a_broken_definition_is_a_load_error_that_says_why(text, words):
     spec = dataclasses.replace(spec_of(pickling.dump(of_one_line)), definition=text)
 
     with pytest.raises(ScorerLoadError, match=words):
-        pickling.load(spec)
+        loading.load(spec)
 
 
 def test_a_class_outside_the_closed_table_is_not_made():
@@ -341,7 +341,7 @@ def test_a_class_outside_the_closed_table_is_not_made():
     )
 
     with pytest.raises(ScorerLoadError, match="RegexMatch"):
-        pickling.load(spec)
+        loading.load(spec)
 
 
 # --- digests
@@ -488,7 +488,7 @@ def test_a_captured_value_survives_and_has_one_digest(value):
     function = closure(value)
     made = pickling.dump(function)
 
-    assert digest.shape_of(value) == digest.shape_of(pickling.load(spec_of(made)).__closure__[0].cell_contents)
+    assert digest.shape_of(value) == digest.shape_of(loading.load(spec_of(made)).__closure__[0].cell_contents)
     assert made.digest == digest.of_function(closure(value))
 
 

@@ -23,7 +23,7 @@ _HOMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("backfill_spark.context", "backfill_spark.settings.current", ()),
     ("backfill_spark.job", "backfill_spark.jobs.job", ()),
     ("backfill_spark.plan", "backfill_spark.backfill.plan", ()),
-    ("backfill_spark.registry", "backfill_spark.scorers.registry", ()),
+    ("backfill_spark.registry", "backfill_spark.scorers.lookup", ()),
     ("backfill_spark.catalog", "backfill_spark.scorers.registered", ()),
     ("backfill_spark.lifecycle", "backfill_spark.scorers.lifecycle", ()),
     ("backfill_spark.scorers.definition", "backfill_spark.scorers.stored_code.pickling", ()),
@@ -56,6 +56,10 @@ _HOMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("backfill_spark.scorers.judges", "backfill_spark.judges", ()),
 )
 """First module, module of today, and the names that this is true of; none says all."""
+_RENAMED = {
+    ("backfill_spark.scorers.scorer", "Registration"): ("backfill_spark.scorers.registered", "OlderRegistration"),
+}
+"""Module and name, and those under which it is read today."""
 _TODAY = {first: today for first, today, _ in _HOMES}
 
 
@@ -80,6 +84,7 @@ class Unpickler(pickle.Unpickler):
         """Return the thing of this name, from where it is today."""
         if (module, name) == ("cloudpickle.cloudpickle", "subimport"):
             return _subimport
+        module, name = _RENAMED.get((module, name), (module, name))
         return super().find_class(_TODAY.get(module, module), name)
 
 
