@@ -17,6 +17,7 @@ from backfill_spark.backfill.judge_steps import run_slices
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.steps import collect_earlier, end_for, finish, merge, run
 from backfill_spark.backfill.validate import Problems, limits_of
+from backfill_spark.display.progress import Progress
 from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, SourceGoneError, interrupt_behind
 from backfill_spark.jobs.events import End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
@@ -36,7 +37,6 @@ from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from backfill_spark.backfill.attempt import Bar
     from backfill_spark.jobs.lease import Lease
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.settings.schema import Settings
@@ -58,11 +58,6 @@ class Prepared:
     """Model URIs whose service has answered."""
 
 
-class _Silent:
-    def advance(self, pairs: int, *, errors: int = 0) -> None:
-        """Show nothing."""
-
-
 def run_job(
     spark: SparkSession,
     settings: Settings,
@@ -70,7 +65,7 @@ def run_job(
     *,
     lease: Lease | None = None,
     prepared: Prepared | None = None,
-    bar: Bar | None = None,
+    bar: Progress | None = None,
 ) -> JobRecord:
     """Claim a job, unless its creator has (`lease`), and work on it until it ends; return it as it then is.
 
@@ -92,6 +87,7 @@ def run_job(
         lease = jobs.claim(record, [results.staging, results.assessments])
         if lease is None:
             return jobs.record(job_id)
+    planned = {n: Counts.from_json(c) for n, c in lease.claimed.created["counts"].items()}
     attempt = Attempt(
         spark=spark,
         settings=settings,
@@ -100,12 +96,13 @@ def run_job(
         source=None,  # type: ignore[arg-type]
         results=results,
         lease=lease,
-        bar=bar or _Silent(),
+        bar=bar or Progress(job_id, total=sum(c.due for c in planned.values())),
         ask_judges=run_slices,
-        planned={n: Counts.from_json(c) for n, c in lease.claimed.created["counts"].items()},
+        planned=planned,
         spent_usd=sum(a["cost_usd"] or 0.0 for a in lease.claimed.asked),
         asked=sum(a.get("attempts", 0) for a in lease.claimed.asked),
     )
+    attempt.bar.tell(f"claimed in epoch {lease.epoch} by {lease.owner}")
     earlier = sys.exception()
     try:
         record = _work_and_end(attempt, jobs, prepared, earlier)
@@ -114,6 +111,7 @@ def run_job(
         if interrupt is None:
             raise
         jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_recorded())
+        attempt.bar.tell("interrupted and given back; `resume` or `work` goes on")
         raise interrupt from None
     has_staged = lease.epoch > 1 or any(t.finished for t in attempt.tallies.values())
     close(spark, settings, record, has_row=is_new, has_staged=has_staged)
@@ -182,7 +180,13 @@ def _merge_what_is_staged(attempt: Attempt) -> None:
 
 
 def resume(
-    spark: SparkSession, settings: Settings, job_id: str, *, changes: Mapping[str, Any], repin: bool, bar: Bar | None
+    spark: SparkSession,
+    settings: Settings,
+    job_id: str,
+    *,
+    changes: Mapping[str, Any],
+    repin: bool,
+    bar: Progress | None,
 ) -> JobRecord:
     """Go on with a job that rests, was interrupted, or whose runner is dead.
 
