@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from backfill_spark.backfill import steps
 from backfill_spark.backfill.chunks import Cutter
 from backfill_spark.backfill.staging import all_candidates
-from backfill_spark.display.progress import duration
+from backfill_spark.display.render import duration
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import Event
 from backfill_spark.jobs.failpoints import Failpoint, failpoint

@@ -15,7 +15,8 @@ from pyspark.sql import functions as F
 from backfill_spark.backfill import chunks
 from backfill_spark.backfill.attempt import Attempt, Canceled, TooManyErrors
 from backfill_spark.backfill.staging import all_candidates, poll_other_jobs, reuse_staged
-from backfill_spark.display.progress import duration, tell
+from backfill_spark.display.progress import tell
+from backfill_spark.display.render import duration
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from backfill_spark.cli.answers import job_object, plan_object
-from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
+from backfill_spark.cli.command import ProgramCommand
+from backfill_spark.cli.program import ExitCode, Program, exit_code_of
 from backfill_spark.errors import BackfillError, BackfillFailedError
 from backfill_spark.models import BackfillScorerConfig, Reprocess, Sampling
 from backfill_spark.settings.locations import read_text
@@ -131,14 +132,11 @@ def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
     from backfill_spark.backfill.validate import Arguments, refuse_values
     from backfill_spark.storage.session import active_session
 
-    request = dict(options)
-    for name in ("max_error_rate", "max_calls", "max_cost_usd"):
-        if request[name] is None:
-            del request[name]
-    if not request["exclusive"]:
-        del request["exclusive"]
-    request["scorers"] = parse_scorers(request["scorers"])
-    request["trace_ids"] = parse_trace_ids(request["trace_ids"])
+    given = options | {
+        "scorers": parse_scorers(options["scorers"]),
+        "trace_ids": parse_trace_ids(options["trace_ids"]),
+    }
+    request = {name: value for name, value in given.items() if value is not None and value is not False}
     named = {name: value for name, value in request.items() if name != "experiment_id"}
     if active_session() is None:
         refuse_values(Arguments(**named), program.settings)

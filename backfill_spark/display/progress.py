@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from backfill_spark.display.render import clean
+from backfill_spark.display.render import duration, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 LINE_EVERY_S = 5.0
 """A notebook gets a line of text this often at most, a long job at each twentieth of its time."""
-LINE_LENGTH = 260
-"""Longest text of a line of the log, in characters; with its time and level it stays below 300."""
 KNOWN_AT = 0.1
 """Share of a job's pairs from which the first chunk alone tells the pace."""
 
@@ -91,18 +89,16 @@ class Progress:
             yield
         finally:
             self._merging = None
-        seconds = self._clock() - began
-        self._from_at += seconds
-        self._merge_s_per_pair = seconds / max(pairs, 1)
+            self._from_at += self._clock() - began
+        self._merge_s_per_pair = (self._clock() - began) / max(pairs, 1)
         self._unmerged = 0
         self._measure()
         self._guarded(self._show)
 
     def _measure(self) -> None:
-        """Take the pace, and from it the end.
+        """Take the pace, and from it the end; nothing is known of what comes after the part.
 
-        The first chunk pays for the start of Python workers and is small: alone it tells the pace only when it holds
-        a tenth of the part's pairs. Nothing is known of what comes after the part.
+        The first chunk pays for the start of Python workers: alone it tells the pace only of a tenth of the pairs.
         """
         done, seconds, now = self.done - self._from, self._clock() - self._from_at, self._clock()
         if self._chunks == 1 and done < KNOWN_AT * self._pairs:
@@ -232,16 +228,10 @@ def tell(text: str) -> None:
     logger.info("%s", one_line(text))
 
 
-def one_line(text: str, length: int = LINE_LENGTH) -> str:
-    """Return `text` without line breaks and control characters, and cut to `length`."""
-    plain = clean(text)
-    return plain if len(plain) <= length else plain[: length - 1] + "…"
-
-
 @contextmanager
-def hidden() -> Iterator[None]:
+def hidden(*, when: bool) -> Iterator[None]:
     """Show no bar and no lines inside the `with`; the log is not touched."""
-    token = _hidden.set(True)
+    token = _hidden.set(when)
     try:
         yield
     finally:
@@ -257,14 +247,3 @@ def in_notebook() -> bool:
         return hasattr(ipython.get_ipython(), "kernel")
     except Exception:  # a half-imported or foreign IPython
         return False
-
-
-def duration(seconds: float) -> str:
-    """Return a number of seconds as `40 s`, `3 min 05 s` or `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

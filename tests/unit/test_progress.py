@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from backfill_spark.display.progress import Progress, hidden, one_line
+from backfill_spark.display.progress import Progress, hidden
+from backfill_spark.display.render import one_line
 
 
 class Clock:
@@ -204,7 +205,7 @@ def test_a_notebook_is_told_that_a_merge_begins(clock):
 
 def test_hidden_shows_nothing():
     stream = io.StringIO()
-    with hidden(), Progress("bf-1", total=10, console=Console(file=stream, force_terminal=True)) as bar:
+    with hidden(when=True), Progress("bf-1", total=10, console=Console(file=stream, force_terminal=True)) as bar:
         bar.advance(5)
     assert "" == stream.getvalue()
 
