@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.jobs.lease import Lease
     from backfill_spark.judges.llm.endpoints import Service
-    from backfill_spark.models import Request
+    from backfill_spark.models import Arguments, Request
     from backfill_spark.settings.schema import Settings
 
 
@@ -45,9 +45,7 @@ class Accepted:
     plan: BackfillPlan
 
 
-def accept(
-    arguments: validate.Arguments, experiment_id: str | None, spark: SparkSession, settings: Settings
-) -> Accepted:
+def accept(arguments: Arguments, experiment_id: str | None, spark: SparkSession, settings: Settings) -> Accepted:
     """Check everything, pin the source, the results and the scorers, choose the pairs, and say what it would cost.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import click
 
@@ -11,7 +11,7 @@ from backfill_spark.cli.answers import job_object, plan_object
 from backfill_spark.cli.command import ProgramCommand
 from backfill_spark.cli.program import ExitCode, Program, exit_code_of
 from backfill_spark.errors import BackfillError, BackfillFailedError
-from backfill_spark.models import BackfillScorerConfig, Reprocess, Sampling
+from backfill_spark.models import Arguments, BackfillScorerConfig, Reprocess, Sampling
 from backfill_spark.settings.locations import read_text
 
 
@@ -55,11 +55,11 @@ _REQUEST_OPTIONS = (
         show_default=True,
         help="How a rate chooses traces.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw."),
-    click.option("--max-error-rate", type=float, metavar="SHARE", help="The job fails above this share of errors."),
-    click.option("--max-calls", type=int, metavar="N", help="Most requests that judges may send."),
-    click.option("--max-cost-usd", type=float, metavar="USD", help="Most that judges may spend."),
-    click.option("--exclusive", is_flag=True, help="Refuse when a live job covers a scorer in the window."),
+    *(
+        click.option(f"--{name.replace('_', '-')}", **kind.__metadata__[0])
+        for name, kind in get_type_hints(Arguments, include_extras=True).items()
+        if get_origin(kind) is Annotated
+    ),
 )
 
 
@@ -129,7 +129,7 @@ def _summary(program: Program, job: Any) -> Any:
 
 def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as arguments; what they alone show to be wrong is refused before Spark is imported."""
-    from backfill_spark.backfill.validate import Arguments, refuse_values
+    from backfill_spark.backfill.validate import refuse_values
     from backfill_spark.storage.session import active_session
 
     given = options | {
