@@ -53,6 +53,7 @@ def take_over(attempt: Attempt, pairs: DataFrame, version: int) -> None:
     reused = attempt.results.tally(attempt.job_id, attempt.request.scorers, [number])
     attempt.staged(number, reused)
     count = sum(t.finished for t in reused.values())
+    attempt.bar.discount(count)
     attempt.bar.tell(f"chunk {number}: reused {count:,} pairs that other jobs have staged, without a call")
 
 

@@ -100,6 +100,7 @@ def collect_earlier(attempt: Attempt) -> None:
         attempt.waiting[row["chunk"]] = (*attempt.waiting.get(row["chunk"], ()), row["trace_date"])
     if rows:
         attempt.count(attempt.results.tally(attempt.job_id, attempt.request.scorers))
+        attempt.bar.discount(attempt.bar.done)
         attempt.bar.tell("took over what earlier runners have staged")
 
 

@@ -80,6 +80,12 @@ class Progress:
         self._measure()
         self._guarded(self._show)
 
+    def discount(self, pairs: int) -> None:
+        """Take pairs out of the pace that were counted last, and that an earlier runner or another job has scored."""
+        self._from += pairs
+        self._chunks -= 1
+        self._measure()
+
     @contextmanager
     def merging(self, pairs: int) -> Iterator[None]:
         """Show that a MERGE of `pairs` is under way, and take its time out of the pace."""
@@ -102,9 +108,8 @@ class Progress:
         """
         done, seconds, now = self.done - self._from, self._clock() - self._from_at, self._clock()
         if self._chunks == 1 and done < KNOWN_AT * self._pairs:
-            self._from, self._from_at = self.done, now
-        elif done > 0 and seconds > 0:
-            self.pairs_per_s = done / seconds
+            self._from, self._from_at, done = self.done, now, 0
+        self.pairs_per_s = done / seconds if done > 0 and seconds > 0 else None
         left = self.total - self.done
         self._ends_at = None
         if self.pairs_per_s and left > 0 and not self._later:
@@ -186,7 +191,9 @@ class Progress:
             BarColumn(),
             TaskProgressColumn(),
             # Read anew at each of rich's refreshes, some ten a second: the time left goes on while a chunk is scored.
-            TextColumn("{task.fields[job].numbers}", markup=False),
+            TextColumn(
+                "{task.fields[job].done:,}/{task.fields[job].total:,} pairs {task.fields[job].pace}", markup=False
+            ),
             console=shown_on,
             get_time=self._clock,
         )
@@ -194,11 +201,6 @@ class Progress:
         shown_on.print(self.job_id, markup=False, highlight=False)
         self._bar.start()
         self._task = self._bar.add_task("", total=self.total, completed=self.done, job=self)
-
-    @property
-    def numbers(self) -> str:
-        """What stands beside the bar."""
-        return f"{self.done:,}/{self.total:,} pairs {self.pace}"
 
     def _show(self, *, at_once: bool = False) -> None:
         if self._bar is not None:

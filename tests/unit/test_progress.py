@@ -159,11 +159,17 @@ class TestTimeLeft:
 
     def test_leaves_out_what_an_earlier_runner_or_another_job_did(self, clock):
         bar = Progress("bf-1", total=1_000, clock=clock)
-        bar.advance(800)
-        bar.begin(200)
-        clock.now = 10
+        clock.now = 1
+        bar.advance(600)
+        bar.discount(600)
+        assert "600 of 1,000 pairs (60%)" == bar.counts
+        bar.begin(400)
+        clock.now = 11
         bar.advance(100)
+        bar.advance(200)
+        bar.discount(200)
         assert 1_000 == bar.total
+        assert 10 == bar.pairs_per_s
         assert 10 == bar.left_s
 
     def test_is_not_told_while_judges_are_still_to_come(self, clock):
