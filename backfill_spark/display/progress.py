@@ -54,7 +54,6 @@ class Progress:
         self._clock = clock
         self._started_at = self._line_at = clock()
         self._bar: Any = None
-        self._task: Any = None
         self._is_shown = False
         self._unmerged = 0
         self._merging: int | None = None
