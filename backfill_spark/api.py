@@ -16,7 +16,7 @@ from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRe
 from backfill_spark.jobs.events import JobRecord
 from backfill_spark.jobs.job import BackfillJob, job_of
 from backfill_spark.jobs.store import JobStore
-from backfill_spark.models import BackfillScorerConfig, Counts, JobState, is_job_id
+from backfill_spark.models import Arguments, BackfillScorerConfig, Counts, JobState, is_job_id
 from backfill_spark.results.due import candidates
 from backfill_spark.results.store import ResultStore
 from backfill_spark.results.store import current as current_rows
@@ -60,7 +60,7 @@ def plan_backfill(
     Raises:
         BackfillRefusedError: the backfill would be refused; `.problems` has every reason.
     """
-    arguments = validate.Arguments(
+    arguments = Arguments(
         scorers=scorers,
         start_time=start_time,
         end_time=end_time,
@@ -121,7 +121,7 @@ def backfill_scorers(
         BackfillRefusedError: refused before any scorer call; `.problems` has every reason.
         BackfillFailedError: the job ended FAILED; `.job_id` names it.
     """
-    arguments = validate.Arguments(
+    arguments = Arguments(
         scorers=scorers,
         start_time=start_time,
         end_time=end_time,
@@ -314,7 +314,7 @@ def _context(
     settings: Settings | None,
     spark: SparkSession | None,
     *,
-    arguments: validate.Arguments | None = None,
+    arguments: Arguments | None = None,
     job_id: str | None = None,
 ) -> tuple[Settings, SparkSession]:
     """Return settings and session; before one is started, arguments that are wrong in themselves are refused."""

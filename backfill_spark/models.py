@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, date, datetime, time, tzinfo
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 MAX_SCORERS = 64
 """Scorers a job may have: the `due` mask of a trace is one 64-bit integer."""
@@ -317,6 +317,36 @@ def is_job_id(value: object) -> bool:
 def compact_json(value: Any) -> str:
     """Return compact UTF-8 JSON text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The arguments of `backfill_scorers` and `plan_backfill` as they came.
+
+    Annotated ones are options of `plan` and `run` under their own names, with what click is to be told.
+    """
+
+    scorers: Any
+    start_time: Any = None
+    end_time: Any = None
+    filter_string: Any = None
+    trace_ids: Any = None
+    reprocess: Any = "missing"
+    sampling: Any = "hash"
+    seed: Annotated[Any, {"type": int, "default": 0, "show_default": True, "help": "Seed of the draw."}] = 0
+    max_error_rate: Annotated[
+        Any, {"type": float, "metavar": "SHARE", "help": "The job fails above this share of errors."}
+    ] = None
+    max_calls: Annotated[Any, {"type": int, "metavar": "N", "help": "Most requests that judges may send."}] = None
+    max_cost_usd: Annotated[Any, {"type": float, "metavar": "USD", "help": "Most that judges may spend."}] = None
+    exclusive: Annotated[bool, {"is_flag": True, "help": "Refuse when a live job covers a scorer in the window."}] = (
+        False
+    )
+    launch: Any = "here"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trace_ids, Iterator):  # can be read once, and is read twice
+            object.__setattr__(self, "trace_ids", list(self.trace_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import Event
@@ -17,6 +17,7 @@ from backfill_spark.results.store import ResultStore
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from backfill_spark.display.progress import Progress
     from backfill_spark.jobs.lease import Lease
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.results.counts import PairCounts
@@ -32,13 +33,6 @@ class TooManyErrors(BackfillError):  # noqa: N818 - its name says error already
     """A scorer's share of errors passed the limit."""
 
 
-class Bar(Protocol):
-    """What a progress bar must do."""
-
-    def advance(self, pairs: int, *, errors: int = 0) -> None:
-        """Count pairs that are staged."""
-
-
 @dataclass(slots=True)
 class Attempt:
     """One runner at one job."""
@@ -50,7 +44,7 @@ class Attempt:
     source: TraceSource
     results: ResultStore
     lease: Lease
-    bar: Bar
+    bar: Progress
     planned: Mapping[str, Counts]
     """The counts that the job was created with."""
     choice: DataFrame | None = None

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from backfill_spark.backfill import steps
 from backfill_spark.backfill.chunks import Cutter
 from backfill_spark.backfill.staging import all_candidates
+from backfill_spark.display.render import duration
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import Event
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
@@ -129,11 +130,13 @@ def run_slices(attempt: Attempt, selection: PairCounts) -> None:
     """Ask, fan out and stage until every judge's pair has its answer, or the budget or the endpoint ends it."""
     if not sum(selection.asks_by_hour.values()):
         return
+    attempt.bar.begin(attempt.bar.total - attempt.bar.done)
     work, judgements = WorkStore(attempt.spark, attempt.settings), judgements_of(attempt.spark, attempt.settings)
     if attempt.lease.epoch > 1 and not work.store.ensure().append(work.store.frame([]), txn=attempt.lease.next_txn()):
         attempt.fenced()  # an earlier runner that is still rendering must not land its prompts beside these
     if not work.has_prompts(attempt.job_id):
         write_prompts(attempt, rendered(attempt, selection), work)
+        attempt.bar.tell("prompts of judges rendered")
     spending = _spending(attempt)
     recover(attempt, judgements, spending)
     with open_pairs(attempt, selection, work) as pairs:
@@ -153,7 +156,11 @@ def _ask_all(
             began = time.monotonic()
             number += 1
             draw_to = ask_slice(attempt, pairs, judgements, spending, piece, draw_from, number)
-            pace = piece.questions / max(time.monotonic() - began, 0.1)
+            took = time.monotonic() - began
+            asked = f"{piece.questions:,} questions in {duration(took)}, draws below {min(draw_to, 1.0):.4f}"
+            spent_so_far = f"{spending.requests:,} requests, ${spending.paid_usd:,.2f} so far"
+            attempt.bar.tell(f"slice {number}: {asked}; {spent_so_far}")
+            pace = piece.questions / max(took, 0.1)
             calls = max(SLICE_CALLS, int(SLICE_SECONDS * pace))
         if draw_to == draw_from and spending.requests == sent:
             # The next slice, or the next question of it, costs more than there is.

@@ -17,6 +17,7 @@ from backfill_spark.backfill.judge_steps import run_slices
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.steps import collect_earlier, end_for, finish, merge, run
 from backfill_spark.backfill.validate import Problems, limits_of
+from backfill_spark.display.progress import Progress
 from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, SourceGoneError, interrupt_behind
 from backfill_spark.jobs.events import End, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
@@ -37,7 +38,6 @@ from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from backfill_spark.backfill.attempt import Bar
     from backfill_spark.jobs.events import Claim
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.settings.schema import Settings
@@ -68,11 +68,6 @@ class Change:
     """Frozen file list of the newly pinned source, () for a table; None when the pin stays."""
 
 
-class _Silent:
-    def advance(self, pairs: int, *, errors: int = 0) -> None:
-        """Show nothing."""
-
-
 def run_job(
     spark: SparkSession,
     settings: Settings,
@@ -81,7 +76,7 @@ def run_job(
     claim: Claim | None = None,
     prepared: Prepared | None = None,
     change: Change | None = None,
-    bar: Bar | None = None,
+    bar: Progress | None = None,
 ) -> JobRecord:
     """Claim a job, unless its creator has (`claim`), and work on it until it ends; return it as it then is.
 
@@ -110,6 +105,7 @@ def run_job(
                 raise _has_runner(record)
             return record
     lease = Lease(jobs, claim)
+    planned = {n: Counts.from_json(c) for n, c in lease.claimed.created["counts"].items()}
     attempt = Attempt(
         spark=spark,
         settings=settings,
@@ -118,12 +114,13 @@ def run_job(
         source=None,  # type: ignore[arg-type]
         results=results,
         lease=lease,
-        bar=bar or _Silent(),
+        bar=bar or Progress(job_id, total=sum(c.due for c in planned.values())),
         ask_judges=run_slices,
-        planned={n: Counts.from_json(c) for n, c in lease.claimed.created["counts"].items()},
+        planned=planned,
         spent_usd=sum(a["cost_usd"] or 0.0 for a in lease.claimed.asked),
         asked=sum(a.get("attempts", 0) for a in lease.claimed.asked),
     )
+    attempt.bar.tell(f"claimed in epoch {lease.epoch} by {lease.owner}")
     earlier = sys.exception()
     try:
         record = _work_and_end(attempt, jobs, prepared, change, earlier)
@@ -132,6 +129,7 @@ def run_job(
         if interrupt is None:
             raise
         jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_recorded())
+        attempt.bar.tell("interrupted and given back; `resume` or `work` goes on")
         raise interrupt from None
     has_staged = lease.epoch > 1 or any(t.finished for t in attempt.tallies.values())
     close(spark, settings, record, has_row=is_new, has_staged=has_staged)
@@ -227,7 +225,13 @@ def _merge_what_is_staged(attempt: Attempt) -> None:
 
 
 def resume(
-    spark: SparkSession, settings: Settings, job_id: str, *, changes: Mapping[str, Any], repin: bool, bar: Bar | None
+    spark: SparkSession,
+    settings: Settings,
+    job_id: str,
+    *,
+    changes: Mapping[str, Any],
+    repin: bool,
+    bar: Progress | None,
 ) -> JobRecord:
     """Go on with a job that rests, was interrupted, or whose runner is dead.
 

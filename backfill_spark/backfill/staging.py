@@ -50,7 +50,11 @@ def take_over(attempt: Attempt, pairs: DataFrame, version: int) -> None:
     if not rows:
         return
     attempt.waiting[number] = tuple(r[0] for r in rows)
-    attempt.staged(number, attempt.results.tally(attempt.job_id, attempt.request.scorers, [number]))
+    reused = attempt.results.tally(attempt.job_id, attempt.request.scorers, [number])
+    attempt.staged(number, reused)
+    count = sum(t.finished for t in reused.values())
+    attempt.bar.discount(count)
+    attempt.bar.tell(f"chunk {number}: reused {count:,} pairs that other jobs have staged, without a call")
 
 
 def all_candidates(attempt: Attempt, version: int | None, *, own_version: int | None = None) -> DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from pyspark.sql import functions as F
 from backfill_spark.backfill import chunks
 from backfill_spark.backfill.attempt import Attempt, Canceled, TooManyErrors
 from backfill_spark.backfill.staging import all_candidates, poll_other_jobs, reuse_staged
+from backfill_spark.display.progress import tell
+from backfill_spark.display.render import duration
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
@@ -49,6 +51,7 @@ def run(attempt: Attempt) -> None:
     selection = count_due(attempt)
     reuse_staged(attempt, selection)
     merge_when_due(attempt)
+    attempt.bar.begin(sum(selection.calls_by_hour.values()), later=sum(selection.asks_by_hour.values()))
     for chunk, tasks in next_chunks(attempt, selection):
         attempt.check()
         poll_other_jobs(attempt)
@@ -97,6 +100,8 @@ def collect_earlier(attempt: Attempt) -> None:
         attempt.waiting[row["chunk"]] = (*attempt.waiting.get(row["chunk"], ()), row["trace_date"])
     if rows:
         attempt.count(attempt.results.tally(attempt.job_id, attempt.request.scorers))
+        attempt.bar.discount(attempt.bar.done)
+        attempt.bar.tell("took over what earlier runners have staged")
 
 
 def next_chunks(attempt: Attempt, selection: PairCounts) -> Iterator[tuple[Chunk, int | None]]:
@@ -187,6 +192,8 @@ def stage(attempt: Attempt, chunk: Chunk, frame: DataFrame) -> None:
         attempt.waiting[chunk.index] = chunk.dates
         tallies = watch.tallies(rows) or results.tally(job_id, request.scorers, [chunk.index])
     attempt.staged(chunk.index, tallies)
+    pairs = sum(t.finished for t in tallies.values())
+    attempt.bar.tell(f"chunk {chunk.index} of {chunk.window}: {pairs:,} pairs in {duration(time.monotonic() - began)}")
 
 
 def merge(attempt: Attempt) -> None:
@@ -198,10 +205,11 @@ def merge(attempt: Attempt) -> None:
     failpoint(Failpoint.BEFORE_MERGE)
     numbers = sorted(attempt.waiting)
     dates = sorted({d for days in attempt.waiting.values() for d in days})
+    began = time.monotonic()
     for tries in range(MERGE_ATTEMPTS):
         attempt.check()
         try:
-            with compiled(attempt.spark, rows=attempt.rows_waiting):
+            with attempt.bar.merging(attempt.rows_waiting), compiled(attempt.spark, rows=attempt.rows_waiting):
                 done = attempt.results.merge(attempt.job_id, attempt.request, numbers, dates, attempt.lease.next_txn())
         except Exception as error:
             if not is_conflict(error) or tries == MERGE_ATTEMPTS - 1:
@@ -209,6 +217,7 @@ def merge(attempt: Attempt) -> None:
                 attempt.is_merge_open = not isinstance(error, AnalysisException)
                 raise
             attempt.lease.record(Event.CONFLICT, {"chunks": numbers, "attempt": tries + 1})
+            attempt.bar.tell(f"conflict with another writer at MERGE, tried again (attempt {tries + 1})")
             attempt.lease.flush()
             time.sleep(min(0.2 * 2**tries, 10.0) * random.uniform(0.5, 1.5))
         else:
@@ -217,6 +226,8 @@ def merge(attempt: Attempt) -> None:
         attempt.fenced()
     failpoint(Failpoint.AFTER_MERGE)
     attempt.lease.record(Event.CHUNK_MERGED, {"chunks": numbers})
+    took = duration(time.monotonic() - began)
+    attempt.bar.tell(f"MERGE of {attempt.rows_waiting:,} pairs from {len(numbers):,} chunks in {took}")
     attempt.waiting.clear()
     attempt.rows_waiting = 0
     attempt.merged_at = time.monotonic()
@@ -291,7 +302,17 @@ def finish(attempt: Attempt, how: End, error: str | None = None) -> JobRecord:
     record = attempt.lease.end(how, payload)
     if record.epoch != attempt.lease.epoch or record.is_released:
         attempt.fenced()
+    _tell_end(attempt, record, counts, payload)
     return record
+
+
+def _tell_end(attempt: Attempt, record: JobRecord, counts: Mapping[str, Counts], payload: Mapping[str, Any]) -> None:
+    parts = [f"{sum(c[name] for c in counts.values()):,} {name}" for name in ("scored", "empty", "errored", "left")]
+    parts.append(f"{payload['calls']:,} calls")
+    if payload["cost_usd"] is not None:
+        parts.append(f"${payload['cost_usd']:,.2f}")
+    ended = f"job {attempt.job_id}: {record.state} after {duration(attempt.bar.elapsed_s)}: {', '.join(parts)}"
+    tell(f"{ended}; {payload['error']}" if payload["error"] else ended)
 
 
 def _warnings(attempt: Attempt) -> list[str]:

@@ -11,6 +11,7 @@ from backfill_spark.backfill.judge_cost import expected_cost, has_questions
 from backfill_spark.backfill.plan import BackfillPlan, plan
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.runner import Prepared
+from backfill_spark.display.progress import tell
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.job import job_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.jobs.events import Claim
     from backfill_spark.judges.llm.endpoints import Service
-    from backfill_spark.models import Request
+    from backfill_spark.models import Arguments, Request
     from backfill_spark.settings.schema import Settings
 
 
@@ -44,9 +45,7 @@ class Accepted:
     plan: BackfillPlan
 
 
-def accept(
-    arguments: validate.Arguments, experiment_id: str | None, spark: SparkSession, settings: Settings
-) -> Accepted:
+def accept(arguments: Arguments, experiment_id: str | None, spark: SparkSession, settings: Settings) -> Accepted:
     """Check everything, pin the source, the results and the scorers, choose the pairs, and say what it would cost.
 
     Raises:
@@ -80,9 +79,13 @@ def accept(
     missing = missing_ids(source, request, ids) if ids is not None else ()
     prepared = Prepared(request, source, choice, selection, staging, services)
     made = plan(request, selection, missing=missing)
-    return Accepted(
-        spark, settings, prepared, replace(made, tables=settings.tables_at, **expected_cost(prepared, spark, settings))
+    made = replace(made, tables=settings.tables_at, **expected_cost(prepared, spark, settings))
+    due, cost = sum(c.due for c in made.counts.values()), "" if made.cost_usd is None else f", ${made.cost_usd:,.2f}"
+    tell(
+        f"plan of experiment {made.experiment_id}, {made.window}: {due:,} pairs due for {len(made.scorers)} scorers, "
+        f"{made.calls:,} calls in {made.chunks:,} chunks{cost}; {made.source_kind} at version {made.source_version}"
     )
+    return Accepted(spark, settings, prepared, made)
 
 
 def _usable_version(store: Store, problems: validate.Problems) -> int | None:
@@ -129,6 +132,7 @@ def create(made: Accepted) -> str:
     job_id, created = _job_of(made)
     JobStore(made.spark, made.settings).create(job_id, created)
     failpoint(Failpoint.AFTER_CREATE)
+    tell(f"job {job_id}: created, waits for `work`")
     return job_id
 
 

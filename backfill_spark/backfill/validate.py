@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from backfill_spark.errors import (
 )
 from backfill_spark.models import (
     MAX_SCORERS,
+    Arguments,
     BackfillScorerConfig,
     Reprocess,
     Request,
@@ -36,29 +37,6 @@ if TYPE_CHECKING:
     from backfill_spark.scorers.registered import Catalog
     from backfill_spark.settings.schema import Settings
     from backfill_spark.traces.sources import TraceSource
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """The arguments of `backfill_scorers` and `plan_backfill` as they came."""
-
-    scorers: Any
-    start_time: Any = None
-    end_time: Any = None
-    filter_string: Any = None
-    trace_ids: Any = None
-    reprocess: Any = "missing"
-    sampling: Any = "hash"
-    seed: Any = 0
-    max_error_rate: Any = None
-    exclusive: bool = False
-    max_calls: Any = None
-    max_cost_usd: Any = None
-    launch: Any = "here"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.trace_ids, Iterator):  # can be read once, and is read twice
-            object.__setattr__(self, "trace_ids", list(self.trace_ids))
 
 
 class Problems:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from backfill_spark.cli.command import ProgramGroup
 from backfill_spark.cli.jobs import JOB_COMMANDS
-from backfill_spark.cli.program import ProgramGroup
 from backfill_spark.cli.queue import QUEUE_COMMANDS
 from backfill_spark.cli.run import RUN_COMMANDS
 from backfill_spark.cli.scorers import scorers

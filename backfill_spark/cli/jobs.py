@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from backfill_spark.cli.answers import job_object
-from backfill_spark.cli.program import Program, ProgramCommand
+from backfill_spark.cli.command import ProgramCommand
+from backfill_spark.cli.program import Program
 from backfill_spark.cli.run import show_end
 from backfill_spark.models import JobState
 

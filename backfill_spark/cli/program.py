@@ -1,4 +1,4 @@
-"""Program: what every command shares: settings, where answers go, and what an error exits with."""
+"""Program: the state of one invocation: settings, where answers go, and what an error exits with."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from backfill_spark.cli.log import level_of
 from backfill_spark.errors import (
     BackfillError,
     BackfillRefusedError,
@@ -72,6 +73,8 @@ class Program:
         self.values: dict[str, Any] = {}
         self.as_json = False
         self.debug = False
+        self.log_level: str | None = None
+        self.quiet = False
         self._stdout: TextIO = sys.stdout
         self._answered = False
 
@@ -97,6 +100,11 @@ class Program:
 
         return Settings.load(self.config, **self.values)
 
+    @property
+    def level(self) -> str:
+        """The level from which on the log is written to stderr."""
+        return level_of(self.log_level, quiet=self.quiet)
+
     def store(self, table: Table) -> Store:
         """Return the owner of one of our tables."""
         from backfill_spark.storage.delta_table import Store
@@ -108,7 +116,9 @@ class Program:
         """Where people read answers; stderr when stdout is for the one JSON object."""
         from backfill_spark.display.render import console
 
-        return console(sys.stderr if self.as_json else self._stdout)
+        made = console(sys.stderr if self.as_json else self._stdout)
+        made.quiet = self.as_json and self.quiet
+        return made
 
     def answer(self, sheet: Callable[[], Sheet], data: Callable[[], dict[str, Any]]) -> None:
         """Print the answer of a command: a sheet for people, or the object for `--json`."""
@@ -215,98 +225,3 @@ def _terminating() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class ProgramCommand(click.Command):
-    """A command with the options that all commands share."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += [
-            click.Option(["--config"], metavar="FILE", help="YAML file of settings.", **_kept("config")),
-            click.Option(
-                ["--set", "values"],
-                metavar="KEY=VALUE",
-                multiple=True,
-                help="Any setting, for example tables.root=./data.",
-                **_kept("values"),
-            ),
-            click.Option(
-                ["--json", "as_json"],
-                is_flag=True,
-                help="One JSON object on stdout, all else on stderr.",
-                is_eager=True,
-                **_kept("as_json"),
-            ),
-            click.Option(["--debug"], is_flag=True, help="Show tracebacks.", is_eager=True, **_kept("debug")),
-        ]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        program: Program = ctx.obj
-        with program.only_answers():
-            return super().invoke(ctx)
-
-
-class ProgramGroup(click.Group):
-    """A group whose commands end in exit codes and messages, never in tracebacks."""
-
-    command_class = ProgramCommand
-    group_class = type
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
-        if parent is None and extra.get("obj") is None:
-            extra["obj"] = Program()
-        return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if ctx.parent is not None:
-            return super().invoke(ctx)
-        program: Program = ctx.obj
-        with program.guarding():
-            return super().invoke(ctx)
-
-
-def _kept(name: str) -> dict[str, Any]:
-    """Keep an option's value in the Program instead of handing it to the command."""
-
-    def keep(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
-        setattr(ctx.obj, name, parse_values(value) if name == "values" else value)
-
-    return {"expose_value": False, "callback": keep}
-
-
-def parse_values(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Turn `tables.root=./data` and the like into nested settings.
-
-    A value that starts with `[` or `{` is read as YAML. Keys below `spark.` keep their dots.
-
-    Raises:
-        click.UsageError: no `=`, an empty key, or YAML that cannot be read.
-    """
-    values: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        path = key.strip().split(".")
-        if not equals or not all(path):
-            raise click.UsageError(f"--set {text!r}: write KEY=VALUE, for example --set tables.root=./data")
-        if path[0] == "spark":
-            # Both `spark.spark.driver.memory` and `spark.driver.memory` say what is meant.
-            path = ["spark", ".".join(path[1:] if path[1:2] == ["spark"] else path)]
-        place = values
-        for part in path[:-1]:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise click.UsageError(f"--set {text!r}: {part!r} has a value already")
-        place[path[-1]] = _parsed(text, value)
-    return values
-
-
-def _parsed(text: str, value: str) -> Any:
-    if not value.lstrip().startswith(("[", "{")):
-        return value
-    import yaml
-
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise click.UsageError(f"--set {text!r}: not a readable list or mapping") from error

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from backfill_spark.cli.answers import job_object
-from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
+from backfill_spark.cli.command import ProgramCommand
+from backfill_spark.cli.program import ExitCode, Program, exit_code_of
 from backfill_spark.cli.run import show_end
 
 
@@ -44,7 +45,8 @@ def work(ctx: click.Context, once: bool) -> None:
     jobs = []
     for job in program.api.work(forever=not once):
         jobs.append(job)
-        program.say("\n".join((f"{job.job_id}  {job.state}", *getattr(job, "warnings", ()))))
+        if program.level == "warning":  # from info on the log has said it, and its warnings are said there at any level
+            program.say(f"{job.job_id}  {job.state}")
     program.answer_object({"jobs": [job_object(job) for job in jobs]})
     codes = [exit_code_of(job.state) for job in jobs]
     bad = [code for code in codes if code is not ExitCode.SUCCEEDED]

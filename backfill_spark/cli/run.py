@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import click
 
 from backfill_spark.cli.answers import job_object, plan_object
-from backfill_spark.cli.program import ExitCode, Program, ProgramCommand, exit_code_of
+from backfill_spark.cli.command import ProgramCommand
+from backfill_spark.cli.program import ExitCode, Program, exit_code_of
 from backfill_spark.errors import BackfillError, BackfillFailedError
-from backfill_spark.models import BackfillScorerConfig, Reprocess, Sampling
+from backfill_spark.models import Arguments, BackfillScorerConfig, Reprocess, Sampling
 from backfill_spark.settings.locations import read_text
 
 
@@ -54,11 +55,11 @@ _REQUEST_OPTIONS = (
         show_default=True,
         help="How a rate chooses traces.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw."),
-    click.option("--max-error-rate", type=float, metavar="SHARE", help="The job fails above this share of errors."),
-    click.option("--max-calls", type=int, metavar="N", help="Most requests that judges may send."),
-    click.option("--max-cost-usd", type=float, metavar="USD", help="Most that judges may spend."),
-    click.option("--exclusive", is_flag=True, help="Refuse when a live job covers a scorer in the window."),
+    *(
+        click.option(f"--{name.replace('_', '-')}", **kind.__metadata__[0])
+        for name, kind in get_type_hints(Arguments, include_extras=True).items()
+        if get_origin(kind) is Annotated
+    ),
 )
 
 
@@ -128,17 +129,14 @@ def _summary(program: Program, job: Any) -> Any:
 
 def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as arguments; what they alone show to be wrong is refused before Spark is imported."""
-    from backfill_spark.backfill.validate import Arguments, refuse_values
+    from backfill_spark.backfill.validate import refuse_values
     from backfill_spark.storage.session import active_session
 
-    request = dict(options)
-    for name in ("max_error_rate", "max_calls", "max_cost_usd"):
-        if request[name] is None:
-            del request[name]
-    if not request["exclusive"]:
-        del request["exclusive"]
-    request["scorers"] = parse_scorers(request["scorers"])
-    request["trace_ids"] = parse_trace_ids(request["trace_ids"])
+    given = options | {
+        "scorers": parse_scorers(options["scorers"]),
+        "trace_ids": parse_trace_ids(options["trace_ids"]),
+    }
+    request = {name: value for name, value in given.items() if value is not None and value is not False}
     named = {name: value for name, value in request.items() if name != "experiment_id"}
     if active_session() is None:
         refuse_values(Arguments(**named), program.settings)

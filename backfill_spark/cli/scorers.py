@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from backfill_spark.cli.answers import scorer_object
-from backfill_spark.cli.program import Program, ProgramCommand, ProgramGroup
+from backfill_spark.cli.command import ProgramCommand, ProgramGroup
+from backfill_spark.cli.program import Program
 from backfill_spark.models import ScorerSamplingConfig
 from backfill_spark.scorers import validation
 from backfill_spark.settings.locations import local_file

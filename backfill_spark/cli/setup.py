@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from backfill_spark.cli.program import ExitCode, Program, ProgramCommand
+from backfill_spark.cli.command import ProgramCommand
+from backfill_spark.cli.program import ExitCode, Program
 
 
 @click.command(cls=ProgramCommand)

@@ -1,13 +1,20 @@
-"""The progress bar of a running job: pairs done, pairs a second, time left. It never breaks a job."""
+"""Progress of a running job: pairs done, pace and time left, told by a bar, by lines and in the log alike.
+
+Nothing that fails in showing it breaks a job.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from backfill_spark.display.render import duration, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,12 +23,16 @@ logger = logging.getLogger(__name__)
 
 LINE_EVERY_S = 5.0
 """A notebook gets a line of text this often at most, a long job at each twentieth of its time."""
+KNOWN_AT = 0.1
+"""Share of a job's pairs from which the first chunk alone tells the pace."""
+
+_hidden: ContextVar[bool] = ContextVar("backfill_spark_progress_hidden", default=False)
 
 
 class Progress:
-    """Pairs done of a job; a bar on a terminal's stderr, lines in a notebook, else silent.
+    """Pairs done of a job, how fast and for how long still.
 
-    Whatever fails in printing is logged once and ends the printing, never the job.
+    Entered, it shows a bar on a terminal's stderr or lines in a notebook. `tell` writes to the log in any case.
     """
 
     def __init__(
@@ -42,12 +53,118 @@ class Progress:
         self._notebook = in_notebook() if notebook is None else notebook
         self._clock = clock
         self._started_at = self._line_at = clock()
-        self._started_with = done
         self._bar: Any = None
-        self._task: Any = None
-        self._broken = total <= 0
+        self._is_shown = False
+        self._unmerged = 0
+        self._merging: int | None = None
+        """Pairs of the MERGE under way."""
+        self._merge_s_per_pair = 0.0
+        self.begin(total - done)
+
+    def begin(self, pairs: int, *, later: int = 0) -> None:
+        """Begin a part of the job: `pairs` that are done at one pace, and `later` ones that are done at another."""
+        self.total = self.done + pairs + later
+        self._pairs, self._later = pairs, later
+        self._from, self._from_at, self._chunks = self.done, self._clock(), 0
+        self.pairs_per_s: float | None = None
+        """Pace of scoring and staging, without MERGEs; None until it is known."""
+        self._ends_at: float | None = None
+
+    def advance(self, pairs: int, *, errors: int = 0) -> None:
+        """Count a chunk of `pairs` that is staged, `errors` of them without a value."""
+        self.done += pairs
+        self.errors += errors
+        self._unmerged += pairs
+        self._chunks += 1
+        self._measure()
+        self._guarded(self._show)
+
+    def discount(self, pairs: int) -> None:
+        """Take pairs out of the pace that were counted last, and that an earlier runner or another job has scored."""
+        self._from += pairs
+        self._chunks -= 1
+        self._measure()
+
+    @contextmanager
+    def merging(self, pairs: int) -> Iterator[None]:
+        """Show that a MERGE of `pairs` is under way, and take its time out of the pace."""
+        began, self._merging = self._clock(), pairs
+        self._guarded(lambda: self._show(at_once=True))
+        try:
+            yield
+        finally:
+            self._merging = None
+            self._from_at += self._clock() - began
+        self._merge_s_per_pair = (self._clock() - began) / max(pairs, 1)
+        self._unmerged = 0
+        self._measure()
+        self._guarded(self._show)
+
+    def _measure(self) -> None:
+        """Take the pace, and from it the end; nothing is known of what comes after the part.
+
+        The first chunk pays for the start of Python workers: alone it tells the pace only of a tenth of the pairs.
+        """
+        done, seconds, now = self.done - self._from, self._clock() - self._from_at, self._clock()
+        if self._chunks == 1 and done < KNOWN_AT * self._pairs:
+            self._from, self._from_at, done = self.done, now, 0
+        self.pairs_per_s = done / seconds if done > 0 and seconds > 0 else None
+        left = self.total - self.done
+        self._ends_at = None
+        if self.pairs_per_s and left > 0 and not self._later:
+            self._ends_at = now + left / self.pairs_per_s + (left + self._unmerged) * self._merge_s_per_pair
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this runner began."""
+        return self._clock() - self._started_at
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left; None while nobody can know them."""
+        left = None if self._ends_at is None else self._ends_at - self._clock()
+        return left if left is not None and left > 0 else None
+
+    @property
+    def pace(self) -> str:
+        """Pace, time left and errors, as far as they are known."""
+        parts = []
+        if self.pairs_per_s is not None:
+            parts.append(f"{self.pairs_per_s:,.0f} pairs/s")
+        if self._merging is not None:
+            parts.append(f"merging {self._merging:,} pairs")
+        elif (left := self.left_s) is not None:
+            parts.append(f"{duration(left)} left")
+        if self.errors:
+            parts.append(f"{self.errors:,} errors")
+        return ", ".join(parts)
+
+    @property
+    def counts(self) -> str:
+        """What is done, how fast, and how long the rest will take."""
+        share = min(100 * self.done // self.total, 100) if self.total else 100
+        return ", ".join(filter(None, (f"{self.done:,} of {self.total:,} pairs ({share}%)", self.pace)))
+
+    @property
+    def line(self) -> str:
+        """The state in one line of plain text."""
+        return f"{self.job_id}: {self.counts}"
+
+    def tell(self, what: str) -> None:
+        """Log what was done last, and how far the job is."""
+        tell(f"job {self.job_id}: {what}; {self.counts}")
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        if not self._is_shown:
+            return
+        try:
+            step()
+        except Exception:  # a closed terminal or a notebook's odd stream must not cost the job
+            self._is_shown = False
+            logger.debug("The progress bar of %s failed and stays silent.", self.job_id, exc_info=True)
 
     def __enter__(self) -> Self:
+        self._is_shown = self.total > 0 and not _hidden.get()
         self._guarded(self._open)
         return self
 
@@ -56,32 +173,6 @@ class Progress:
     ) -> None:
         self._guarded(self._close)
 
-    def advance(self, pairs: int, *, errors: int = 0) -> None:
-        """Say that `pairs` more are staged, `errors` of them without a value."""
-        self.done += pairs
-        self.errors += errors
-        self._guarded(self._show)
-
-    @property
-    def line(self) -> str:
-        """The state in one line of plain text."""
-        elapsed = max(self._clock() - self._started_at, 1e-9)
-        pace = (self.done - self._started_with) / elapsed
-        share = min(100 * self.done // self.total, 100) if self.total else 100
-        text = f"{self.job_id}: {self.done:,} of {self.total:,} pairs ({share}%), {pace:,.0f} pairs/s"
-        if pace > 0 and self.done < self.total:
-            text += f", {_duration((self.total - self.done) / pace)} left"
-        return text + (f", {self.errors:,} errors" if self.errors else "")
-
-    def _guarded(self, step: Callable[[], None]) -> None:
-        if self._broken:
-            return
-        try:
-            step()
-        except Exception:  # a closed terminal or a notebook's odd stream must not cost the job
-            self._broken = True
-            logger.debug("The progress bar of %s failed and stays silent.", self.job_id, exc_info=True)
-
     def _open(self) -> None:
         if self._notebook:
             return
@@ -89,31 +180,34 @@ class Progress:
 
         shown_on = self._console or console(sys.stderr)
         if not shown_on.is_terminal:
-            self._broken = True
+            self._is_shown = False
             return
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("{task.description}", markup=False),
+            SpinnerColumn(),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[numbers]}", markup=False),
-            TimeRemainingColumn(),
+            # Read anew at each of rich's refreshes, some ten a second: the time left goes on while a chunk is scored.
+            TextColumn(
+                "{task.fields[job].done:,}/{task.fields[job].total:,} pairs {task.fields[job].pace}", markup=False
+            ),
             console=shown_on,
+            get_time=self._clock,
         )
+        # On a line of its own, since both do not fit into 80 columns.
+        shown_on.print(self.job_id, markup=False, highlight=False)
         self._bar.start()
-        self._task = self._bar.add_task(self.job_id, total=self.total, completed=self.done, numbers="")
+        self._task = self._bar.add_task("", total=self.total, completed=self.done, job=self)
 
-    def _show(self) -> None:
+    def _show(self, *, at_once: bool = False) -> None:
         if self._bar is not None:
-            pace = (self.done - self._started_with) / max(self._clock() - self._started_at, 1e-9)
-            numbers = f"{self.done:,}/{self.total:,} pairs {pace:,.0f} pairs/s"
-            numbers += f" {self.errors:,} errors" if self.errors else ""
-            self._bar.update(self._task, completed=self.done, numbers=numbers)
+            # Without a total rich's bar moves to and fro.
+            self._bar.update(self._task, completed=self.done, total=self.total if self._merging is None else None)
         elif self._notebook:
             now = self._clock()
-            if now - self._line_at >= max(LINE_EVERY_S, (now - self._started_at) / 20):
+            if at_once or now - self._line_at >= max(LINE_EVERY_S, (now - self._started_at) / 20):
                 self._line_at = now
                 self._print_line()
 
@@ -130,6 +224,21 @@ class Progress:
         stream.flush()
 
 
+def tell(text: str) -> None:
+    """Write one line at INFO to the log of `backfill_spark`."""
+    logger.info("%s", one_line(text))
+
+
+@contextmanager
+def hidden(*, when: bool) -> Iterator[None]:
+    """Show no bar and no lines inside the `with`; the log is not touched."""
+    token = _hidden.set(when)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
 def in_notebook() -> bool:
     """True inside a Jupyter or Databricks notebook. Imports nothing."""
     ipython = sys.modules.get("IPython")
@@ -139,13 +248,3 @@ def in_notebook() -> bool:
         return hasattr(ipython.get_ipython(), "kernel")
     except Exception:  # a half-imported or foreign IPython
         return False
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

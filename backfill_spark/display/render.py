@@ -26,6 +26,8 @@ _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 _BREAKS = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 PIPE_WIDTH = 160
 """Columns when the output is no terminal."""
+LINE_LENGTH = 260
+"""Longest text of a line of the log, in characters; with its time and level it stays below 300."""
 
 
 def clean(value: object, *, lines: bool = False) -> str:
@@ -37,6 +39,23 @@ def clean(value: object, *, lines: bool = False) -> str:
     text = _BREAKS.sub("\n" if lines else " ", text)
     text = _CONTROLS.sub(lambda found: " " if found[0] == "\t" else "", text)
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def one_line(text: str, length: int = LINE_LENGTH) -> str:
+    """Return `text` without line breaks and control characters, and cut to `length`."""
+    plain = clean(text)
+    return plain if len(plain) <= length else plain[: length - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """Return a number of seconds as `40 s`, `3 min 05 s` or `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def console(stream: TextIO) -> Console:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from backfill_spark.cli import main
-from backfill_spark.cli.program import Program, Terminated, exit_code_of, parse_values
+from backfill_spark.cli.command import parse_values
+from backfill_spark.cli.log import level_of
+from backfill_spark.cli.program import Program, Terminated, exit_code_of
 from backfill_spark.cli.run import parse_trace_ids
 from backfill_spark.display.views import job_sheet
 from backfill_spark.errors import (
@@ -72,7 +75,14 @@ class FakeScorer:
 class FakeApi:
     """The functions of the package as the command line sees them; notes what it was asked."""
 
-    def __init__(self, *, error: BaseException | None = None, state: JobState = JobState.SUCCEEDED) -> None:
+    def __init__(
+        self,
+        *,
+        error: BaseException | None = None,
+        state: JobState = JobState.SUCCEEDED,
+        says: str = "a library that prints\n",
+    ) -> None:
+        self.says = says
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.error = error
         self.scorer = FakeScorer()
@@ -97,7 +107,7 @@ class FakeApi:
 
         self._note("backfill_scorers", arguments)
         announce(a_plan())
-        print("a library that prints")
+        print(self.says, end="")
         return JOB_ID
 
     def get_backfill(self, job_id: str) -> Any:
@@ -114,6 +124,10 @@ class FakeApi:
         self._note("list_backfills", arguments)
         return [self.job]
 
+    def work(self, *, forever: bool) -> list[Any]:
+        self._note("work", {"forever": forever})
+        return [self.job]
+
     def list_scorers(self, **arguments: Any) -> list[Any]:
         self._note("list_scorers", arguments)
         return [self.scorer]
@@ -128,6 +142,19 @@ class FakeApi:
 
     def delete_scorer(self, **arguments: Any) -> None:
         self._note("delete_scorer", arguments)
+
+
+class LoggingApi(FakeApi):
+    """Logs at each level when jobs are listed."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.text = text
+
+    def list_backfills(self, **arguments: Any) -> list[Any]:
+        for level in ("debug", "info", "warning", "error"):
+            getattr(logging.getLogger("backfill_spark.jobs.lease"), level)("%ssaid at %s", self.text, level)
+        return super().list_backfills(**arguments)
 
 
 def call(*words: str, api: FakeApi | None = None) -> Result:
@@ -663,3 +690,63 @@ class TestDoctor:
         result = call("doctor", "--set", "nonsense=1")
         assert 2 == result.exit_code
         assert "Unknown setting 'nonsense'" in result.stdout
+
+
+class TestLog:
+    """Lines of the log on stderr, where no terminal shows a bar."""
+
+    @pytest.mark.parametrize(
+        ("words", "seen"),
+        [
+            ([], "info warning error"),
+            (["--log-level", "debug"], "debug info warning error"),
+            (["--log-level", "WARNING"], "warning error"),
+            (["--quiet"], "error"),
+            (["--quiet", "--log-level", "warning"], "warning error"),
+        ],
+    )
+    def test_has_the_levels_that_are_asked_for(self, words, seen):
+        lines = call("list", *words, api=LoggingApi()).stderr.splitlines()
+        assert seen.split() == [line.split("said at ")[1] for line in lines]
+
+    def test_on_a_terminal_only_warnings_are_written_beside_the_bar(self, monkeypatch):
+        monkeypatch.setattr("backfill_spark.cli.log.sys.stderr", SimpleNamespace(isatty=lambda: True))
+        assert "warning" == level_of(None, quiet=False)
+
+    def test_has_a_time_in_utc_and_a_level(self):
+        line = call("list", api=LoggingApi()).stderr.splitlines()[0]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO said at info", line)
+
+    def test_has_no_line_of_more_than_300_characters(self):
+        api = LoggingApi(text="a text\nof a scorer \x1b[31m" + 1_000 * "x")
+        lines = call("list", "--log-level", "error", api=api).stderr.splitlines()
+        assert 1 == len(lines)
+        assert 300 == len(lines[0])
+        assert "\x1b" not in lines[0]
+
+    def test_leaves_nothing_behind(self):
+        ours = logging.getLogger("backfill_spark")
+        before = (list(ours.handlers), ours.level)
+        call("list", api=LoggingApi())
+        assert before == (ours.handlers, ours.level)
+
+    def test_quiet_shows_no_plan_beside_an_object(self):
+        assert "" == call("run", "--scorers", "a", "--json", "--quiet", api=FakeApi(says="")).stderr
+        assert "800 due pairs" in call("run", "--scorers", "a", "--json", api=FakeApi()).stderr
+
+    def test_an_unknown_level_is_wrong_use(self):
+        assert 2 == call("list", "--log-level", "loud").exit_code
+
+
+def test_importing_the_package_leaves_logging_alone():
+    code = (
+        "import logging, backfill_spark.api; print(logging.getLogger('backfill_spark').handlers, logging.root.handlers)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "[] []" == done.stdout.strip()
+
+
+@pytest.mark.parametrize(("words", "said"), [([], ""), (["--log-level", "warning"], f"{JOB_ID}  SUCCEEDED\n")])
+def test_work_names_each_job_once(words, said):
+    """From info on the log has its end."""
+    assert said == call("work", *words).stderr

@@ -98,6 +98,15 @@ def test_spark_defaults_name_the_pinned_delta() -> None:
     assert UNNEEDED_ARCHIVES == values["spark.jars.excludes"].strip()
 
 
+def test_spark_defaults_work_from_any_folder() -> None:
+    """They turn Spark's own log off, and name no file: what they say holds wherever spark-submit finds them."""
+    text = (ROOT / "conf" / "spark-defaults.conf").read_text(encoding="utf-8")
+    values = dict(line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+    assert "-Dlog4j2.level=OFF" == values["spark.driver.extraJavaOptions"].strip()
+    assert not [value for value in values.values() if "file:" in value or value.startswith((".", "/"))]
+
+
 def test_log_settings_are_those_of_the_package() -> None:
     """conf/log4j2.properties is what sessions built here use."""
     ours = (ROOT / "backfill_spark" / "storage" / "log4j2.properties").read_text(encoding="utf-8")

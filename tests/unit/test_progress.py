@@ -4,9 +4,12 @@ import io
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from backfill_spark.display.progress import Progress
+from backfill_spark.display.progress import Progress, hidden
+from backfill_spark.display.render import one_line
 
 
 class Clock:
@@ -112,3 +115,120 @@ def test_a_foreign_ipython_is_no_notebook(monkeypatch):
     from backfill_spark.display.progress import in_notebook
 
     assert not in_notebook()
+
+
+class TestTimeLeft:
+    """One rule for the bar, a notebook's lines and the log."""
+
+    def test_is_not_told_after_a_small_first_chunk(self, clock):
+        """A pilot of 200 pairs pays for the start of Python workers: 20 minutes were said, 90 seconds were true."""
+        bar = Progress("bf-1", total=300_000, clock=clock)
+        clock.now = 4
+        bar.advance(200)
+        assert bar.left_s is None
+        assert "200 of 300,000 pairs (0%)" == bar.counts
+
+    def test_follows_the_pace_after_the_first_chunk(self, clock):
+        bar = Progress("bf-1", total=300_000, clock=clock)
+        clock.now = 4
+        bar.advance(200)
+        clock.now = 34
+        bar.advance(60_000)
+        assert 2_000 == bar.pairs_per_s
+        assert pytest.approx(239_800 / 2_000) == bar.left_s
+        assert bar.counts.endswith("2,000 pairs/s, 2 min 00 s left")
+
+    def test_goes_down_while_a_chunk_is_scored_and_is_silent_when_it_was_wrong(self, clock):
+        bar = Progress("bf-1", total=1_000, clock=clock)
+        clock.now = 10
+        bar.advance(500)
+        clock.now = 16
+        assert 4 == bar.left_s
+        clock.now = 21
+        assert bar.left_s is None
+        assert "left" not in bar.counts
+
+    def test_counts_the_merges_to_come_once_one_was_measured(self, clock):
+        bar = Progress("bf-1", total=400, clock=clock)
+        clock.now = 10
+        bar.advance(200)
+        with bar.merging(200):
+            clock.now = 15
+        assert 20 == bar.pairs_per_s
+        assert 10 + 5 == bar.left_s
+
+    def test_leaves_out_what_an_earlier_runner_or_another_job_did(self, clock):
+        bar = Progress("bf-1", total=1_000, clock=clock)
+        clock.now = 1
+        bar.advance(600)
+        bar.discount(600)
+        assert "600 of 1,000 pairs (60%)" == bar.counts
+        bar.begin(400)
+        clock.now = 11
+        bar.advance(100)
+        bar.advance(200)
+        bar.discount(200)
+        assert 1_000 == bar.total
+        assert 10 == bar.pairs_per_s
+        assert 10 == bar.left_s
+
+    def test_is_not_told_while_judges_are_still_to_come(self, clock):
+        """Code does thousands of pairs a second, a judge some twenty."""
+        bar = Progress("bf-1", total=0, clock=clock)
+        bar.begin(1_000, later=100)
+        clock.now = 1
+        bar.advance(1_000)
+        assert bar.left_s is None
+        bar.begin(100)
+        clock.now = 11
+        bar.advance(20)
+        assert 1_100 == bar.total
+        assert 40 == bar.left_s
+
+
+def test_a_merge_moves_the_bar(clock):
+    """Nothing is counted meanwhile, and each refresh looks another way."""
+    stream = io.StringIO()
+    shown_on = Console(file=stream, force_terminal=True, width=120)
+    with Progress("bf-1", total=100, console=shown_on, clock=clock) as bar:
+        bar.advance(100)
+        with bar.merging(100):
+            frames = set()
+            for clock.now in range(5):
+                stream.truncate(0)
+                bar._bar.refresh()
+                frames.add(stream.getvalue())
+    assert 5 == len(frames)
+    assert all("merging 100 pairs" in frame for frame in frames)
+
+
+def test_a_notebook_is_told_that_a_merge_begins(clock):
+    stream = io.StringIO()
+    bar = Progress("bf-1", total=100, console=Console(file=stream), notebook=True, clock=clock)
+    with bar, bar.merging(100):
+        assert "merging 100 pairs" in stream.getvalue()
+
+
+def test_hidden_shows_nothing():
+    stream = io.StringIO()
+    with hidden(when=True), Progress("bf-1", total=10, console=Console(file=stream, force_terminal=True)) as bar:
+        bar.advance(5)
+    assert "" == stream.getvalue()
+
+
+@given(st.text())
+def test_a_line_of_the_log_is_one_short_line(text):
+    line = one_line(f"job bf-1: {text}" + 400 * "x")
+    assert 1 == len(line.splitlines())
+    assert len(line) <= 260
+
+
+def test_a_line_of_the_log_says_the_job_the_counts_the_pace_and_the_time_left(clock, caplog):
+    bar = Progress("bf-1", total=100, clock=clock)
+    clock.now = 5
+    bar.advance(50, errors=1)
+    with caplog.at_level("INFO", logger="backfill_spark"):
+        bar.tell("chunk 0: 50 pairs in 5 s")
+    assert ["job bf-1: chunk 0: 50 pairs in 5 s; 50 of 100 pairs (50%), 10 pairs/s, 5 s left, 1 errors"] == [
+        record.getMessage() for record in caplog.records
+    ]

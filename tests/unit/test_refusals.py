@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backfill_spark import BackfillScorerConfig, Guidelines, Scorer, make_judge, scorer
-from backfill_spark.backfill.validate import Arguments, refuse_values
+from backfill_spark.backfill.validate import refuse_values
 from backfill_spark.errors import BackfillRefusedError, ScorerDefinitionError
+from backfill_spark.models import Arguments
 from backfill_spark.scorers.stored_code import pickling
 from backfill_spark.settings.schema import Settings
 
