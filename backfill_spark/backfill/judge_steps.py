@@ -411,7 +411,6 @@ def _write_answers(attempt: Attempt, judgements: Store, answers: DataFrame) -> A
     judgements.append(
         rows.withColumns(
             {
-                "parameters": F.lit(None).cast("string"),
                 "job_id": F.lit(attempt.job_id),
                 "answered_at": F.current_timestamp(),
             }

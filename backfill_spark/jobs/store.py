@@ -32,7 +32,8 @@ from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.heartbeat import Heartbeat
 from backfill_spark.jobs.lease import EPOCH_SHIFT, Lease
 from backfill_spark.models import JobState, compact_json
-from backfill_spark.storage.delta_table import Store, Txn, aside, until_alone
+from backfill_spark.storage.delta_table import Store, Txn, aside
+from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -240,7 +241,6 @@ class JobStore:
             "epoch": record.epoch,
             "heartbeat_at": _moment(record.last_seen) if record.epoch else None,
             "error": record.end.get("error"),
-            "parent_job_id": created.get("parent_job_id"),
             "spark_app_id": record.spark_app_id,
             "versions": compact_json(created.get("versions", {})),
             "created_at": _moment(created["created_at"]),
