@@ -198,7 +198,9 @@ class JobStore:
                 ),
                 "t.job_id = s.job_id",
                 # A stale reader must not show an older state over a newer or final one.
-                lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsertAll(),
+                lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsert(
+                    values={"job_id": "s.job_id", **changes}  # by name: a newer version may have added columns
+                ),
             )
         )
 
