@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 from pyspark.sql import types as T
 
-SCHEMA_VERSION = 1
-"""Written to each table as the property `backfill_spark.schema_version`; newer ones are refused."""
-
 STRING, BIGINT, INT, DOUBLE = T.StringType(), T.LongType(), T.IntegerType(), T.DoubleType()
 BOOLEAN, TIMESTAMP, DATE = T.BooleanType(), T.TimestampType(), T.DateType()
 TEXTS = T.MapType(STRING, STRING)
@@ -34,6 +31,13 @@ class Table:
     append_only: bool = False
     is_contract: bool = False
     """True for tables that others may read; the rest are internal."""
+    added: tuple[tuple[str, ...], ...] = ()
+    """Columns that version 2, 3, … of the table brought. An older table gets them when it is opened."""
+
+    @property
+    def version(self) -> int:
+        """Written to the table as the property `backfill_spark.schema_version`; newer ones are refused."""
+        return 1 + len(self.added)
 
 
 SPAN = _struct(
@@ -210,7 +214,8 @@ RESULT_FIELDS: tuple[tuple[str, T.DataType], ...] = (
     ("input_digest", STRING),
     ("extra", STRING),
 )
-"""One result of a trace. `extra` is a JSON object of what few results have: see EXTRA."""
+"""One result of a trace. `extra` is a JSON object of what few results have: see EXTRA. A new field goes there: staged
+rows of older versions lack an array of it."""
 RESULTS = T.StructType([T.StructField(name, T.ArrayType(kind)) for name, kind in RESULT_FIELDS])
 """All results of one trace: a struct of parallel arrays, one element a result."""
 EXTRA = _struct(
@@ -258,7 +263,6 @@ WORK = Table(
         ("trace_date", DATE, ""),
         ("session_id", STRING, ""),
         ("draw", DOUBLE, ""),
-        ("slice", INT, "Slice of the draw that a prompt belongs to."),
         ("prompt", STRING, "Rendered prompt (JSON messages), or NULL."),
         ("prompt_hash", STRING, ""),
         ("input_digest", STRING, ""),

@@ -51,8 +51,9 @@ TABLES_HEAD = """\
 
 All of them are Delta tables, at `{tables.root}/{tables.prefix}{table}` or, with `tables.schema`, at \
 `{tables.schema}.{tables.prefix}{table}`. They are made by the first command that needs them, or by \
-`backfill-spark init`. Each has the property `backfill_spark.schema_version` (now VERSION); a table with a higher one \
-is refused. Tables marked *contract* are for everyone to read; the others are internal and may change.
+`backfill-spark init`. Each has its version as the property `backfill_spark.schema_version`: a table with a higher one \
+than this page's is refused, and one with a lower one gets the columns that it lacks when it is opened. Tables marked \
+*contract* are for everyone to read; the others are internal and may change.
 
 To count or average results, read them with `read_assessments()`: it keeps, of each trace and scorer, the rows of the \
 newest version, and leaves out `empty` ones."""
@@ -123,13 +124,14 @@ def _default(field: FieldInfo) -> str:
 
 def tables_page() -> str:
     """Return docs/tables.md, from schema.py and models.py."""
-    parts = [TABLES_HEAD.replace("VERSION", str(schema.SCHEMA_VERSION))]
+    parts = [TABLES_HEAD]
     for table in schema.ALL_TABLES:
         traits = ["contract" if table.is_contract else "internal"]
         if table.append_only:
             traits.append("append-only")
         if table.partitioned_by:
             traits.append("partitioned by " + ", ".join(f"`{c}`" for c in table.partitioned_by))
+        traits.append(f"version {table.version}")
         parts += [f"## {table.name}", f"{table.comment} *{', '.join(traits)}*", _columns(table.schema)]
         if table is schema.ASSESSMENTS:
             parts.append(

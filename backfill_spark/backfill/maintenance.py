@@ -19,7 +19,8 @@ from backfill_spark.judges.answers import close_journal
 from backfill_spark.judges.llm.journal import forget_journaled, journal_folder, journaled_jobs
 from backfill_spark.models import JobState, compact_json, new_job_id
 from backfill_spark.settings.sections import parse_duration
-from backfill_spark.storage.delta_table import Store, until_alone
+from backfill_spark.storage.delta_table import Store
+from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

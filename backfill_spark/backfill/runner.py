@@ -32,7 +32,8 @@ from backfill_spark.results.store import ResultStore
 from backfill_spark.scorers.registry import Registry
 from backfill_spark.selection.frozen import WorkStore
 from backfill_spark.settings.locations import Location
-from backfill_spark.storage.delta_table import aside, error_text, until_alone
+from backfill_spark.storage.delta_table import aside, error_text
+from backfill_spark.storage.retry import until_alone
 from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:

@@ -27,13 +27,15 @@ from backfill_spark.scoring.spark import columns_needed, score
 from backfill_spark.scoring.worker import MAX_IN_FLIGHT
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
-from backfill_spark.storage.delta_table import error_text, is_conflict
+from backfill_spark.storage.delta_table import error_text
+from backfill_spark.storage.retry import until_alone
 from backfill_spark.storage.session import compiled, scheduling_slots
 from backfill_spark.traces.texts import key_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyspark.sql import Row
 
 logger = logging.getLogger(__name__)
 
@@ -198,32 +200,31 @@ def stage(attempt: Attempt, chunk: Chunk, frame: DataFrame) -> None:
 
 def merge(attempt: Attempt) -> None:
     """MERGE every waiting chunk into `assessments`; conflicts with other jobs are tried again."""
-    import random
-
     if not attempt.waiting:
         return
     failpoint(Failpoint.BEFORE_MERGE)
     numbers = sorted(attempt.waiting)
     dates = sorted({d for days in attempt.waiting.values() for d in days})
     began = time.monotonic()
-    for tries in range(MERGE_ATTEMPTS):
+
+    def once() -> Row | None:
         attempt.check()
         try:
             with attempt.bar.merging(attempt.rows_waiting), compiled(attempt.spark, rows=attempt.rows_waiting):
-                done = attempt.results.merge(attempt.job_id, attempt.request, numbers, dates, attempt.lease.next_txn())
+                return attempt.results.merge(attempt.job_id, attempt.request, numbers, dates, attempt.lease.next_txn())
         except Exception as error:
-            if not is_conflict(error) or tries == MERGE_ATTEMPTS - 1:
-                # What Spark refuses to plan was never sent.
-                attempt.is_merge_open = not isinstance(error, AnalysisException)
-                raise
-            attempt.lease.record(Event.CONFLICT, {"chunks": numbers, "attempt": tries + 1})
-            attempt.bar.tell(f"conflict with another writer at MERGE, tried again (attempt {tries + 1})")
-            attempt.lease.flush()
-            time.sleep(min(0.2 * 2**tries, 10.0) * random.uniform(0.5, 1.5))
-        else:
-            break
-    if done is None:
+            # What Spark refuses to plan was never sent.
+            attempt.is_merge_open = not isinstance(error, AnalysisException)
+            raise
+
+    def note(tried: int) -> None:
+        attempt.lease.record(Event.CONFLICT, {"chunks": numbers, "attempt": tried})
+        attempt.bar.tell(f"conflict with another writer at MERGE, tried again (attempt {tried})")
+        attempt.lease.flush()
+
+    if until_alone(once, attempts=MERGE_ATTEMPTS, between=note) is None:
         attempt.fenced()
+    attempt.is_merge_open = False
     failpoint(Failpoint.AFTER_MERGE)
     attempt.lease.record(Event.CHUNK_MERGED, {"chunks": numbers})
     took = duration(time.monotonic() - began)

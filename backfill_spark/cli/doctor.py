@@ -135,7 +135,7 @@ def _keys(spark: SparkSession, judge: JudgeSettings, asked: Mapping[str, str]) -
 
 
 def _java() -> str:
-    from backfill_spark.storage.session import check_java
+    from backfill_spark.storage.start_spark import check_java
 
     return str(check_java())
 

@@ -30,7 +30,8 @@ from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.heartbeat import Heartbeat
 from backfill_spark.jobs.row import record_of, row_of
 from backfill_spark.models import JobState, compact_json
-from backfill_spark.storage.delta_table import Store, Txn, aside, until_alone
+from backfill_spark.storage.delta_table import Store, Txn, aside
+from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -192,6 +193,7 @@ class JobStore:
         With `has_row` the row is known to be there: an UPDATE takes half the CPU of a MERGE.
         """
         row = row_of(record)
+        changes = {k: f"s.{k}" for k in row if k != "job_id"}
         if has_row:
             until_alone(lambda: self._update(record, row))
             return
@@ -200,7 +202,9 @@ class JobStore:
                 lambda _: self.jobs.frame([row]),
                 "t.job_id = s.job_id",
                 # A stale reader must not show an older state over a newer or final one.
-                lambda b: b.whenMatchedUpdateAll(_IS_NEWER).whenNotMatchedInsertAll(),
+                lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsert(
+                    values={"job_id": "s.job_id", **changes}  # by name: a newer version may have added columns
+                ),
             )
         )
 

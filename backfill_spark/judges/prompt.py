@@ -18,6 +18,7 @@ from typing import Any
 
 from backfill_spark.errors import BackfillRefusedError, PromptTooLargeError
 from backfill_spark.models import compact_json
+from backfill_spark.scoring.values import clean
 
 DEFAULT_SECRET = b"backfill_spark"
 BYTES_PER_TOKEN = 3.6
@@ -145,8 +146,4 @@ def shown(value: Any) -> str:
     text = (
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
     )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return clean(text)

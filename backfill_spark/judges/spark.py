@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backfill_spark.judges.llm.endpoints import Service
 
 KEYS = ("trace_id", "trace_time", "trace_date", "session_id", "draw")
-PROMPTS = T.StructType([f for f in schema.WORK.schema.fields if f.name not in ("job_id", "kind", "slice")])
+PROMPTS = T.StructType([f for f in schema.WORK.schema.fields if f.name not in ("job_id", "kind")])
 """A rendered prompt: WORK without what the job adds."""
 ANSWERS = T.StructType(
     [

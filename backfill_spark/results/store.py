@@ -206,6 +206,7 @@ class ResultStore:
             if not replaces:
                 return puts
             old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([_day(d) for d in dates]))
+            old = old.select(*schema.ASSESSMENTS.schema.fieldNames())  # a newer version may have added columns
             if request.reprocess is Reprocess.FAILED:
                 puts = _without_mended(puts, old, job_id)
             return _with_deletes(puts, old)

@@ -15,6 +15,7 @@ from pyspark.sql import types as T
 from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, SkipReason
 from backfill_spark.selection import sampling
 from backfill_spark.traces.filters import Filter, compile_filter
+from backfill_spark.traces.sources.canonical import utc_date
 from backfill_spark.traces.texts import key_text
 
 LIGHT_COLUMNS = frozenset(
@@ -113,13 +114,6 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
         }
     )
     return out.drop("is_torn", "chosen")
-
-
-def utc_date(moment: Column) -> Column:
-    """Return the UTC date of an instant, whatever the session's zone."""
-    micros, day = F.unix_micros(moment), F.lit(24 * HOUR_US)
-    # A whole number of days divides exactly, a last microsecond need not.
-    return F.date_add(F.lit("1970-01-01").cast("date"), ((micros - F.pmod(micros, day)) / day).cast("int"))
 
 
 def _skip(available: frozenset[str]) -> Column:

@@ -37,10 +37,10 @@ def test_f05_a_staging_commit_whose_reply_is_lost_is_found(world):
 
 def test_commits_that_come_while_a_job_looks_for_others_hide_none(world, monkeypatch):
     """Where the log is no folder of this machine, Delta counts its history from the newest commit."""
-    from backfill_spark.storage import delta_table
+    from backfill_spark.storage import commit_log
 
     staging = ResultStore(world.spark, world.settings).staging
-    monkeypatch.setattr(delta_table, "_local_folder", lambda path: None)
+    monkeypatch.setattr(commit_log, "_local_folder", lambda path: None)
     before = staging.version()
     staging.append(staging.frame([{"job_id": "bf-other"}]))
     staging.append(staging.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", 1))

@@ -346,5 +346,5 @@ def test_tables_by_a_relative_path_are_found_again(spark, settings, monkeypatch)
             update={"tables": settings.tables.model_copy(update={"root": os.path.relpath(folder)})}
         )
         delta_table.Store(spark, schema.JOBS, near).ensure()
-        monkeypatch.setattr(delta_table, "_checked", set())
+        monkeypatch.setattr(delta_table, "_opened", set())
         assert delta_table.Store(spark, schema.JOBS, near).ensure().read().count() == 0

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from backfill_spark.settings.schema import Settings
-from backfill_spark.storage.session import UNNEEDED_ARCHIVES
+from backfill_spark.storage.start_spark import UNNEEDED_ARCHIVES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import pytest
 
 import backfill_spark as bs
 from backfill_spark.errors import SessionError
-from backfill_spark.storage.session import check_java
+from backfill_spark.storage.start_spark import check_java
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,6 +11,7 @@ from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
 from backfill_spark.judges.llm.messages import Reply
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.models import ErrorCode, compact_json
+from backfill_spark.scoring.values import clean
 
 MAX_UNCLOSED = 8
 """Braces that nothing closes before a text is given up: a text of a thousand of them must stay cheap."""
@@ -238,7 +239,7 @@ def verdict_of(
         return ErrorCode.JUDGE_BAD_OUTPUT, NO_ANSWER, None
     try:
         verdict = compact_json(parse_reply(reply.text or "", schema) if reply.data is None else reply.data)
-        return None, None, verdict.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return None, None, clean(verdict)
     except ReplyError as error:
         return ErrorCode.JUDGE_BAD_OUTPUT, str(error), None
     except RecursionError:

@@ -152,7 +152,7 @@ def of_experiment(field: T.StructField, experiment_id: str) -> Column:
 def utc_date(instant: Column) -> Column:
     """Return the UTC date of a TIMESTAMP, whatever the session's zone."""
     micros = F.unix_micros(instant)
-    # A whole number of days divides exactly, also before 1970.
+    # A whole number of days divides exactly, also before 1970; a last microsecond need not.
     days = ((micros - F.pmod(micros, F.lit(_DAY))) / F.lit(_DAY)).cast("int")
     return F.date_add(F.lit("1970-01-01").cast(DATE), days)
 

@@ -1,0 +1,107 @@
+"""What the log of a Delta table tells of its commits, from its files where they lie on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from backfill_spark.settings.locations import Location
+
+_ROWS = re.compile(r'"numOutputRows":"(\d+)"')
+
+
+class CommitLog:
+    """The commits of one Delta table."""
+
+    def __init__(self, spark: SparkSession, location: Location) -> None:
+        self.spark = spark
+        self.location = location
+
+    def delta(self, spark: SparkSession | None = None) -> DeltaTable:
+        """Return Delta's handle in `spark` (default: the store's session)."""
+        spark = spark or self.spark
+        if self.location.name is not None:
+            return DeltaTable.forName(spark, self.location.name)
+        return DeltaTable.forPath(spark, str(self.location.path))
+
+    def version(self) -> int:
+        """Return the newest version."""
+        log = _local_folder(self.location.path)
+        if log is not None:
+            return max(int(f.name[:20]) for f in _commit_files(log))
+        return int(self.delta().history(1).select("version").collect()[0][0])
+
+    def stamp(self) -> str | None:
+        """Return the newest version in 20 digits and its time; None where that would cost a Spark job."""
+        log = _local_folder(self.location.path)
+        if log is None:
+            return None
+        newest = max(_commit_files(log), default=None)
+        return None if newest is None else f"{newest.name}:{newest.stat().st_mtime_ns}"
+
+    def versions_of_others(self, after: int, newest: int, app_id: str) -> list[int]:
+        """Return where to look for what others than `app_id` wrote in the versions (after, newest], ascending.
+
+        The newest version when they wrote rows, and each one before they removed some.
+        """
+        commits = self._commits(after, newest)
+        mine = f'\\"app\\":\\"{app_id}\\"'
+        others = [(v, text) for v, text in commits if mine not in text.replace(" ", "")]
+        others = [(v, text) for v, text in others if '"numOutputRows":"0"' not in text]
+        removed = [v - 1 for v, text in others if '"DELETE"' in text and v - 1 > after]
+        return sorted({*removed, newest}) if others else []
+
+    def _commits(self, after: int, newest: int) -> list[tuple[int, str]]:
+        log = _local_folder(self.location.path)
+        if log is not None:
+            return [(v, _commit_text(log / f"{v:020}.json")) for v in range(after + 1, newest + 1)]
+        limit = max(newest - after, 1)
+        while True:
+            # It counts back from the newest commit as it is now, which may be later than `newest`.
+            found = self.delta().history(limit).select("version", "operation", "userMetadata").collect()
+            if len(found) < limit or found[-1]["version"] <= after + 1:
+                return [(r[0], f'"{r[1]}" {json.dumps(r[2])}') for r in found if after < r[0] <= newest]
+            limit *= 2
+
+    def _landed(self, nonce: str) -> int | None:
+        """Rows of the commit that carries `nonce`; None when no commit does."""
+        for limit in (8, 200):
+            commits = self._newest_commits(limit)
+            for told, rows in commits:
+                if nonce in told:
+                    return rows
+            if len(commits) < limit:
+                return None
+        return None
+
+    def _newest_commits(self, limit: int) -> list[tuple[str, int]]:
+        """What the newest commits say of themselves, as text that holds their userMetadata, and their rows."""
+        log = _local_folder(self.location.path)
+        if log is not None:
+            # Measured: 1 CPU second less for each write than `history`, which is a Spark job.
+            texts = [_commit_text(file) for file in sorted(_commit_files(log), reverse=True)[:limit]]
+            return [(text, int(found[1]) if (found := _ROWS.search(text)) else -1) for text in texts]
+        rows = F.coalesce(F.col("operationMetrics")["numOutputRows"].cast("long"), F.lit(-1))
+        return [(r[0] or "", r[1]) for r in self.delta().history(limit).select("userMetadata", rows).collect()]
+
+
+def _local_folder(path: str | None) -> Path | None:
+    """Folder of a table's log when it lies on this machine's own file system."""
+    if path is None:
+        return None
+    folder = Path(path.removeprefix("file://").removeprefix("file:"), "_delta_log")
+    return folder if folder.is_dir() else None
+
+
+def _commit_files(log: Path) -> list[Path]:
+    return [f for f in log.iterdir() if f.suffix == ".json" and f.stem[:20].isdigit()]
+
+
+def _commit_text(file: Path) -> str:
+    with file.open(encoding="utf-8") as lines:
+        return next((line for line in lines if '"commitInfo"' in line[:20]), "")
