@@ -120,7 +120,7 @@ def _values(kind: Any) -> str:
         return "mapping"
     if origin is list:
         return "list"
-    return {str: "text", bool: "true, false", int: "whole number", float: "number"}.get(kind, kind.__name__)
+    return {str: "text", bool: "true, false", int: "whole number", float: "number"}.get(kind) or str(kind.__name__)
 
 
 def _default(field: FieldInfo) -> str:

@@ -187,7 +187,7 @@ class JudgeServer:
         has_room = self._level >= 1
         if has_room:
             self._level -= 1
-        told = (
+        told: tuple[tuple[str, str], ...] = (
             ("x-ratelimit-limit-requests", f"{self.rpm:.0f}"),
             ("x-ratelimit-remaining-requests", f"{self._level:.0f}"),
         )
