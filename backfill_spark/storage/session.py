@@ -237,7 +237,7 @@ def _copy(read: int, to: int) -> None:
 
 
 def _given() -> dict[str, str]:
-    """Return what spark-submit, spark-defaults.conf or PYSPARK_SUBMIT_ARGS set: a builder's values would replace it."""
+    """Settings of spark-submit, spark-defaults.conf and PYSPARK_SUBMIT_ARGS; a builder's values would replace them."""
     from pyspark import SparkConf, SparkContext
     from pyspark.find_spark_home import _find_spark_home
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.results.intervals import mean_interval, mean_interval_of, t_975
+from backfill_spark.results.intervals import MeanInterval, mean_interval, t_975
 
 # Two-sided 95 % points of Student's t as printed in tables (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
 T_TABLE = [
@@ -31,6 +31,18 @@ T_TABLE = [
     (1_000, 1.962),
     (10**9, 1.960),
 ]
+
+
+def mean_interval_of(values: Iterable[float], *, population: int | None = None) -> MeanInterval:
+    """The 95 % interval of the mean of `values` (booleans count as 1 and 0)."""
+    numbers = [float(value) for value in values]
+    n = len(numbers)
+    if n == 0:
+        return mean_interval(0, mean=None, population=population)
+    mean = math.fsum(numbers) / n
+    sd = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (n - 1)) if n > 1 else None
+    binary = all(x in (0.0, 1.0) for x in numbers)
+    return mean_interval(n, mean=mean, sd=sd, population=population, binary=binary)
 
 
 @pytest.mark.parametrize(("df", "expected"), T_TABLE)
