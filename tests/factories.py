@@ -125,6 +125,11 @@ def write_traces(
     return str(path)
 
 
+def kept(frame: DataFrame) -> DataFrame:
+    """The rows of now, which later writes do not change."""
+    return frame.sparkSession.createDataFrame(frame.collect(), frame.schema)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """An append-only file with a line for each scorer call."""
