@@ -38,6 +38,15 @@ check: venv ## format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: dead-code
+dead-code: venv ## what nobody calls
+	$(BIN)/vulture
+
+.PHONY: coverage
+coverage: venv ## the lines that the unit tests do not reach
+	$(BIN)/coverage run -m pytest tests/unit
+	$(BIN)/coverage report
+
 .PHONY: fmt
 fmt: venv ## format, and mend what the linter can
 	$(BIN)/ruff format .
@@ -50,6 +59,11 @@ test: venv ## unit tests, Spark tests, guards taken out
 	@$(BIN)/python -m pytest tests/unit >build/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/spark $(FAULTS_HERE) --junitxml=build/spark.xml; spark=$$?; \
 	wait $$unit; unit=$$?; cat build/unit.log; exit $$((spark + unit))
+
+# The first file starts the JVM, and the other worker goes on with the unit tests.
+.PHONY: test-quick
+test-quick: venv ## unit tests and the README's example on Spark; two minutes
+	$(BIN)/python -m pytest tests/spark/test_readme.py tests/unit -n 2 --dist worksteal
 
 .PHONY: test-unit
 test-unit: venv ## the tests that start no JVM

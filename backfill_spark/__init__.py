@@ -1,248 +1,27 @@
 """backfill_spark: applies GenAI scorers to traces recorded in the past, on Spark and Delta.
 
-Importing it configures nothing and starts nothing; names are loaded when they are first used.
+Importing it configures nothing and starts nothing; names are loaded when they are first used. `__init__.pyi` lists
+them: type checkers read it, and so does this module.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from backfill_spark import errors as _errors
 from backfill_spark.display.absent import why_absent
 
-if TYPE_CHECKING:
-    from backfill_spark.api import (
-        backfill_scorers,
-        cancel_backfill,
-        get_backfill,
-        list_backfills,
-        plan_backfill,
-        read_assessments,
-        read_traces,
-        resume_backfill,
-        wait_for_backfill,
-    )
-    from backfill_spark.backfill.plan import BackfillPlan
-    from backfill_spark.errors import (
-        BackfillError,
-        BackfillFailedError,
-        BackfillRefusedError,
-        FilterError,
-        JobNotFoundError,
-        LeaseLostError,
-        NameRefusedError,
-        SchemaVersionError,
-        ScorerDefinitionError,
-        ScorerLifecycleError,
-        ScorerLoadError,
-        ScorerNotFoundError,
-        SessionError,
-        SettingsError,
-        SourceGoneError,
-        TraceSourceError,
-        TraceUnreadableError,
-    )
-    from backfill_spark.jobs.job import BackfillJob
-    from backfill_spark.judges import (
-        Completeness,
-        Correctness,
-        Equivalence,
-        ExpectationsGuidelines,
-        Fluency,
-        Guidelines,
-        RelevanceToQuery,
-        RetrievalGroundedness,
-        RetrievalRelevance,
-        RetrievalSufficiency,
-        Safety,
-        Summarization,
-        ToolCallCorrectness,
-        ToolCallEfficiency,
-        get_all_scorers,
-        make_judge,
-    )
-    from backfill_spark.models import BackfillScorerConfig, JobState, ScorerSamplingConfig, ScorerStatus
-    from backfill_spark.scorers import PIIDetection, RegexMatch, ResponseLength, Scorer, scorer
-    from backfill_spark.scorers.lookup import delete_scorer, get_scorer, list_scorer_versions, list_scorers
-    from backfill_spark.settings.current import configure, set_experiment
-    from backfill_spark.settings.schema import Settings
-    from backfill_spark.storage.session import get_spark
-    from backfill_spark.traces.assessment import (
-        Assessment,
-        AssessmentError,
-        AssessmentSource,
-        AssessmentSourceType,
-        CategoricalRating,
-        Expectation,
-        Feedback,
-        IssueReference,
-    )
-    from backfill_spark.traces.span import (
-        Document,
-        Link,
-        Span,
-        SpanAttributeKey,
-        SpanEvent,
-        SpanLogLevel,
-        SpanStatus,
-        SpanStatusCode,
-        SpanType,
-    )
-    from backfill_spark.traces.trace import Trace, TraceData, TraceInfo, TraceLocation, TraceState
-
-_HOMES = {
-    "api": (
-        "backfill_scorers",
-        "cancel_backfill",
-        "get_backfill",
-        "list_backfills",
-        "plan_backfill",
-        "read_assessments",
-        "read_traces",
-        "resume_backfill",
-        "wait_for_backfill",
-    ),
-    "traces.assessment": (
-        "Assessment",
-        "AssessmentError",
-        "AssessmentSource",
-        "AssessmentSourceType",
-        "CategoricalRating",
-        "Expectation",
-        "Feedback",
-        "IssueReference",
-    ),
-    "settings.current": ("configure", "set_experiment"),
-    "errors": tuple(
-        n for n, v in vars(_errors).items() if isinstance(v, type) and issubclass(v, _errors.BackfillError)
-    ),
-    "jobs.job": ("BackfillJob",),
-    "models": ("BackfillScorerConfig", "JobState", "ScorerSamplingConfig", "ScorerStatus"),
-    "backfill.plan": ("BackfillPlan",),
-    "scorers.lookup": ("delete_scorer", "get_scorer", "list_scorer_versions", "list_scorers"),
-    "judges": (
-        "Completeness",
-        "Correctness",
-        "Equivalence",
-        "ExpectationsGuidelines",
-        "Fluency",
-        "Guidelines",
-        "RelevanceToQuery",
-        "RetrievalGroundedness",
-        "RetrievalRelevance",
-        "RetrievalSufficiency",
-        "Safety",
-        "Summarization",
-        "ToolCallCorrectness",
-        "ToolCallEfficiency",
-        "get_all_scorers",
-        "make_judge",
-    ),
-    "scorers": ("PIIDetection", "RegexMatch", "ResponseLength", "Scorer", "scorer"),
-    "storage.session": ("get_spark",),
-    "settings.schema": ("Settings",),
-    "traces.span": (
-        "Document",
-        "Link",
-        "Span",
-        "SpanAttributeKey",
-        "SpanEvent",
-        "SpanLogLevel",
-        "SpanStatus",
-        "SpanStatusCode",
-        "SpanType",
-    ),
-    "traces.trace": ("Trace", "TraceData", "TraceInfo", "TraceLocation", "TraceState"),
+_LIST = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_HOME_OF = {
+    public.name: line.module
+    for line in _LIST.body
+    if isinstance(line, ast.ImportFrom) and line.module
+    for public in line.names
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = [
-    "Assessment",
-    "AssessmentError",
-    "AssessmentSource",
-    "AssessmentSourceType",
-    "BackfillError",
-    "BackfillFailedError",
-    "BackfillJob",
-    "BackfillPlan",
-    "BackfillRefusedError",
-    "BackfillScorerConfig",
-    "CategoricalRating",
-    "Completeness",
-    "Correctness",
-    "Document",
-    "Equivalence",
-    "Expectation",
-    "ExpectationsGuidelines",
-    "Feedback",
-    "FilterError",
-    "Fluency",
-    "Guidelines",
-    "IssueReference",
-    "JobNotFoundError",
-    "JobState",
-    "LeaseLostError",
-    "Link",
-    "NameRefusedError",
-    "PIIDetection",
-    "RegexMatch",
-    "RelevanceToQuery",
-    "ResponseLength",
-    "RetrievalGroundedness",
-    "RetrievalRelevance",
-    "RetrievalSufficiency",
-    "Safety",
-    "SchemaVersionError",
-    "Scorer",
-    "ScorerDefinitionError",
-    "ScorerLifecycleError",
-    "ScorerLoadError",
-    "ScorerNotFoundError",
-    "ScorerSamplingConfig",
-    "ScorerStatus",
-    "SessionError",
-    "Settings",
-    "SettingsError",
-    "SourceGoneError",
-    "Span",
-    "SpanAttributeKey",
-    "SpanEvent",
-    "SpanLogLevel",
-    "SpanStatus",
-    "SpanStatusCode",
-    "SpanType",
-    "Summarization",
-    "ToolCallCorrectness",
-    "ToolCallEfficiency",
-    "Trace",
-    "TraceData",
-    "TraceInfo",
-    "TraceLocation",
-    "TraceSourceError",
-    "TraceState",
-    "TraceUnreadableError",
-    "backfill_scorers",
-    "cancel_backfill",
-    "configure",
-    "delete_scorer",
-    "get_all_scorers",
-    "get_backfill",
-    "get_scorer",
-    "get_spark",
-    "list_backfills",
-    "list_scorer_versions",
-    "list_scorers",
-    "make_judge",
-    "plan_backfill",
-    "read_assessments",
-    "read_traces",
-    "resume_backfill",
-    "scorer",
-    "set_experiment",
-    "wait_for_backfill",
-]
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
@@ -255,10 +34,10 @@ def __getattr__(name: str) -> Any:
         # Python drops the words of an AttributeError where a name is imported; `_handle_fromlist` is where it asks.
         is_import = sys._getframe(1).f_code.co_name == "_handle_fromlist"  # noqa: SLF001
         raise (ImportError if is_import else AttributeError)(f"{message}. {told}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

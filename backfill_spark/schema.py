@@ -238,7 +238,7 @@ STAGING = Table(
         ("job_id", STRING, "Job that needs the results."),
         ("scored_job_id", STRING, "Job that called the scorers; another one when the results were adopted."),
         ("experiment_id", STRING, ""),
-        ("chunk", INT, "Chunk of the job; -1 for adopted results."),
+        ("chunk", INT, "Chunk of the job; adopted results are a chunk of their own."),
         ("trace_id", STRING, ""),
         ("trace_time", TIMESTAMP, ""),
         ("trace_date", DATE, ""),

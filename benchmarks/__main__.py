@@ -37,7 +37,7 @@ def main() -> int:
     fresh("warm-up")
     # A whole pass: what the JVM's compilers do is otherwise part of what the smaller sizes cost.
     world.backfill()
-    rows = [("what", "pairs", "calls", "wall s", "CPU s")]
+    rows: list[tuple[str, ...]] = [("what", "pairs", "calls", "wall s", "CPU s")]
     took: dict[int, usage.Usage] = {}
     for size in sorted(options.sizes):
         fresh(f"full-{size}")

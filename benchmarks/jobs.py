@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -78,7 +78,8 @@ def share(spark: SparkSession, folder: Path, pairs: int, scorers: int) -> tuple[
         f"its start and end, events, heartbeats and the bookkeeping of staging {machinery.seconds:.1f} s "
         f"of it: {machinery.seconds / whole.wall_s:.1%}."
     )
-    print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in machinery.by_name.most_common(6)), flush=True)
+    slowest = sorted(machinery.by_name.items(), key=lambda entry: -entry[1])[:6]
+    print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest), flush=True)
     return job, settings
 
 
@@ -97,7 +98,7 @@ class Stopwatch:
     """Adds up the wall time for which the runner waits for the machinery; calls inside others count once."""
 
     def __init__(self) -> None:
-        self.by_name: Counter[str] = Counter()
+        self.by_name: dict[str, float] = defaultdict(float)
         self._depth = 0
         self._main = threading.current_thread()
         self._kept: list[tuple[Any, str, Any]] = []

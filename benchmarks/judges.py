@@ -119,7 +119,7 @@ def texts(mark: str, count: int) -> list[str]:
 
 def here() -> Side:
     from backfill_spark import Safety
-    from backfill_spark.judges import prompt_hash
+    from backfill_spark.judges import Prompt, prompt_hash
     from backfill_spark.judges.llm.client import ask
     from backfill_spark.judges.llm.endpoints import Endpoint, Service
     from backfill_spark.judges.llm.journal import Journal
@@ -130,7 +130,7 @@ def here() -> Side:
     def judge(url: str, given: Sequence[str]) -> int:
         def question(text: str) -> Question:
             prompt = safety.render(outputs=text)
-            assert prompt is not None
+            assert isinstance(prompt, Prompt)
             return Question(prompt_hash("local:/tiny", prompt.parameters, prompt), prompt.to_json(), prompt.tokens)
 
         service = Service(Endpoint(name="local", provider="openai", base_url=url), "tiny")

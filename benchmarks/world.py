@@ -64,17 +64,17 @@ def write_traces(spark: SparkSession, path: str, count: int) -> None:
 
 
 @scorer
-def answer_length(outputs):
+def answer_length(outputs: Any) -> Any:
     return len(outputs)
 
 
 @scorer
-def says_sorry(outputs):
+def says_sorry(outputs: Any) -> Any:
     return "sorry" in outputs.lower()
 
 
 @scorer
-def question_words(inputs):
+def question_words(inputs: Any) -> Any:
     return len(inputs.split())
 
 

@@ -81,7 +81,7 @@ def _text() -> str:
         pass
     mlflow.log_expectation(trace_id=root.trace_id, name="expected_response", value="Paris is the capital.")
     mlflow.log_expectation(trace_id=root.trace_id, name="max_length", value=100)
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _rag() -> str:
@@ -105,7 +105,7 @@ def _rag() -> str:
         mlflow.update_current_trace(tags={"team": "search", "env": "prod"}, client_request_id="req-2")
     mlflow.log_expectation(trace_id=root.trace_id, name="expected_facts", value=["versioned", "Delta"])
     mlflow.log_feedback(trace_id=root.trace_id, name="relevance", value=0.75, span_id=step.span_id, source=HUMAN)
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _agent() -> str:
@@ -120,7 +120,7 @@ def _agent() -> str:
         with _span("plan", SpanType.LLM, "Which tool?", "add"):
             pass
     mlflow.log_expectation(trace_id=root.trace_id, name="expected_tools", value={"names": ["add"], "count": 1})
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _failed() -> str:
@@ -131,7 +131,7 @@ def _failed() -> str:
             raise RuntimeError("the service is down")
     except RuntimeError:
         pass
-    return ids[0]
+    return str(ids[0])
 
 
 def _chat() -> str:
@@ -139,7 +139,7 @@ def _chat() -> str:
     answer = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Gut, danke!"}}], "model": "m"}
     with _span("serve", inputs={"messages": messages}, outputs=answer) as root:
         mlflow.update_current_trace(metadata={"mlflow.trace.session": "session-1", "mlflow.trace.user": "anna"})
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _judged() -> str:
@@ -159,31 +159,39 @@ def _judged() -> str:
         metadata={"attempts": "3"},
     )
     mlflow.log_feedback(trace_id=root.trace_id, name="labels", value=["short", "odd"], source=HUMAN)
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _number() -> str:
     with _span("count", SpanType.TOOL, {"n": 3, "of": [1, 2, 3]}, 42) as root:
         pass
     mlflow.log_expectation(trace_id=root.trace_id, name="answer", value=42)
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _silent() -> str:
     with _span("silent", inputs={"question": "日本語 „quoted“ \n second line"}) as root:
         root.add_event(SpanEvent("looked", attributes={"found": 0, "where": "cache"}))
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _attributes() -> str:
-    own = {"tier": "gold", "tokens": 150, "ratio": 0.5, "fresh": True, "text": "[1]", "names": ["a", "b"], "none": None}
+    own: dict[str, Any] = {
+        "tier": "gold",
+        "tokens": 150,
+        "ratio": 0.5,
+        "fresh": True,
+        "text": "[1]",
+        "names": ["a", "b"],
+        "none": None,
+    }
     with (
         _span("shop", inputs="two apples", outputs=["apple", "apple"], **own) as root,
         _span("price", "PRICING", {"fruit": "apple"}, {"eur": 0.4}, level="42"),
     ):
         pass
     mlflow.log_expectation(trace_id=root.trace_id, name="code", value="18")
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def _nested() -> str:
@@ -194,14 +202,14 @@ def _nested() -> str:
                 pass
         with _span("guard", SpanType.GUARDRAIL, "text", {"blocked": False}):
             pass
-    return root.trace_id
+    return str(root.trace_id)
 
 
 def handed(ids: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the traces, and all that `mlflow.genai.evaluate` hands to a scorer for each of them, in order of `ids`."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
 
-    @scorer
+    @scorer  # type: ignore[untyped-decorator] # mlflow has no types here
     def recorder(inputs: Any, outputs: Any, expectations: Any, trace: Any) -> bool:
         given = {"inputs": inputs, "outputs": outputs, "expectations": expectations, "trace": trace}
         found[trace.info.trace_id] = (trace.to_json(), json.loads(json.dumps(snippets.plain(given))))

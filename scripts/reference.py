@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+import backfill_spark
 from backfill_spark import schema
 from backfill_spark.models import ErrorCode, JobState, Outcome, SkipReason
 from backfill_spark.settings.schema import RESERVED, Settings
@@ -63,6 +67,14 @@ TRACES_HEAD = """\
 It belongs to you and is only read. `trace_id` and `request_time` must be there; the rest may be absent. Other names \
 are mapped with the setting `traces.columns`. A `request_time` without a time zone is read as UTC."""
 
+API_HEAD = """\
+# Public names
+
+*Generated from `backfill_spark/__init__.pyi` and what it names by `make docs`.*
+
+All of them are imported from `backfill_spark`. What is not listed here may change without a word. A line that this \
+page loses, or changes, is told in CHANGELOG.md."""
+
 
 def settings_page() -> str:
     """Return docs/settings.md, from settings/schema.py."""
@@ -110,7 +122,7 @@ def _values(kind: Any) -> str:
         return "mapping"
     if origin is list:
         return "list"
-    return {str: "text", bool: "true, false", int: "whole number", float: "number"}.get(kind, kind.__name__)
+    return {str: "text", bool: "true, false", int: "whole number", float: "number"}.get(kind) or str(kind.__name__)
 
 
 def _default(field: FieldInfo) -> str:
@@ -167,6 +179,37 @@ def _columns(schema: T.StructType) -> str:
     return "\n".join(lines)
 
 
+def api_page() -> str:
+    """docs/api.md: the public names, their signatures, and what public classes define."""
+    names = backfill_spark.__all__
+    lines = [line for name in names for line in _definition(name, getattr(backfill_spark, name))]
+    return "\n\n".join([API_HEAD, "```\n" + "\n".join(lines) + "\n```"]) + "\n"
+
+
+def _definition(name: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, type):
+        yield name + _signature(value)
+        return
+    bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+    has_signature = not issubclass(value, Exception | Enum | BaseModel)
+    yield f"class {name}{_signature(value) if has_signature else ''}" + (f": {bases}" if bases else "")
+    if issubclass(value, Enum):
+        yield "    " + ", ".join(value.__members__)
+        return
+    arguments = inspect.signature(value).parameters if has_signature else {}
+    for attribute, member in sorted(vars(value).items()):
+        function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+        is_internal = attribute.startswith("_") or attribute in arguments or issubclass(value, BaseModel)
+        if not is_internal:
+            yield f"    {attribute}" + (_signature(function) if inspect.isfunction(function) else "")
+
+
+def _signature(function: Any) -> str:
+    """The signature, without the quotes around its types and without what a constructor returns."""
+    text = re.sub(r"(: |-> )(['\"])(.*?)\2", r"\1\3", str(inspect.signature(function)))
+    return text.removesuffix(" -> None") if isinstance(function, type) else text
+
+
 def _listed(names: Any) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -175,7 +218,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"settings.md": settings_page, "tables.md": tables_page}
+PAGES = {"api.md": api_page, "settings.md": settings_page, "tables.md": tables_page}
 
 
 def main(folder: Path = DOCS) -> None:

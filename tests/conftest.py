@@ -123,6 +123,7 @@ def spark(_spark_session: SparkSession) -> Iterator[SparkSession]:
     yield _spark_session
     # Measured: each table that Delta has seen keeps its plans. After 150 tests, collecting garbage was a fifth of the
     # time, in a heap of 2 GB that was full.
+    assert _spark_session._jvm is not None
     _spark_session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
     _spark_session.catalog.clearCache()
     for view in _spark_session.catalog.listTables():

@@ -125,6 +125,11 @@ def write_traces(
     return str(path)
 
 
+def kept(frame: DataFrame) -> DataFrame:
+    """The rows of now, which later writes do not change."""
+    return frame.sparkSession.createDataFrame(frame.collect(), frame.schema)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """An append-only file with a line for each scorer call."""
@@ -155,7 +160,7 @@ def ledger_line(path: str, text: str) -> None:
 def id_function(path: str, *, name: str = "length") -> Callable[..., Any]:
     """Return a function on `trace` that notes `name<TAB>trace id` and gives the length of the outputs."""
 
-    def score(trace):  # type: ignore[no-untyped-def]
+    def score(trace: Any) -> Any:
         # By value into the workers: nothing of this module is there.
         import os
 
@@ -171,7 +176,7 @@ def id_function(path: str, *, name: str = "length") -> Callable[..., Any]:
 def outputs_function(path: str, *, name: str = "length") -> Callable[..., Any]:
     """Return a function on `outputs` that notes `name<TAB>outputs` and gives the length of the outputs."""
 
-    def score(outputs):  # type: ignore[no-untyped-def]
+    def score(outputs: Any) -> Any:
         import os
 
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

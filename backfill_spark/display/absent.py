@@ -72,7 +72,7 @@ _JUDGES = {
 
 
 def why_absent(name: str) -> str | None:
-    """Return what to use instead of a name that only MLflow has; None for any other name."""
+    """The sentence on a name that only MLflow has: what to use instead. None for any other name."""
     lines = _TABLE.strip().splitlines()
     for pattern, said in zip(lines[::2], lines[1::2], strict=True):
         if re.fullmatch(pattern, name):

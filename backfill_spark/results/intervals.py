@@ -8,7 +8,6 @@ lengths, both cover the truth in 93 to 96 % of samples; without the correction u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,18 +70,6 @@ def mean_interval(
         return MeanInterval(mean, None, None, n, population)
     low, high = _wilson(n, mean, population) if binary else _student(n, mean, sd, population)
     return MeanInterval(mean, low, high, n, population)
-
-
-def mean_interval_of(values: Iterable[float], *, population: int | None = None) -> MeanInterval:
-    """Return the 95 % interval of the mean of `values` (booleans count as 1 and 0)."""
-    numbers = [float(value) for value in values]
-    n = len(numbers)
-    if n == 0:
-        return mean_interval(0, mean=None, population=population)
-    mean = math.fsum(numbers) / n
-    sd = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (n - 1)) if n > 1 else None
-    binary = all(x in (0.0, 1.0) for x in numbers)
-    return mean_interval(n, mean=mean, sd=sd, population=population, binary=binary)
 
 
 def _wilson(n: int, mean: float, population: int | None) -> tuple[float, float]:

@@ -26,7 +26,7 @@ class Context:
 
 
 def current() -> Context:
-    """Return what holds now."""
+    """The settings that hold now."""
     settings = _current_settings()
     return Context(settings, experiment(settings=settings)[0])
 

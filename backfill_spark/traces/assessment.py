@@ -370,7 +370,7 @@ def read_assessment(raw: Mapping[str, Any], payload: str) -> Assessment:
 
 
 def _as_error(error: Any) -> Any:
-    """Return what MLflow makes of an error: an AssessmentError; things that are none stay as they are."""
+    """An AssessmentError made of an error as MLflow makes it; a value that is no error stays as it is."""
     kind = type(error)  # not isinstance(): an object may lie about its __class__
     if issubclass(kind, str):
         return AssessmentError(TEXT_ERROR, error)

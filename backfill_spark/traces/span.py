@@ -364,7 +364,7 @@ class Span(RefusesByName):
         return own_payload(found, payload)
 
     def _raw_payload(self, name: str, key: str, others: Sequence[str]) -> tuple[Any, str]:
-        """Return what went in or out as it was recorded, and how it is decoded."""
+        """The recorded input or output, and how it is decoded."""
         attributes = self._raw_attributes()
         # What MLflow recorded comes first in MLflow's JSON, where `inputs` and `outputs` are decoded copies.
         if attributes.get(key) is not None and (self._row.payload == MLFLOW_JSON or self._raw.get(name) is None):

@@ -29,7 +29,7 @@ def json_text(value: Column) -> Column:
 
 
 def unquoted(text: Column) -> Column:
-    """Return what a JSON text says: the bare text where it is one in quotes, else the JSON as it is."""
+    """The value of a JSON text: without quotes where it is a string, else the JSON as it is."""
     bare = F.get_json_object(F.concat(F.lit('{"v":'), text, F.lit("}")), "$.v")
     return F.when(F.ltrim(text).startswith('"'), bare).otherwise(text)
 

@@ -1,8 +1,12 @@
 """F17, F18, F21, F45: cancel from elsewhere, a cancel that races the end, states that never change, an interrupt."""
 
+from __future__ import annotations
+
 import os
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from py4j.protocol import Py4JNetworkError
@@ -13,7 +17,7 @@ from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.results.store import ResultStore
 from tests.checker import calls_of
-from tests.faults.world import clock_shifted, refusal
+from tests.faults.world import World, clock_shifted, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
 
@@ -21,7 +25,7 @@ pytestmark = pytest.mark.faults
 ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "PARTIAL", "RELEASED", "LOST")
 
 
-def test_f17_a_pending_job_is_canceled_at_once(world):
+def test_f17_a_pending_job_is_canceled_at_once(world: World) -> None:
     """No call, no row, and no runner can take it."""
     job_id = world.run(launch="queue")
     assert world.job(job_id).state == "PENDING"
@@ -31,7 +35,7 @@ def test_f17_a_pending_job_is_canceled_at_once(world):
     assert world.lines() == []
 
 
-def test_f19_a_job_that_was_repinned_to_more_traces_and_canceled_adds_up(world):
+def test_f19_a_job_that_was_repinned_to_more_traces_and_canceled_adds_up(world: World) -> None:
     """Its canceller counts nothing anew: what was staged beyond the first plan is due."""
     job_id = world.run(launch="queue")
     world.write_traces(300, first=600, mode="append")
@@ -48,7 +52,7 @@ def test_f19_a_job_that_was_repinned_to_more_traces_and_canceled_adds_up(world):
     assert counts.in_window == 900
 
 
-def test_f17_a_job_is_canceled_in_the_middle_of_a_chunk(make_world):
+def test_f17_a_job_is_canceled_in_the_middle_of_a_chunk(make_world: Callable[..., World]) -> None:
     """The runner sees it at its heartbeat; no call begins later than 30 s after the request."""
     world = make_world(gate_at=300, heartbeat_s=1)
     with world.meanwhile(world.run) as job:
@@ -70,10 +74,17 @@ def test_f17_a_job_is_canceled_in_the_middle_of_a_chunk(make_world):
     assert world.broken(extra=len(world.ids) - staged) == []
 
 
-def test_f17_a_cancel_that_comes_between_two_of_sparks_jobs_stops_the_next_one(make_world, monkeypatch):
+def test_f17_a_cancel_that_comes_between_two_of_sparks_jobs_stops_the_next_one(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is no task to stop when the runner sees it; those that come later are stopped at the next heartbeat."""
     start, leases = Lease.start, []
-    monkeypatch.setattr(Lease, "start", lambda self, interrupt: (leases.append(self), start(self, interrupt)))
+
+    def noted(self: Lease, interrupt: Any) -> Any:
+        leases.append(self)
+        return start(self, interrupt)
+
+    monkeypatch.setattr(Lease, "start", noted)
     world = make_world(gate_at=1, heartbeat_s=1)
     plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.HOLD))
     with faulty(plan), world.meanwhile(world.run) as job:
@@ -89,7 +100,7 @@ def test_f17_a_cancel_that_comes_between_two_of_sparks_jobs_stops_the_next_one(m
     assert world.broken(expected=set()) == []
 
 
-def test_f17_a_job_is_canceled_during_its_merge(world):
+def test_f17_a_job_is_canceled_during_its_merge(world: World) -> None:
     """The MERGE may land before CANCELED or not at all, never after."""
     plan = FaultPlan(Fault("assessments", Operation.MERGE, Kind.HOLD))
     with faulty(plan), world.meanwhile(world.run) as job:
@@ -101,7 +112,9 @@ def test_f17_a_job_is_canceled_during_its_merge(world):
     assert world.broken(expected=set()) == []
 
 
-def test_f18_a_cancel_that_the_runner_never_saw_ends_the_job_when_its_epoch_rests(make_world, monkeypatch):
+def test_f18_a_cancel_that_the_runner_never_saw_ends_the_job_when_its_epoch_rests(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PARTIAL and a request: nobody else need come back to make it CANCELED."""
     monkeypatch.setattr(JobStore, "is_cancel_asked", lambda *_: False)
     world = make_world(gate_at=100)
@@ -113,7 +126,7 @@ def test_f18_a_cancel_that_the_runner_never_saw_ends_the_job_when_its_epoch_rest
 
 
 @pytest.mark.parametrize("held", [Kind.HOLD, Kind.HOLD_REPLY])
-def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(make_world, held):
+def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(make_world: Callable[..., World], held: Any) -> None:
     """The request comes just before or just after the runner's `ended` landed."""
     world = make_world(lease_s=900, heartbeat_s=300)
     # No event is due in between: the first append creates and claims the job, the second one ends it.
@@ -128,7 +141,7 @@ def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(make_world, h
     assert world.broken(expected=set()) == []
 
 
-def test_f21_a_terminal_state_takes_no_other(world):
+def test_f21_a_terminal_state_takes_no_other(world: World) -> None:
     """Of every end, the first one stays; a cancel or a resume of an ended job changes nothing."""
     from backfill_spark.jobs.events import End
 
@@ -146,7 +159,7 @@ def test_f21_a_terminal_state_takes_no_other(world):
 
 
 @pytest.mark.parametrize("first", ["CANCELED", "FAILED", "PARTIAL", "RELEASED", "LOST"])
-def test_f21_the_first_end_of_an_epoch_is_its_end(world, first):
+def test_f21_the_first_end_of_an_epoch_is_its_end(world: World, first: str) -> None:
     """Whoever comes later adopts it."""
     from backfill_spark.jobs.events import End
 
@@ -164,12 +177,14 @@ def test_f21_the_first_end_of_an_epoch_is_its_end(world, first):
         assert (later.state, later.is_released) == (ended.state, ended.is_released)
 
 
-def test_f45_an_interrupt_releases_the_lease_and_the_job_can_be_resumed_at_once(make_world):
+def test_f45_an_interrupt_releases_the_lease_and_the_job_can_be_resumed_at_once(
+    make_world: Callable[..., World],
+) -> None:
     """Ctrl-C or a notebook's stop: KeyboardInterrupt within 10 s, no wait for the lease before the resume."""
     world = make_world(lease_s=120, gate_at=300)
     asked = []
 
-    def interrupt():
+    def interrupt() -> None:
         world.wait_for_calls(300)
         asked.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
@@ -185,7 +200,9 @@ def test_f45_an_interrupt_releases_the_lease_and_the_job_can_be_resumed_at_once(
     assert world.broken(extra=len(world.ids)) == []
 
 
-def test_f45_an_interrupt_that_comes_out_as_another_error_is_an_interrupt(world, monkeypatch):
+def test_f45_an_interrupt_that_comes_out_as_another_error_is_an_interrupt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PySpark's own clean-up may fail while an interrupt passes through it; the job is released all the same."""
     monkeypatch.setattr(ResultStore, "stage", broken_connection(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
@@ -197,7 +214,7 @@ def test_f45_an_interrupt_that_comes_out_as_another_error_is_an_interrupt(world,
     assert world.broken() == []
 
 
-def test_f45_an_interrupt_from_before_the_job_is_none_of_its_own(world, monkeypatch):
+def test_f45_an_interrupt_from_before_the_job_is_none_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook's `except KeyboardInterrupt:` that starts a job: what fails in that job is told as usual."""
     monkeypatch.setattr(ResultStore, "stage", broken_connection(None))
     try:
@@ -207,10 +224,10 @@ def test_f45_an_interrupt_from_before_the_job_is_none_of_its_own(world, monkeypa
     assert world.job(job_id).state == "PARTIAL"
 
 
-def broken_connection(interrupt):
+def broken_connection(interrupt: Any) -> Any:
     """Return a function that ends as py4j does when its connection breaks, by an interrupt or by itself."""
 
-    def stage(*_):
+    def stage(*_: Any) -> None:
         try:
             if interrupt is not None:
                 raise interrupt
@@ -220,7 +237,7 @@ def broken_connection(interrupt):
     return stage
 
 
-def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world):
+def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world: Callable[..., World]) -> None:
     """While a job is under way, the same call with exclusive=True is refused by its name; without it, both end well."""
     from backfill_spark import BackfillRefusedError
 
@@ -237,13 +254,15 @@ def test_f45_the_same_cell_run_twice_ends_well_or_is_refused(make_world):
     assert world.broken(extra=len(world.ids)) == []
 
 
-def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_other_covers(world, monkeypatch):
+def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_other_covers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each was planned before the other one was there: whoever comes second is canceled before any call."""
     from backfill_spark import BackfillRefusedError
 
     create, others = JobStore.create_claimed, []
 
-    def late(self, job_id, created):
+    def late(self: JobStore, job_id: Any, created: Any) -> Any:
         monkeypatch.undo()
         others.extend([world.run(launch="queue", exclusive=True), job_id])
         return create(self, job_id, created)
@@ -258,11 +277,13 @@ def test_of_two_exclusive_jobs_created_at_the_same_moment_none_calls_what_the_ot
     assert world.broken() == []
 
 
-def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_alone(world, monkeypatch):
+def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is created and claimed in one commit."""
     create, claimable = JobStore.create_claimed, []
 
-    def look(self, job_id, created):
+    def look(self: JobStore, job_id: Any, created: Any) -> Any:
         claim = create(self, job_id, created)
         claimable.append({r.job_id for r in self.claimable()})
         return claim
@@ -273,7 +294,7 @@ def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_
     assert world.job(job_id).state == "SUCCEEDED"
 
 
-def test_a_canceled_job_is_never_claimed(world):
+def test_a_canceled_job_is_never_claimed(world: World) -> None:
     """Neither `resume` nor a worker takes it."""
     job_id = world.run(launch="queue")
     world.cancel(job_id)

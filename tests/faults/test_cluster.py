@@ -7,11 +7,14 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from tests.faults.world import World
 from tests.nemesis import Runner, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.kills, pytest.mark.timeout(900)]
@@ -74,14 +77,14 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One cluster for all tests of this file."""
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     yield made
     made.stop()
 
 
-def runner_on(cluster, world, *, failpoint="", **spark):
+def runner_on(cluster: Any, world: World, *, failpoint: str = "", **spark: Any) -> Any:
     """Start `run length` with its driver here and its tasks on the cluster."""
     options = {
         "spark.master": cluster.url,
@@ -97,14 +100,14 @@ def runner_on(cluster, world, *, failpoint="", **spark):
     return Runner(command, log=world.desk / "runner.log", environment=environment)
 
 
-def busy(cluster, ledger):
+def busy(cluster: Any, ledger: str) -> Any:
     """Return the executor whose worker process made the newest call."""
     caller = int(Path(ledger).read_text(encoding="utf-8").splitlines()[-1].split("\t")[3])
     parents = {p.pid for p in psutil.Process(caller).parents()}
     return next(e for e in cluster.executors() if e.pid in parents)
 
 
-def test_f36_an_executor_is_killed_while_it_scores(cluster, make_world):
+def test_f36_an_executor_is_killed_while_it_scores(cluster: Any, make_world: Callable[..., World]) -> None:
     """Its task is made again elsewhere; no other call is."""
     world = make_world(gate_at=350, lease_s=60, heartbeat_s=2)
     with runner_on(cluster, world) as runner:
@@ -117,7 +120,7 @@ def test_f36_an_executor_is_killed_while_it_scores(cluster, make_world):
     assert world.broken(extra=TASK, woken=TASK) == []
 
 
-def test_f36_an_executor_is_killed_after_it_has_scored(cluster, make_world):
+def test_f36_an_executor_is_killed_after_it_has_scored(cluster: Any, make_world: Callable[..., World]) -> None:
     """What is staged needs nothing of it: no call more."""
     world = make_world(lease_s=60, heartbeat_s=2)
     with runner_on(cluster, world, failpoint="after_stage:stop:2") as runner:
@@ -129,7 +132,9 @@ def test_f36_an_executor_is_killed_after_it_has_scored(cluster, make_world):
     assert world.broken() == []
 
 
-def test_f38_an_executor_stands_still_for_longer_than_the_networks_limit(cluster, make_world):
+def test_f38_an_executor_stands_still_for_longer_than_the_networks_limit(
+    cluster: Any, make_world: Callable[..., World]
+) -> None:
     """It is given up, its tasks are made again; woken up, it changes nothing."""
     world = make_world(gate_at=350, lease_s=60, heartbeat_s=2)
     limits = {"spark.network.timeout": "20s", "spark.network.timeoutInterval": "5s"}
@@ -147,7 +152,7 @@ def test_f38_an_executor_stands_still_for_longer_than_the_networks_limit(cluster
     assert world.broken(extra=2 * TASK, woken=2 * TASK) == []
 
 
-def test_f39_the_drivers_jvm_is_killed(cluster, make_world):
+def test_f39_the_drivers_jvm_is_killed(cluster: Any, make_world: Callable[..., World]) -> None:
     """The calls end, the runner is seen as dead, and the job goes on elsewhere."""
     world = make_world(gate_at=350, lease_s=15, heartbeat_s=1.5)
     with runner_on(cluster, world) as runner:
@@ -162,7 +167,7 @@ def test_f39_the_drivers_jvm_is_killed(cluster, make_world):
     assert world.broken(extra=400, woken=400) == []
 
 
-def test_f40_speculation_is_refused_before_any_call(cluster, make_world):
+def test_f40_speculation_is_refused_before_any_call(cluster: Any, make_world: Callable[..., World]) -> None:
     """Exit code 2, and the sentence names the setting that accepts it."""
     world = make_world()
     with runner_on(cluster, world, **{"spark.speculation": "true"}) as runner:
@@ -171,7 +176,7 @@ def test_f40_speculation_is_refused_before_any_call(cluster, make_world):
     assert world.lines() == []
 
 
-def test_f37_a_worker_is_killed(cluster, make_world):
+def test_f37_a_worker_is_killed(cluster: Any, make_world: Callable[..., World]) -> None:
     """With its executor; the other worker does the rest. The last test here: the worker is gone."""
     world = make_world(gate_at=350, lease_s=60, heartbeat_s=2)
     with runner_on(cluster, world) as runner:

@@ -4,7 +4,11 @@ The scenario ends badly, or the checker finds a broken promise.
 The guards of the protocol itself (fence, claims, ends, walls) are taken out one by one in tests/unit/test_job_model.py.
 """
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,14 +18,14 @@ from backfill_spark.jobs.store import JobStore
 from backfill_spark.results.store import ResultStore
 from backfill_spark.selection import pairs
 from backfill_spark.storage.delta_table import Store
-from tests.faults.world import refusal
+from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
 pytestmark = pytest.mark.faults
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
-def test_the_staging_anti_join(world, monkeypatch, guard):
+def test_the_staging_anti_join(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a resume calls staged pairs again."""
     job_id = world.crash("after_stage")
     if guard == "out":
@@ -32,7 +36,7 @@ def test_the_staging_anti_join(world, monkeypatch, guard):
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
-def test_the_de_duplication(world, monkeypatch, guard):
+def test_the_de_duplication(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a trace id that stands twice is called twice."""
     ids = list(world.ids)
     world.write_traces(50, mode="append")
@@ -44,7 +48,7 @@ def test_the_de_duplication(world, monkeypatch, guard):
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
-def test_the_read_back(world, monkeypatch, guard):
+def test_the_read_back(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a commit whose reply was lost counts as not made, and its pairs are called again."""
     if guard == "out":
         monkeypatch.setattr(Store, "_landed", lambda *_: None)
@@ -53,7 +57,7 @@ def test_the_read_back(world, monkeypatch, guard):
     assert (error is None and world.newest().state == "SUCCEEDED") is (guard == "in")
 
 
-def claims(world):
+def claims(world: World) -> Any:
     """Queue a job and claim it twice from one look at it, as two runners would; return both claims."""
     jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
     waiting = jobs.record(world.run(launch="queue"))
@@ -61,7 +65,7 @@ def claims(world):
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
-def test_the_compare_and_set(world, monkeypatch, guard):
+def test_the_compare_and_set(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it two runners that claim a job at once both get it."""
     if guard == "out":
         append = Store.append
@@ -72,12 +76,14 @@ def test_the_compare_and_set(world, monkeypatch, guard):
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
-def test_the_fence(world, monkeypatch, guard):
+def test_the_fence(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a runner that another one has replaced, and that does not know, still writes."""
     first, _ = claims(world)
     later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
     results = ResultStore(world.spark, world.settings)
     second = later.claim(later.record(first.job_id), [results.staging, results.assessments])
+    assert first is not None
+    assert second is not None
     assert (first.epoch, second.epoch) == (1, 2)
     txn = Lease(later, first).next_txn() if guard == "in" else None
     written = [
@@ -88,7 +94,7 @@ def test_the_fence(world, monkeypatch, guard):
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
-def test_the_lease(make_world, monkeypatch, guard):
+def test_the_lease(make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a live runner's job is taken, and the runner stops."""
     world = make_world(gate_at=250)
     jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)

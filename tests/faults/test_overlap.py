@@ -1,9 +1,13 @@
 """F20, F24: two live jobs over the same pairs, in one process."""
 
+from __future__ import annotations
+
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from pyspark.sql import functions as F
@@ -15,13 +19,16 @@ from backfill_spark.backfill.staging import reuse_staged
 from backfill_spark.results.store import ResultStore
 from backfill_spark.selection.sampling import draw
 from tests.factories import NOON, some_traces
+from tests.faults.world import World
 
 pytestmark = pytest.mark.faults
 CHUNK = 100
 
 
 @pytest.mark.parametrize("cleared", [True, False])
-def test_f20_a_job_adopts_what_another_has_staged_meanwhile(make_world, monkeypatch, cleared):
+def test_f20_a_job_adopts_what_another_has_staged_meanwhile(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, cleared: bool
+) -> None:
     """Called twice are only the pairs of the chunk that was under way, whether or not the other one has ended."""
     from backfill_spark.results import store
 
@@ -40,7 +47,7 @@ def test_f20_a_job_adopts_what_another_has_staged_meanwhile(make_world, monkeypa
     assert counts.calls <= 400
 
 
-def test_f20_a_job_that_waited_while_another_one_did_its_work_calls_nothing(world):
+def test_f20_a_job_that_waited_while_another_one_did_its_work_calls_nothing(world: World) -> None:
     """Two queued jobs over the same pairs, one worker: the results that the first one has merged are the second's."""
     first, second = world.run(launch="queue"), world.run(launch="queue")
     done = list(work(spark=world.spark, settings=world.settings))
@@ -50,7 +57,7 @@ def test_f20_a_job_that_waited_while_another_one_did_its_work_calls_nothing(worl
     assert world.broken() == []
 
 
-def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothing(world):
+def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothing(world: World) -> None:
     """The same command again adopts what the dead job staged, scores the rest, and empties its own staging."""
     dead = world.crash("after_stage")
     assert world.job(world.run()).state == "SUCCEEDED"
@@ -61,7 +68,9 @@ def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothin
     assert world.broken() == []
 
 
-def test_f20_what_another_job_writes_about_other_traces_changes_nothing(world, monkeypatch):
+def test_f20_what_another_job_writes_about_other_traces_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job with nothing due looks once more before it ends, and finds only rows that are none of its own."""
     from backfill_spark.backfill import steps
 
@@ -69,7 +78,7 @@ def test_f20_what_another_job_writes_about_other_traces_changes_nothing(world, m
     before = read_assessments(spark=world.spark, settings=world.settings).count()
     staging = ResultStore(world.spark, world.settings).staging
 
-    def adopt_late(epoch, selection):
+    def adopt_late(epoch: Any, selection: Any) -> None:
         reuse_staged(epoch, selection)
         keys = {"experiment_id": epoch.request.experiment_id, "trace_date": date(2024, 6, 1)}
         staging.append(staging.frame([{"job_id": "bf-another", "trace_id": "tr-elsewhere", **keys}]))
@@ -81,12 +90,12 @@ def test_f20_what_another_job_writes_about_other_traces_changes_nothing(world, m
 
 
 @pytest.fixture
-def moody(world):
+def moody(world: World) -> Any:
     """A world with a scorer that fails while the file `bad` is on its desk."""
     world.write_traces(60)
     bad = world.desk / "bad"
 
-    def mood(trace):
+    def mood(trace: Any) -> int:
         from pathlib import Path
 
         if Path(where).exists():
@@ -99,13 +108,13 @@ def moody(world):
     return world
 
 
-def results_of(world):
+def results_of(world: World) -> Any:
     """Return the outcomes of all results with their number."""
     rows = read_assessments(spark=world.spark, settings=world.settings).select("outcome").collect()
     return Counter(r["outcome"] for r in rows)
 
 
-def test_f20_an_error_that_was_staged_before_does_not_replace_a_later_result(moody):
+def test_f20_an_error_that_was_staged_before_does_not_replace_a_later_result(moody: Any) -> None:
     """Two jobs tried the errors again; the one that failed again rested before the other one succeeded."""
     moody.run("mood", max_error_rate=1.0)
     assert results_of(moody) == {"error": 60}
@@ -116,7 +125,7 @@ def test_f20_an_error_that_was_staged_before_does_not_replace_a_later_result(moo
     assert results_of(moody) == {"scored": 60}
 
 
-def test_f20_adopted_errors_beyond_the_limit_are_shown(moody):
+def test_f20_adopted_errors_beyond_the_limit_are_shown(moody: Any) -> None:
     """The job says that its error rows say why: they are there."""
     moody.crash("after_stage", "mood", max_error_rate=1.0)
     with pytest.raises(BackfillFailedError):
@@ -128,7 +137,7 @@ def test_f20_adopted_errors_beyond_the_limit_are_shown(moody):
     assert errors
 
 
-def test_f20_what_is_adopted_has_the_draw_of_its_own_jobs_seed(world):
+def test_f20_what_is_adopted_has_the_draw_of_its_own_jobs_seed(world: World) -> None:
     """The job that staged it drew by another one."""
     world.crash("after_stage")
     job = world.job(world.run(seed=7))
@@ -139,7 +148,9 @@ def test_f20_what_is_adopted_has_the_draw_of_its_own_jobs_seed(world):
 
 @pytest.mark.parametrize("phase", range(10))
 @pytest.mark.parametrize("overlap", ["full", "partial"])
-def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(make_world, monkeypatch, overlap, phase):
+def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, overlap: str, phase: int
+) -> None:
     """Rows and values are those of one job; a pair is called twice at most."""
     monkeypatch.setattr(chunks, "next_target", lambda pace, slots: 4 * CHUNK)
     chance = random.Random(f"{overlap} {phase}")

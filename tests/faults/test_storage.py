@@ -1,6 +1,10 @@
 """F05, F07, F11, F22–F24, F41: the tables' storage loses replies, conflicts, is away or full; one process."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -8,7 +12,7 @@ from backfill_spark.backfill import steps
 from backfill_spark.results.store import ResultStore
 from backfill_spark.storage.delta_table import Txn
 from tests.checker import commits, transactions
-from tests.faults.world import refusal
+from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
 pytestmark = pytest.mark.faults
@@ -17,7 +21,7 @@ MERGE = ("assessments", Operation.MERGE)
 EVENTS = ("job_events", Operation.APPEND)
 
 
-def a_run_under(world, *faults):
+def a_run_under(world: World, *faults: Any) -> Any:
     """Run a job under a plan, and resume it when it rests; return how it ended."""
     with faulty(FaultPlan(*faults)) as plan:
         job_id = world.run()
@@ -28,14 +32,16 @@ def a_run_under(world, *faults):
     return job
 
 
-def test_f05_a_staging_commit_whose_reply_is_lost_is_found(world):
+def test_f05_a_staging_commit_whose_reply_is_lost_is_found(world: World) -> None:
     """Storage: the append landed; it is read back, neither repeated nor paid again."""
     job = a_run_under(world, Fault(*STAGE, Kind.LOSE_REPLY, nth=2))
     assert job.state == "SUCCEEDED"
     assert world.broken() == []
 
 
-def test_commits_that_come_while_a_job_looks_for_others_hide_none(world, monkeypatch):
+def test_commits_that_come_while_a_job_looks_for_others_hide_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the log is no folder of this machine, Delta counts its history from the newest commit."""
     from backfill_spark.storage import commit_log
 
@@ -52,12 +58,14 @@ def test_commits_that_come_while_a_job_looks_for_others_hide_none(world, monkeyp
 
 
 @pytest.mark.parametrize("seen", ["twice", "never"])
-def test_a_chunk_that_was_not_seen_as_it_was_written_is_counted_in_the_table(world, monkeypatch, seen):
+def test_a_chunk_that_was_not_seen_as_it_was_written_is_counted_in_the_table(
+    world: World, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
     """Tasks that ran again are watched again, and of some writes Spark tells nothing: the counts are right."""
     from backfill_spark.results.counts import Watch
 
     found = Watch._found
-    told = {"twice": lambda watch: {k: 2 * v for k, v in found(watch).items()}, "never": lambda watch: None}
+    told = {"twice": lambda watch: {k: 2 * v for k, v in (found(watch) or {}).items()}, "never": lambda watch: None}
     monkeypatch.setattr(Watch, "_found", told[seen])
     counts = world.job(world.run()).counts["length"]
     assert (counts.scored, counts.calls, counts.left) == (600, 600, 0)
@@ -65,7 +73,7 @@ def test_a_chunk_that_was_not_seen_as_it_was_written_is_counted_in_the_table(wor
 
 
 @pytest.mark.parametrize("launch", ["here", "queue"])
-def test_f05_a_claim_whose_reply_is_lost_is_found(world, launch):
+def test_f05_a_claim_whose_reply_is_lost_is_found(world: World, launch: str) -> None:
     """The commit that creates and claims a job, and the claim of one that waits."""
     waiting = world.run(launch="queue") if launch == "queue" else None
     with faulty(FaultPlan(Fault(*EVENTS, Kind.LOSE_REPLY))) as plan:
@@ -75,7 +83,7 @@ def test_f05_a_claim_whose_reply_is_lost_is_found(world, launch):
     assert world.broken() == []
 
 
-def test_f05_a_second_claims_walls_whose_replies_are_lost_are_found(world):
+def test_f05_a_second_claims_walls_whose_replies_are_lost_are_found(world: World) -> None:
     """The empty appends of an epoch that follows another one, to both tables."""
     job_id = world.crash("after_stage")
     lost = [Fault(table, Operation.APPEND, Kind.LOSE_REPLY) for table in ("staging", "assessments")]
@@ -85,14 +93,14 @@ def test_f05_a_second_claims_walls_whose_replies_are_lost_are_found(world):
     assert world.broken() == []
 
 
-def test_f07_a_merge_that_may_still_land_is_shut_out_before_the_end(world):
+def test_f07_a_merge_that_may_still_land_is_shut_out_before_the_end(world: World) -> None:
     """A MERGE of which nobody knows the outcome, then the job's end: the same MERGE cannot land any more."""
     from backfill_spark.results import store
 
     late = []
     merge = store.ResultStore.merge
 
-    def lost(self, job_id, request, chunks, dates, txn):
+    def lost(self: Any, job_id: Any, request: Any, chunks: Any, dates: Any, txn: Any) -> None:
         late.append(lambda: merge(self, job_id, request, chunks, dates, txn))
         raise OSError("the storage does not answer")
 
@@ -107,7 +115,7 @@ def test_f07_a_merge_that_may_still_land_is_shut_out_before_the_end(world):
     assert world.broken() == []
 
 
-def test_f07_a_merge_whose_reply_is_lost_makes_no_duplicates(world):
+def test_f07_a_merge_whose_reply_is_lost_makes_no_duplicates(world: World) -> None:
     """The rows are there once, and no pair is called again."""
     job = a_run_under(world, Fault(*MERGE, Kind.LOSE_REPLY))
     assert job.state == "SUCCEEDED"
@@ -115,7 +123,7 @@ def test_f07_a_merge_whose_reply_is_lost_makes_no_duplicates(world):
 
 
 @pytest.mark.parametrize("conflicts", [1, 5])
-def test_f23_conflicts_of_the_merge_are_tried_again(world, conflicts):
+def test_f23_conflicts_of_the_merge_are_tried_again(world: World, conflicts: int) -> None:
     """Only the MERGE is repeated; each conflict is an event."""
     job = a_run_under(world, Fault(*MERGE, Kind.CONFLICT, times=conflicts))
     assert job.state == "SUCCEEDED"
@@ -124,7 +132,9 @@ def test_f23_conflicts_of_the_merge_are_tried_again(world, conflicts):
     assert events.where("event = 'conflict'").count() == conflicts
 
 
-def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(world, monkeypatch):
+def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PARTIAL, every result staged; the resume calls nothing."""
     monkeypatch.setattr(steps, "MERGE_ATTEMPTS", 2)
     with faulty(FaultPlan(Fault(*MERGE, Kind.CONFLICT, times=100))):
@@ -134,7 +144,7 @@ def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(world
     assert world.broken() == []
 
 
-def test_f22_a_reader_sees_whole_chunks_only(world, monkeypatch):
+def test_f22_a_reader_sees_whole_chunks_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each version of `assessments` there are the pairs of none or more whole MERGEs."""
     monkeypatch.setattr(steps, "MERGE_ROWS", 1)
     world.run()
@@ -150,7 +160,7 @@ def test_f22_a_reader_sees_whole_chunks_only(world, monkeypatch):
         assert at.select("trace_id").distinct().count() in whole
 
 
-def test_f24_another_writer_of_the_same_rows_makes_no_duplicates(make_world):
+def test_f24_another_writer_of_the_same_rows_makes_no_duplicates(make_world: Callable[..., World]) -> None:
     """A second job merges the pairs while the first one's MERGE is held back; both end well."""
     world = make_world()
     plan = FaultPlan(Fault(*MERGE, Kind.HOLD))
@@ -163,7 +173,7 @@ def test_f24_another_writer_of_the_same_rows_makes_no_duplicates(make_world):
     assert world.broken() == []
 
 
-def test_f11_heartbeats_that_fail_for_a_while_do_not_stop_the_job(make_world):
+def test_f11_heartbeats_that_fail_for_a_while_do_not_stop_the_job(make_world: Callable[..., World]) -> None:
     """Shorter than two thirds of the lease: the job goes on, and its end is written when the storage is back."""
     world = make_world(lease_s=60, heartbeat_s=1, gate_at=100)
     plan = FaultPlan(Fault(*EVENTS, Kind.AWAY, nth=2, times=2))
@@ -174,14 +184,16 @@ def test_f11_heartbeats_that_fail_for_a_while_do_not_stop_the_job(make_world):
     assert world.broken() == []
 
 
-def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(make_world, monkeypatch):
+def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Longer: it fences itself off, stages nothing more, and the job can be resumed."""
     from backfill_spark import LeaseLostError
     from backfill_spark.jobs.heartbeat import Heartbeat
 
     beat, away = Heartbeat.beat, threading.Event()
 
-    def beats(self, job_id, epoch):
+    def beats(self: Any, job_id: Any, epoch: Any) -> Any:
         if away.is_set():
             raise OSError("the storage does not answer")
         return beat(self, job_id, epoch)
@@ -200,18 +212,18 @@ def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(make_world, m
     assert world.broken(extra=400) == []
 
 
-def test_f41_a_full_disk_leaves_a_job_that_can_be_resumed(world):
+def test_f41_a_full_disk_leaves_a_job_that_can_be_resumed(world: World) -> None:
     """PARTIAL, and the message names the disk; the resume pays for the chunk that could not be written."""
     with faulty(FaultPlan(Fault(*STAGE, Kind.FULL, nth=2))):
         job_id = world.run()
     job = world.job(job_id)
     assert job.state == "PARTIAL"
-    assert "No space left on device" in job.error
+    assert "No space left on device" in (job.error or "")
     assert world.resume(job_id).state == "SUCCEEDED"
     assert world.broken(extra=len(world.ids)) == []
 
 
-def test_every_write_of_a_runner_carries_its_epoch_and_a_rising_number(world):
+def test_every_write_of_a_runner_carries_its_epoch_and_a_rising_number(world: World) -> None:
     """On all three tables: n rises, each n once; the claim of a second epoch is n = 0 on each."""
     job_id = world.crash("after_stage")
     world.resume(job_id)

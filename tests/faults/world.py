@@ -54,7 +54,7 @@ def noting(folder: str, *, name: str = "length") -> Any:
         name: of the scorer.
     """
 
-    def score(trace):  # type: ignore[no-untyped-def]
+    def score(trace: Any) -> Any:
         # By value into the workers: nothing of this module is there.
         import os
         import time
@@ -231,7 +231,7 @@ class World:
 
     def jars(self) -> list[str]:
         """Return Delta's archives: Ivy would look them up again at each start."""
-        return [a.removeprefix("file://") for a in self.spark.conf.get("spark.jars", "").split(",") if a]
+        return [a.removeprefix("file://") for a in (self.spark.conf.get("spark.jars", "") or "").split(",") if a]
 
     def keep_classes(self) -> Mapping[str, str]:
         """Let a runner write the classes that a job needs to an archive; return settings that read them from there.
@@ -283,7 +283,7 @@ def clock_shifted(seconds: float) -> Iterator[None]:
     """Let job stores that are made inside see another time."""
     from backfill_spark.jobs.store import JobStore
 
-    defaults = JobStore.__init__.__kwdefaults__
+    defaults: dict[str, Any] = JobStore.__init__.__kwdefaults__ or {}
     before = defaults["clock"]
     defaults["clock"] = lambda: time.time() + seconds
     try:

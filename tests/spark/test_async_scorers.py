@@ -18,7 +18,7 @@ def asking(path: str) -> Any:
     under_way = [0]
 
     @scorer(name="asks")
-    async def asks(trace):  # type: ignore[no-untyped-def]
+    async def asks(trace: Any) -> Any:
         import asyncio
         import os
 
@@ -43,7 +43,7 @@ def test_each_trace_is_asked_once_and_many_at_a_time(spark: SparkSession, settin
     assert get_scorer(name="asks").is_async
 
     rows_at_once = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(rows_at_once)
+    before = str(spark.conf.get(rows_at_once))
     spark.conf.set(rows_at_once, 10)
     try:
         job = get_backfill(backfill_scorers(scorers=["asks", "length"]))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -45,7 +45,7 @@ def world(spark: SparkSession, settings: Settings, ledger: Ledger) -> Settings:
     ledger_scorer(ledger.path, name="stopped").register()
 
     @scorer
-    def whole(session):  # type: ignore[no-untyped-def]
+    def whole(session: Any) -> int:
         return 1
 
     whole.register().start()
@@ -76,7 +76,7 @@ def test_all_problems_are_named_at_once(refused: Callable[..., list[str]], tmp_p
             BackfillScorerConfig("length", sample_rate=1.5),
             BackfillScorerConfig("length", sample_rate=math.nan),
             BackfillScorerConfig("stopped"),
-            BackfillScorerConfig("whole", sample_rate="0.5"),
+            BackfillScorerConfig("whole", sample_rate=cast("Any", "0.5")),
             BackfillScorerConfig(5),
         ],
         start_time=datetime(2024, 6, 2),

@@ -80,7 +80,7 @@ def test_the_window_is_half_open_and_in_the_settings_zone(
     configure(settings.model_copy(update={"timezone": "Europe/Berlin"}))
     ledger_scorer(ledger.path, on="trace").register().start()
 
-    asked = {"scorers": ["length"], "start_time": datetime(2024, 6, 1), "end_time": date(2024, 6, 30)}
+    asked: dict[str, Any] = {"scorers": ["length"], "start_time": datetime(2024, 6, 1), "end_time": date(2024, 6, 30)}
     plan = plan_backfill(**asked)
     assert TimeWindow(start, end) == plan.window
     assert any("June 30 not included" in note for note in plan.notes)
@@ -105,7 +105,7 @@ def several(folder: str) -> Any:
     """Return a scorer that does what the file `orders.json` says for each trace: feedbacks, nothing, or a failure."""
 
     @scorer(name="several", aggregations=["mean", "min", "max", "p90"])
-    def several(trace):  # type: ignore[no-untyped-def]
+    def several(trace: Any) -> Any:
         import json
         import os
         from pathlib import Path
@@ -194,7 +194,7 @@ def test_pairs_are_replaced_as_a_whole(spark: SparkSession, settings: Settings, 
 
     # A new version is due everywhere; it makes the old one history, trace by trace.
     @scorer(name="several")
-    def other(outputs):  # type: ignore[no-untyped-def]
+    def other(outputs: Any) -> Any:
         return len(outputs) > 3
 
     assert other.register().scorer_version == 2

@@ -69,7 +69,7 @@ def oracle(path: str) -> Any:
     """Return the scorer: the last number after `A:` equals the reference. It notes its calls."""
 
     @scorer(name="answer_is_right")
-    def answer_is_right(outputs, expectations, trace):  # type: ignore[no-untyped-def]
+    def answer_is_right(outputs: Any, expectations: Any, trace: Any) -> Any:
         import os
         import re
 
@@ -159,7 +159,7 @@ def test_layout_carrier_and_companions_change_nothing(
     oracle(ledger.path).register().start()
 
     @scorer
-    def length(outputs):  # type: ignore[no-untyped-def]
+    def length(outputs: Any) -> Any:
         return len(outputs)
 
     length.register().start(sampling_config=ScorerSamplingConfig(sample_rate=0.25))

@@ -33,7 +33,7 @@ from backfill_spark import (
 from backfill_spark.backfill import judge_steps
 from backfill_spark.backfill.maintenance import forget_trace
 from backfill_spark.judges.answers import judgements_of
-from backfill_spark.judges.llm.journal import Journal, Permit, journal_folder
+from backfill_spark.judges.llm.journal import Journal, Permit, journal_folder, read_journal
 from backfill_spark.judges.llm.messages import Answer
 from backfill_spark.results.store import ResultStore
 from tests.factories import NOON, a_span, an_expectation, some_traces, write_traces
@@ -98,7 +98,7 @@ def test_the_seed_snippet_runs_and_every_answer_is_paid_once(asked: Settings, se
     safety_judge = safety_judge.start(sampling_config=ScorerSamplingConfig(sample_rate=0.5))
 
     @scorer(aggregations=["mean", "min", "max"])
-    def response_length(outputs):  # type: ignore[no-untyped-def]
+    def response_length(outputs: Any) -> Any:
         """Measure response length in characters"""
         return len(outputs)
 
@@ -243,7 +243,7 @@ def test_a_spool_that_the_driver_cannot_see_stops_the_asking(
     asked: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nobody could keep a budget: the job rests after its first slice, and says which setting to mend."""
-    read = judge_steps.read_journal
+    read = read_journal
     monkeypatch.setattr(judge_steps, "read_journal", lambda folder, job_id: read(str(tmp_path / "elsewhere"), job_id))
     Guidelines(name="polite", guidelines="The answer is polite.").register().start()
     job = get_backfill(backfill_scorers(scorers=["polite"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nbformat
 import pytest
@@ -12,9 +12,6 @@ from nbclient import NotebookClient
 
 from tests.judge_server import serving
 from tests.spark import test_seeds as seeds
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SETUP = """
 from datetime import datetime, timedelta
@@ -67,7 +64,7 @@ assert before.equals(job.summary())
 
 
 @pytest.fixture
-def cells(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def cells(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The outputs of each cell, by its name."""
     key = tmp_path / "key"
     key.write_text("no secret", encoding="utf-8")
@@ -98,7 +95,8 @@ def cells(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
             "patched": PATCHED,
             "stopped": STOPPED,
         }
-        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources.values()])
+        v4: Any = nbformat.v4  # without types
+        book = v4.new_notebook(cells=[v4.new_code_cell(source) for source in sources.values()])
         folder = {"metadata": {"path": str(tmp_path)}}
         NotebookClient(book, timeout=300, kernel_name="python3", resources=folder).execute(env=os.environ | _SEEN)
     return dict(zip(sources, (cell.outputs for cell in book.cells), strict=True))

@@ -79,7 +79,7 @@ def odd(path: str) -> Any:
     """Return the scorer that does what `inputs` says, and notes each call."""
 
     @scorer(name="odd")
-    def odd(inputs, trace):  # type: ignore[no-untyped-def]
+    def odd(inputs: Any, trace: Any) -> Any:
         import os
 
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -98,18 +98,18 @@ def odd(path: str) -> Any:
 
 
 @scorer
-def tools(trace):  # type: ignore[no-untyped-def]
+def tools(trace: Any) -> Any:
     """Count the TOOL spans."""
     return len(trace.search_spans(span_type="TOOL"))
 
 
 @scorer
-def length(outputs):  # type: ignore[no-untyped-def]
+def length(outputs: Any) -> Any:
     return len(outputs)
 
 
 @scorer
-def brittle(outputs):  # type: ignore[no-untyped-def]
+def brittle(outputs: Any) -> bool:
     return True
 
 
@@ -198,9 +198,9 @@ def test_one_job_gives_each_pair_its_outcome(
     assert sorted(ledger.lines()) == sorted(set(ids) - {"large"})
 
     # One row a pair.
-    stored = ResultStore(spark, settings).assessments.read().collect()
-    found = {(r["scorer_name"], r["trace_id"]): r for r in stored}
-    assert len(stored) == len(found)
+    kept = ResultStore(spark, settings).assessments.read().collect()
+    found = {(r["scorer_name"], r["trace_id"]): r for r in kept}
+    assert len(kept) == len(found)
     expected = {("odd", i) for i in ids} | {("tools", i) for i in ids}
     assert expected | {("length", i) for i in chosen} | {("brittle", i) for i in brittle_ids} == set(found)
 

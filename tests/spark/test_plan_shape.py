@@ -25,7 +25,7 @@ START = datetime(2024, 6, 17)
 
 def scans(frame: DataFrame, path: str) -> list[str]:
     """Return the scans of the table at `path` in the physical plan: columns, filters and schema read."""
-    told = frame._jdf.queryExecution().explainString(  # type: ignore[operator]
+    told = frame._jdf.queryExecution().explainString(
         frame.sparkSession._jvm.org.apache.spark.sql.execution.ExplainMode.fromString("formatted")  # type: ignore[union-attr]
     )
     blocks = re.split(r"\n(?=\(\d+\) )", told)
@@ -110,7 +110,7 @@ def test_one_scan_and_one_python_node_serve_all_scorers(
     monkeypatch.setattr(steps, "scored", lambda *a, **k: _kept(frames, made(*a, **k)))
 
     @scorer
-    def third(inputs):  # type: ignore[no-untyped-def]
+    def third(inputs: Any) -> Any:
         return len(inputs)
 
     third.register().start()
@@ -121,7 +121,7 @@ def test_one_scan_and_one_python_node_serve_all_scorers(
     ids = [line for line in lines if line.startswith("on_trace\t")]
     assert 36 == len(ids) == len(set(ids))
     for frame in frames:
-        text = frame._jdf.queryExecution().executedPlan().toString()  # type: ignore[operator]
+        text = frame._jdf.queryExecution().executedPlan().toString()
         assert 1 == len(re.findall(r"(?:ArrowEvalPython|BatchEvalPython|ArrowPythonRunner)", text)), text
         assert 1 == len(scans(frame, world.traces_path))
 
@@ -147,7 +147,7 @@ def test_the_driver_collects_nothing_per_trace(
         counting(name)
     configure(settings)
     ledger_scorer(ledger.path).register().start()
-    seen = []
+    seen: list[Any] = []
     for size, day in ((300, 17), (1_200, 18)):
         rows = some_traces(
             size, trace_id=lambda n, d=day: f"{d}-{n}", request_time=datetime(2024, 6, day, 12, tzinfo=UTC)

@@ -111,15 +111,15 @@ def test_twenty_poison_rows_cost_their_own_results(spark: SparkSession, settings
     poisoned(spark, 2_000).coalesce(2).write.format("delta").save(settings.traces_path)
 
     @scorer
-    def whole(trace):  # type: ignore[no-untyped-def]
+    def whole(trace: Any) -> Any:
         return len(f"{trace.info.session_id} {trace.info.state} {trace.to_json()}")
 
     @scorer
-    def outputs_only(outputs):  # type: ignore[no-untyped-def]
+    def outputs_only(outputs: Any) -> Any:
         return len(outputs)
 
     @scorer
-    def filtered(outputs):  # type: ignore[no-untyped-def]
+    def filtered(outputs: Any) -> Any:
         return len(outputs)
 
     for each in (whole, outputs_only):

@@ -91,20 +91,20 @@ def of_framework(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @scorer(aggregations=["mean", "max"])
-def tools(trace):  # type: ignore[no-untyped-def]
+def tools(trace: Any) -> Any:
     """Count the TOOL spans."""
     return len(trace.search_spans(span_type="TOOL"))
 
 
 @scorer
-def tool_names(trace):  # type: ignore[no-untyped-def]
+def tool_names(trace: Any) -> Any:
     """Name the tools in the order of their calls."""
     spans = sorted(trace.search_spans(span_type="TOOL"), key=lambda s: s.start_time_ns)
     return ",".join(s.name for s in spans)
 
 
 @scorer
-def turns(inputs):  # type: ignore[no-untyped-def]
+def turns(inputs: Any) -> Any:
     """Count what the root span was given: the table has no column `request`."""
     return len(inputs) if isinstance(inputs, list) else None
 

@@ -55,7 +55,7 @@ def registry(spark: SparkSession, settings: Settings) -> Registry:
 
 
 @scorer(aggregations=["mean", "min", "max"])
-def response_length(outputs):
+def response_length(outputs: Any) -> Any:
     """Measure response length in characters"""
     return len(outputs)
 
@@ -63,13 +63,13 @@ def response_length(outputs):
 def numbered(number: int) -> Any:
     """Return a scorer whose definition differs by `number`."""
 
-    def score(outputs):
+    def score(outputs: Any) -> Any:
         return number
 
     return scorer(name="numbered")(score)
 
 
-def test_the_lifecycle_of_the_seed_page():
+def test_the_lifecycle_of_the_seed_page() -> None:
     registered = response_length.register(name="length")
     assert response_length.status is ScorerStatus.UNREGISTERED
     assert ("length", 1, 0.0, ScorerStatus.STOPPED) == (
@@ -104,7 +104,9 @@ def test_the_lifecycle_of_the_seed_page():
         get_scorer(name="length")
 
 
-def test_an_equal_definition_makes_no_version_and_another_keeps_rate_and_filter(registry, spark, settings):
+def test_an_equal_definition_makes_no_version_and_another_keeps_rate_and_filter(
+    registry: Registry, spark: SparkSession, settings: Settings
+) -> None:
     config = ScorerSamplingConfig(0.25, "trace.status = 'OK'")
     first = numbered(1).register().start(sampling_config=config)
     same = numbered(1).register()
@@ -118,7 +120,7 @@ def test_an_equal_definition_makes_no_version_and_another_keeps_rate_and_filter(
     assert get_scorer(name="numbered")(outputs="") == 2
 
 
-def test_a_new_description_of_the_same_definition_is_kept_without_a_new_version():
+def test_a_new_description_of_the_same_definition_is_kept_without_a_new_version() -> None:
     numbered(1).register()
 
     again = scorer(name="numbered", description="said later", timeout=3)(numbered(1).function).register()
@@ -128,7 +130,7 @@ def test_a_new_description_of_the_same_definition_is_kept_without_a_new_version(
     assert ("said later", 3.0, 1) == (kept.description, kept.timeout, kept.scorer_version)
 
 
-def test_deleted_numbers_are_never_used_again_and_rate_and_filter_go_with_the_last():
+def test_deleted_numbers_are_never_used_again_and_rate_and_filter_go_with_the_last() -> None:
     numbered(1).register().start()
     numbered(2).register()
     delete_scorer(name="numbered", version=2)
@@ -143,7 +145,7 @@ def test_deleted_numbers_are_never_used_again_and_rate_and_filter_go_with_the_la
     assert (4, 0.0) == (again.scorer_version, again.sample_rate)
 
 
-def test_start_works_on_the_object_whose_registered_copy_was_dropped():
+def test_start_works_on_the_object_whose_registered_copy_was_dropped() -> None:
     response_length.register()
 
     started = response_length.start()
@@ -152,7 +154,7 @@ def test_start_works_on_the_object_whose_registered_copy_was_dropped():
     assert response_length.sample_rate is None
 
 
-def test_start_of_an_object_registered_under_another_name_names_the_copy():
+def test_start_of_an_object_registered_under_another_name_names_the_copy() -> None:
     response_length.register(name="x")
 
     with pytest.raises(ScorerLifecycleError, match=r"registered as 'x'.*keep it"):
@@ -160,7 +162,7 @@ def test_start_of_an_object_registered_under_another_name_names_the_copy():
     assert response_length.start(name="x").name == "x"
 
 
-def test_start_of_another_definition_names_the_registered_copy():
+def test_start_of_another_definition_names_the_registered_copy() -> None:
     numbered(1).register()
 
     with pytest.raises(ScorerLifecycleError, match=r"registered copy 'numbered' .version 1. has another definition"):
@@ -169,7 +171,7 @@ def test_start_of_another_definition_names_the_registered_copy():
         response_length.start()
 
 
-def test_update_keeps_what_is_none_and_clears_with_an_empty_filter():
+def test_update_keeps_what_is_none_and_clears_with_an_empty_filter() -> None:
     active = numbered(1).register().start(sampling_config=ScorerSamplingConfig(0.5, "trace.status = 'OK'"))
 
     assert (0.5, None) == _config(active.update(sampling_config=ScorerSamplingConfig(filter_string="")))
@@ -179,7 +181,9 @@ def test_update_keeps_what_is_none_and_clears_with_an_empty_filter():
     assert (1.0, "trace.status = 'ERROR'") == _config(get_scorer(name="numbered"))
 
 
-def test_a_filter_that_does_not_parse_is_refused_and_nothing_is_written(spark, settings):
+def test_a_filter_that_does_not_parse_is_refused_and_nothing_is_written(
+    spark: SparkSession, settings: Settings
+) -> None:
     registered = numbered(1).register()
 
     with pytest.raises(FilterError):
@@ -187,7 +191,7 @@ def test_a_filter_that_does_not_parse_is_refused_and_nothing_is_written(spark, s
     assert not Store(spark, SCORER_CONFIGS, settings).exists()
 
 
-def test_versions_and_configs_belong_to_an_experiment():
+def test_versions_and_configs_belong_to_an_experiment() -> None:
     numbered(1).register(experiment_id="7").start()
     set_experiment("8")
 
@@ -195,7 +199,7 @@ def test_versions_and_configs_belong_to_an_experiment():
     assert [("7", 1.0)] == [(s.experiment_id, s.sample_rate) for s in list_scorers(experiment_id="7")]
 
 
-def test_a_builtin_comes_back_from_its_parameters():
+def test_a_builtin_comes_back_from_its_parameters() -> None:
     RegexMatch(pattern="^A", aggregations=["mean"], timeout=2).register(name="starts_with_a").start()
     PIIDetection(pii_types=["email"]).register()
 
@@ -214,7 +218,7 @@ def test_a_builtin_comes_back_from_its_parameters():
     assert RegexMatch(pattern="^B").register(name="starts_with_a").scorer_version == 2
 
 
-def test_a_broken_row_hides_no_other(registry, spark, settings):
+def test_a_broken_row_hides_no_other(registry: Registry, spark: SparkSession, settings: Settings) -> None:
     numbered(1).register()
     response_length.register()
     store = Store(spark, SCORERS, settings)
@@ -240,11 +244,13 @@ def test_a_broken_row_hides_no_other(registry, spark, settings):
             listed[name](outputs="")
     assert {"bad_kind", "bad_row"} == catalog.broken.keys()
     assert catalog.latest("bad_row") is None
-    assert catalog.latest("numbered").version == 1
+    numbered_spec = catalog.latest("numbered")
+    assert numbered_spec is not None
+    assert numbered_spec.version == 1
     assert all(repr(s) and s._repr_html_() for s in listed.values())
 
 
-def test_listing_and_planning_load_no_code(registry, monkeypatch):
+def test_listing_and_planning_load_no_code(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     from backfill_spark.scorers.stored_code import moved
 
     numbered(1).register().start()
@@ -254,11 +260,12 @@ def test_listing_and_planning_load_no_code(registry, monkeypatch):
     get_scorer(name="numbered")
     spec = registry.catalog("0").latest("numbered")
 
+    assert spec is not None
     assert (1.0, None) == (spec.sample_rate, spec.definition)
     assert registry.definitions("0", [("numbered", 1), ("gone", 1)]).keys() == {("numbered", 1)}
 
 
-def test_two_registrations_at_once_lose_nothing(spark, settings):
+def test_two_registrations_at_once_lose_nothing(spark: SparkSession, settings: Settings) -> None:
     barrier = threading.Barrier(3)
     done: list[Any] = []
 
@@ -279,7 +286,7 @@ def test_two_registrations_at_once_lose_nothing(spark, settings):
     assert {version: number for number, version in done} == stored
 
 
-def test_two_configs_at_once_lose_nothing(spark, settings):
+def test_two_configs_at_once_lose_nothing(spark: SparkSession, settings: Settings) -> None:
     numbered(1).register()
     changes = [(0.5, None), (None, "trace.status = 'OK'")]
     barrier = threading.Barrier(2)
@@ -298,7 +305,7 @@ def test_two_configs_at_once_lose_nothing(spark, settings):
     assert (0.5, "trace.status = 'OK'") == _config(get_scorer(name="numbered"))
 
 
-def test_names_that_share_a_claim_do_not_block_each_other():
+def test_names_that_share_a_claim_do_not_block_each_other() -> None:
     scorer(name="b/c")(numbered(1).function).register(experiment_id="a")
 
     made = scorer(name="c")(numbered(2).function).register(experiment_id="a/b")
@@ -306,7 +313,7 @@ def test_names_that_share_a_claim_do_not_block_each_other():
     assert get_scorer(name="c", experiment_id="a/b").scorer_version == made.scorer_version
 
 
-def test_a_scorer_from_the_registry_can_be_registered_again_without_loading_it(monkeypatch):
+def test_a_scorer_from_the_registry_can_be_registered_again_without_loading_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from backfill_spark.scorers.stored_code import moved
 
     original = numbered(1).register()
@@ -317,16 +324,16 @@ def test_a_scorer_from_the_registry_can_be_registered_again_without_loading_it(m
     assert (original.digest, "copy", 1) == (copied.digest, copied.name, copied.scorer_version)
 
 
-def test_a_session_scorer_can_be_registered():
+def test_a_session_scorer_can_be_registered() -> None:
     @scorer
-    def whole_session(session):
+    def whole_session(session: Any) -> Any:
         return len(session)
 
     assert whole_session.register().scorer_version == 1
 
 
 @pytest.mark.parametrize("name", ["", "   ", "a\nb", "x" * 251, 7])
-def test_a_name_that_no_scorer_may_have_is_refused(name):
+def test_a_name_that_no_scorer_may_have_is_refused(name: Any) -> None:
     with pytest.raises(ScorerLifecycleError, match="name"):
         response_length.register(name=name)
 
@@ -335,7 +342,9 @@ def _config(found: Any) -> tuple[float | None, str | None]:
     return found.sample_rate, found.filter_string
 
 
-def test_tables_by_a_relative_path_are_found_again(spark, settings, monkeypatch):
+def test_tables_by_a_relative_path_are_found_again(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a process that has not made them."""
     from backfill_spark import schema
     from backfill_spark.storage import delta_table

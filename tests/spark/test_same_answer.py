@@ -30,7 +30,7 @@ def told(*words: str) -> str:
     return " ".join(result.stdout.split())
 
 
-def summary_of(job_id: str) -> list[dict[str, Any]]:
+def summary_of(job_id: str) -> list[dict[Any, Any]]:
     return get_backfill(job_id).summary().to_dict("records")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pyspark.sql import functions as F
@@ -12,7 +14,10 @@ from backfill_spark.errors import SettingsError
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers.stored_code.pickling import dump
 from backfill_spark.scoring.spark import columns_needed, score
-from tests.factories import a_span, an_expectation, some_traces, traces_frame
+from tests.factories import Ledger, a_span, an_expectation, some_traces, traces_frame
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 KINDS = ["pandas", "arrow"]
 EVERYTHING = frozenset(schema.TRACES.names)
@@ -20,14 +25,22 @@ EVERYTHING = frozenset(schema.TRACES.names)
 VARYING = {"latency_ms"}
 
 
-def a_spec(name, function, **fields):
+def a_spec(name: Any, function: Any, **fields: Any) -> Any:
     code = function.__code__
     signature = code.co_varnames[: code.co_argcount]
     made = dump(function)
     return ScorerSpec(name, 1, made.digest, ScorerKind.FUNCTION, {}, made.definition, signature, 1.0, **fields)
 
 
-def results(frame, specs, *, udf="pandas", available=EVERYTHING, trace_mb=16, payload="auto"):
+def results(
+    frame: Any,
+    specs: Any,
+    *,
+    udf: str = "pandas",
+    available: Any = EVERYTHING,
+    trace_mb: float = 16,
+    payload: str = "auto",
+) -> Any:
     column = score(specs, available, udf=udf, payload=payload, trace_mb=trace_mb, timeout_s=60)
     rows = frame.select("trace_id", column.alias("results")).collect()
     return {
@@ -38,14 +51,14 @@ def results(frame, specs, *, udf="pandas", available=EVERYTHING, trace_mb=16, pa
     }
 
 
-def without_times(found):
+def without_times(found: Any) -> Any:
     return {key: [{k: v for k, v in row.items() if k not in VARYING} for row in rows] for key, rows in found.items()}
 
 
-def noting(path, name):
+def noting(path: Any, name: Any) -> Any:
     """Return a scorer that notes each of its calls in the ledger."""
 
-    def note(trace):
+    def note(trace: Any) -> Any:
         # By value into the workers: nothing of this module is there.
         import os
 
@@ -58,7 +71,9 @@ def noting(path, name):
 
 
 @pytest.mark.parametrize("udf", KINDS)
-def test_each_due_pair_is_called_exactly_once_when_the_frame_is_written(spark, ledger, tmp_path, udf):
+def test_each_due_pair_is_called_exactly_once_when_the_frame_is_written(
+    spark: SparkSession, ledger: Ledger, tmp_path: Path, udf: Any
+) -> None:
     """Staging the frame as it is calls every due pair once, and no pair that is not due."""
     specs = [a_spec(name, noting(ledger.path, name)) for name in ("a", "b", "c")]
     due = {f"tr-{n}": n % 8 for n in range(40)}
@@ -77,19 +92,19 @@ def test_each_due_pair_is_called_exactly_once_when_the_frame_is_written(spark, l
     assert [field.dataType for field in read.schema if field.name == "results"] == [schema.RESULTS]
 
 
-def test_both_kinds_give_the_same(spark):
+def test_both_kinds_give_the_same(spark: SparkSession) -> None:
     """Values, digests and errors of scorers on every parameter are equal under pandas_udf and arrow_udf."""
 
-    def on_outputs(outputs):
+    def on_outputs(outputs: Any) -> Any:
         return len(outputs)
 
-    def on_both(inputs, outputs):
+    def on_both(inputs: Any, outputs: Any) -> str:
         return f"{inputs}|{outputs}"
 
-    def on_expectations(expectations):
+    def on_expectations(expectations: Any) -> Any:
         return repr(expectations)
 
-    def on_trace(trace):
+    def on_trace(trace: Any) -> Any:
         tools = trace.search_spans(span_type="TOOL")
         info = trace.info
         return repr(
@@ -103,7 +118,7 @@ def test_both_kinds_give_the_same(spark):
             ]
         )
 
-    def fails(outputs):
+    def fails(outputs: Any) -> None:
         raise ValueError("no")
 
     specs = [a_spec(f.__name__, f) for f in (on_outputs, on_both, on_expectations, on_trace, fails)]
@@ -133,12 +148,12 @@ def test_both_kinds_give_the_same(spark):
 
 
 @pytest.mark.parametrize("udf", KINDS)
-def test_the_odd_returns_corpus(spark, shared, udf):
+def test_the_odd_returns_corpus(spark: SparkSession, shared: Path, udf: Any) -> None:
     """Every odd return becomes its own row with a value, nothing, or a code, beside healthy traces."""
     expressions = json.loads((shared / "corpora" / "odd_returns.json").read_text())["returns"]
     rows = some_traces(len(expressions) * 2, response=lambda n: expressions[n // 2] if n % 2 else f"healthy {n}")
 
-    def obeys(outputs):
+    def obeys(outputs: Any) -> Any:
         return 7 if outputs.startswith("healthy") else eval(outputs)
 
     frame = traces_frame(spark, rows).withColumn("due", F.lit(1))
@@ -158,13 +173,13 @@ def test_the_odd_returns_corpus(spark, shared, udf):
 
 
 @pytest.mark.parametrize("udf", KINDS)
-def test_a_trace_above_the_limit_costs_only_the_scorers_that_need_its_size(spark, udf):
+def test_a_trace_above_the_limit_costs_only_the_scorers_that_need_its_size(spark: SparkSession, udf: Any) -> None:
     """A large request stops a scorer on inputs, not one on outputs in the same job."""
 
-    def on_inputs(inputs):
+    def on_inputs(inputs: Any) -> Any:
         return len(inputs)
 
-    def on_outputs(outputs):
+    def on_outputs(outputs: Any) -> Any:
         return len(outputs)
 
     rows = some_traces(2, request=lambda n: "x" * (2_000 if n else 10))
@@ -177,10 +192,10 @@ def test_a_trace_above_the_limit_costs_only_the_scorers_that_need_its_size(spark
 
 
 @pytest.mark.parametrize("udf", KINDS)
-def test_spans_may_be_json_texts_and_absent_columns_are_none(spark, udf):
+def test_spans_may_be_json_texts_and_absent_columns_are_none(spark: SparkSession, udf: Any) -> None:
     """A source whose spans are a STRING works as one with structs; a broken text is `trace_unreadable`."""
 
-    def tools(trace):
+    def tools(trace: Any) -> Any:
         return len(trace.search_spans(span_type="TOOL"))
 
     spans = json.dumps([{"span_id": "1", "span_type": "TOOL", "name": 'a "b"\\'}])
@@ -199,10 +214,10 @@ def test_spans_may_be_json_texts_and_absent_columns_are_none(spark, udf):
 
 
 @pytest.mark.parametrize("udf", KINDS)
-def test_a_scorer_without_parameters_and_one_that_cannot_load(spark, udf):
+def test_a_scorer_without_parameters_and_one_that_cannot_load(spark: SparkSession, udf: Any) -> None:
     """No column is read for the first; the second costs its own pairs."""
 
-    def constant():
+    def constant() -> int:
         return 1
 
     broken = ScorerSpec("broken", 2, "d", ScorerKind.FUNCTION, {}, "bm8=", ("outputs",), 1.0)
@@ -215,10 +230,12 @@ def test_a_scorer_without_parameters_and_one_that_cannot_load(spark, udf):
     assert [[row["error_code"] for row in rows] for rows in both.values()] == [[None, "load_failed"]] * 2
 
 
-def test_only_the_needed_columns_are_read(spark, tmp_path, capsys):
+def test_only_the_needed_columns_are_read(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A scorer on outputs never makes Spark read spans."""
 
-    def on_outputs(outputs):
+    def on_outputs(outputs: Any) -> int:
         return 1
 
     spec = a_spec("o", on_outputs)
@@ -231,10 +248,10 @@ def test_only_the_needed_columns_are_read(spark, tmp_path, capsys):
     assert "ReadSchema: struct<trace_id:string,response:string>" in capsys.readouterr().out
 
 
-def test_a_chunk_has_1_to_64_scorers_and_a_known_kind(spark):
+def test_a_chunk_has_1_to_64_scorers_and_a_known_kind(spark: SparkSession) -> None:
     """Wrong use is refused before any plan is made."""
     spec = a_spec("a", lambda outputs: 1)
-    settings = {"payload": "auto", "trace_mb": 16, "timeout_s": 60}
+    settings: dict[str, Any] = {"payload": "auto", "trace_mb": 16, "timeout_s": 60}
 
     for count in (0, 65):
         with pytest.raises(ValueError, match="1 to 64"):
@@ -244,10 +261,10 @@ def test_a_chunk_has_1_to_64_scorers_and_a_known_kind(spark):
 
 
 @pytest.mark.parametrize("udf", KINDS)
-def test_sixty_four_scorers_share_one_column(spark, udf):
+def test_sixty_four_scorers_share_one_column(spark: SparkSession, udf: Any) -> None:
     """Bit 63 is the sign of the mask; one Python node carries all."""
 
-    def answer(outputs):
+    def answer(outputs: Any) -> int:
         return 1
 
     frame = traces_frame(spark, some_traces(1)).withColumn("due", F.lit(-1).cast("long"))

@@ -94,7 +94,7 @@ def answer(folder: Path, url: str) -> Any:
     path = ledger.path
 
     @scorer
-    def seen(trace, inputs, outputs, expectations):
+    def seen(trace: Any, inputs: Any, outputs: Any, expectations: Any) -> str:
         ledger_line(path, trace.info.trace_id)
         return f"{trace.info.request_time} {trace.info.timestamp_ms} {inputs!r} {outputs!r} {expectations!r}"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -73,8 +74,8 @@ def test_a_written_table_is_read_as_traces(spark: SparkSession, settings: Settin
     source = open_source(spark, settings)
     frame = source.read(source.columns, EVER)
     assert (source.format, frame.schema.simpleString()) == (format, schema.TRACES.simpleString())
-    expected = traces_frame(spark, some_traces(3)).orderBy("trace_id").collect()
-    assert frame.orderBy("trace_id").collect() == expected
+    expected = traces_frame(spark, some_traces(3)).orderBy("trace_id")
+    assert_df_equality(frame.orderBy("trace_id"), expected, ignore_nullable=True, ignore_metadata=True)
 
 
 def test_delta_is_pinned_to_the_version_at_opening(spark: SparkSession, settings: Settings, path: str) -> None:
@@ -139,8 +140,9 @@ def test_parquet_columns_of_later_files_are_not_left_out(spark: SparkSession, se
     """A column that only some files have is there, and NULL for the others."""
     traces_frame(spark, [a_trace(trace_id="old")]).drop("response").write.parquet(path)
     write_traces(spark, [a_trace(trace_id="new", response="yes")], path, format="parquet", mode="append")
-    found = open_source(spark, settings).read(["trace_id", "response"], EVER).collect()
-    assert sorted(map(tuple, found)) == [("new", "yes"), ("old", None)]
+    found = open_source(spark, settings).read(["trace_id", "response"], EVER)
+    expected = spark.createDataFrame([("new", "yes"), ("old", None)], "trace_id string, response string")
+    assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True, ignore_metadata=True)
 
 
 def test_tables_are_opened_by_name(spark: SparkSession, settings: Settings) -> None:
@@ -154,10 +156,9 @@ def test_tables_are_opened_by_name(spark: SparkSession, settings: Settings) -> N
         for name, kind in (("named_delta", "delta"), ("default.named_parquet", "parquet")):
             source = open_source(spark, reading(settings, table=name))
             assert (source.name, source.format) == (name, kind)
-            assert sorted(map(tuple, source.read(["trace_id", "state"], EVER).collect())) == [
-                ("tr-0", "OK"),
-                ("tr-1", "OK"),
-            ]
+            expected = spark.createDataFrame([("tr-0", "OK"), ("tr-1", "OK")], "trace_id string, state string")
+            found = source.read(["trace_id", "state"], EVER)
+            assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True, ignore_metadata=True)
         for name, why in (("named_json", "format json"), ("named_view", "a view"), ("named_none", "no such table")):
             with pytest.raises(TraceSourceError, match=why):
                 open_source(spark, settings, name)

@@ -31,7 +31,7 @@ def metrics(outputs: str) -> Any:
 def misses_a_module(outputs: str) -> Any:
     if outputs.startswith(("answer 0", "answer 1 ")):
         return 1
-    from mlflow_that_executors_lack import Feedback as Other
+    from mlflow_that_executors_lack import Feedback as Other  # type: ignore[import-not-found] # that is the test
 
     return Other(value=1)
 

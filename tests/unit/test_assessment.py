@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from backfill_spark.traces.assessment import (
 )
 
 
-def test_feedback_has_mlflows_defaults():
+def test_feedback_has_mlflows_defaults() -> None:
     """A feedback that is given only a value is named `feedback`, by code."""
     made = Feedback(value=0.5)
 
@@ -27,7 +28,7 @@ def test_feedback_has_mlflows_defaults():
     assert (made.rationale, made.metadata, made.error, made.span_id) == (None, None, None, None)
 
 
-def test_feedback_takes_its_arguments_in_mlflows_order():
+def test_feedback_takes_its_arguments_in_mlflows_order() -> None:
     """Positional arguments are name, value, error, source."""
     error, source = AssessmentError("E", "m"), AssessmentSource("LLM_JUDGE", "gpt")
     made = Feedback("tone", None, error, source)
@@ -38,7 +39,7 @@ def test_feedback_takes_its_arguments_in_mlflows_order():
     assert made.feedback.error is error
 
 
-def test_feedback_never_refuses_a_value():
+def test_feedback_never_refuses_a_value() -> None:
     """What cannot be stored is judged after the scorer returned, not inside it."""
     made = Feedback(value={1, 2}, metadata="none")  # type: ignore[arg-type]
 
@@ -46,17 +47,18 @@ def test_feedback_never_refuses_a_value():
     assert Feedback().value is None
 
 
-def test_assessments_compare_by_kind_and_value():
+def test_assessments_compare_by_kind_and_value() -> None:
     """A feedback and an expectation of one value differ."""
     assert Feedback("a", 1) == Feedback("a", 1)
-    assert Feedback("a", 1) != Expectation("a", 1)
+    other: object = Expectation("a", 1)
+    assert Feedback("a", 1) != other
     assert isinstance(Expectation("a", 1), Assessment)
     assert Expectation("a", 1).feedback is None
     assert Expectation("a", 1).expectation.value == 1
     assert Expectation("a", 1).source.source_type == "HUMAN"
 
 
-def test_feedback_survives_pickling_and_prints_short():
+def test_feedback_survives_pickling_and_prints_short() -> None:
     """Feedback travels between processes and shows what was said."""
     made = Feedback("tone", "yes", rationale="polite")
 
@@ -65,7 +67,7 @@ def test_feedback_survives_pickling_and_prints_short():
 
 
 class MuteError(Exception):
-    def __str__(self):
+    def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
@@ -80,13 +82,14 @@ class MuteError(Exception):
         (AssessmentError("RATE", "slow"), "RATE", "slow"),
     ],
 )
-def test_an_error_of_a_feedback_is_an_object(error, code, message):
+def test_an_error_of_a_feedback_is_an_object(error: Any, code: str, message: str) -> None:
     """Exceptions and texts are converted as MLflow does."""
     made = Feedback(error=error)
 
     assert (made.error.error_code, made.error.error_message) == (code, message)
     assert (made.error_code, made.error_message) == (code, message)
     assert made.feedback.error is made.error
+    assert made.error is not None
     assert (made.error.stack_trace is not None) == isinstance(error, BaseException)
 
 
@@ -102,18 +105,19 @@ def test_an_error_of_a_feedback_is_an_object(error, code, message):
         ("CODE", "CODE"),
     ],
 )
-def test_a_source_is_spelled_as_mlflow_does(given, kept):
+def test_a_source_is_spelled_as_mlflow_does(given: Any, kept: str) -> None:
     """In capitals, and the older name of judges as the newer one."""
     assert AssessmentSource(given).source_type == kept
     assert Feedback(value=1, source=given).source == AssessmentSource(kept)
     assert AssessmentSource(source_type=given, source_id="x").to_dictionary() == {"source_type": kept, "source_id": "x"}
 
 
-def test_words_of_a_rating():
+def test_words_of_a_rating() -> None:
     """Any case is read; a word that is neither yes nor no is unknown."""
     assert (CategoricalRating("YES"), CategoricalRating("No")) == (CategoricalRating.YES, CategoricalRating.NO)
     assert CategoricalRating("perhaps") is CategoricalRating.UNKNOWN
-    assert CategoricalRating.YES == "yes"
+    rating: str = CategoricalRating.YES
+    assert rating == "yes"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_words_of_a_rating():
     ],
     ids=str,
 )
-def test_an_assessment_comes_back_from_its_dictionary(made):
+def test_an_assessment_comes_back_from_its_dictionary(made: Any) -> None:
     """The dictionary is MLflow's JSON: plain values, nothing that is None."""
     shown = made.to_dictionary()
 
@@ -139,14 +143,14 @@ def test_an_assessment_comes_back_from_its_dictionary(made):
     assert again == made
 
 
-def test_an_expectation_takes_its_arguments_in_mlflows_order():
+def test_an_expectation_takes_its_arguments_in_mlflows_order() -> None:
     """Name, value, source, trace."""
     made = Expectation("e", 1, AssessmentSource("CODE", "x"), "tr-1")
 
     assert (made.source.source_id, made.trace_id, made.error) == ("x", "tr-1", None)
 
 
-def test_the_run_of_an_assessment_is_in_its_metadata():
+def test_the_run_of_an_assessment_is_in_its_metadata() -> None:
     """MLflow keeps it there."""
     assert Feedback(value=1, metadata={"mlflow.assessment.sourceRunId": "r"}).run_id == "r"
     assert Feedback(value=1).run_id is None

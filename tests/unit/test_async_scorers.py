@@ -8,6 +8,7 @@ import functools
 import threading
 import time
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -27,11 +28,13 @@ EMPTY_ROW = dict.fromkeys(
 
 
 @pytest.fixture(autouse=True)
-def _short_grace(monkeypatch):
+def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_calls, "_GRACE_S", 0.05)
 
 
-def scored(outputs, functions, due=None, *, too_large=None, own_limits=None, **options):
+def scored(
+    outputs: Any, functions: Any, due: Any = None, *, too_large: Any = None, own_limits: Any = None, **options: Any
+) -> Any:
     """Score a batch with functions on `outputs`, some of them async."""
     specs = [
         ScorerSpec(f"s{n}", 1, "d", scorer(function).kind, {}, None, ("outputs",), 1.0)
@@ -47,11 +50,11 @@ def scored(outputs, functions, due=None, *, too_large=None, own_limits=None, **o
 class Tower:
     """Counts the calls that are under way."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = self.most = 0
-        self.seen = []
+        self.seen: list[Any] = []
 
-    async def score(self, outputs):
+    async def score(self, outputs: Any) -> Any:
         self.seen.append(outputs)
         self.now += 1
         self.most = max(self.most, self.now)
@@ -60,15 +63,15 @@ class Tower:
         return float(outputs)
 
 
-def counting(tower):
-    async def score(outputs):
+def counting(tower: Any) -> Any:
+    async def score(outputs: Any) -> Any:
         return await tower.score(outputs)
 
     return score
 
 
 @pytest.mark.parametrize(("window", "most"), [(64, 50), (10, 10), (1, 1)])
-def test_calls_are_under_way_at_once_up_to_the_window(window, most):
+def test_calls_are_under_way_at_once_up_to_the_window(window: int, most: int) -> None:
     """Each row is called once; results stand in the order of the rows."""
     tower, count = Tower(), 50 if window > 1 else 3
     found = scored([str(n) for n in range(count)], [counting(tower)], in_flight=window)
@@ -80,24 +83,24 @@ def test_calls_are_under_way_at_once_up_to_the_window(window, most):
     assert all(latency >= 90 for latency in found.fields["latency_ms"])
 
 
-def test_the_window_is_that_of_judges():
+def test_the_window_is_that_of_judges() -> None:
     assert EndpointSettings().max_in_flight == MAX_IN_FLIGHT
 
 
-def test_sync_and_async_scorers_share_a_batch():
+def test_sync_and_async_scorers_share_a_batch() -> None:
     """Only due pairs are called, each once; results stand as for plain functions, digests included."""
     calls = []
 
-    def plain(outputs):
+    def plain(outputs: Any) -> int:
         calls.append(("plain", outputs))
         return 1
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> Any:
         calls.append(("asks", outputs))
         await asyncio.sleep(0)
         return [Feedback(name="a", value=True), Feedback(name="b", value="yes", rationale="r")]
 
-    async def nothing(outputs):
+    async def nothing(outputs: Any) -> None:
         calls.append(("nothing", outputs))
 
     found = scored(["a", "b", "c", "d"], [plain, asks, nothing, plain], due=[15, 0, 2, 5], too_large=[0, 0, 0, True])
@@ -111,16 +114,16 @@ def test_sync_and_async_scorers_share_a_batch():
     assert FIELD_NAMES == tuple(found.fields)
 
 
-def test_an_async_scorer_gives_what_a_plain_one_gives():
+def test_an_async_scorer_gives_what_a_plain_one_gives() -> None:
     """The same rows for the same answers, but for the time of the call."""
     answers = {"int": 1, "nan": float("nan"), "text": "yes", "none": None, "dict": {}, "list": [], "tuple": (1,)}
 
-    def plain(outputs):
+    def plain(outputs: Any) -> Any:
         if outputs == "raise":
             raise ValueError("no")
         return answers[outputs]
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> Any:
         await asyncio.sleep(0)
         return plain(outputs)
 
@@ -133,13 +136,13 @@ def test_an_async_scorer_gives_what_a_plain_one_gives():
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError, StopIteration])
 @pytest.mark.parametrize("where", ["before", "after", "in a task"])
-def test_what_a_call_raises_is_its_row(error, where):
+def test_what_a_call_raises_is_its_row(error: Any, where: str) -> None:
     """Its neighbours go on, also where the exception would end the event loop."""
 
-    async def fails():
+    async def fails() -> None:
         raise error("x")
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> int:
         if outputs == "bad":
             if where == "before":
                 raise error("x")
@@ -156,10 +159,10 @@ def test_what_a_call_raises_is_its_row(error, where):
     assert found.fields["latency_ms"][1] >= 0
 
 
-def test_a_call_that_cancels_itself_or_stops_the_loop_costs_no_other():
-    async def asks(outputs):
+def test_a_call_that_cancels_itself_or_stops_the_loop_costs_no_other() -> None:
+    async def asks(outputs: Any) -> int:
         if outputs == "cancel":
-            asyncio.current_task().cancel()
+            cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
         if outputs == "stop":
             asyncio.get_running_loop().stop()
         await asyncio.sleep(0.01)
@@ -170,28 +173,29 @@ def test_a_call_that_cancels_itself_or_stops_the_loop_costs_no_other():
     assert [None, "scorer_error", None, None] == found.fields["error_code"]
 
 
-async def waits(outputs):
+async def waits(outputs: Any) -> None:
     await asyncio.sleep(60)
 
 
-async def blocks(outputs):
+async def blocks(outputs: Any) -> None:
     time.sleep(60)  # noqa: ASYNC251 - what must not hurt others
 
 
-async def blocks_after_a_wait(outputs):
+async def blocks_after_a_wait(outputs: Any) -> None:
     await asyncio.sleep(0)
     while True:
         pass
 
 
-async def swallows_one(outputs):
+async def swallows_one(outputs: Any) -> int | None:
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
         return 1
+    return None
 
 
-async def swallows_all(outputs):
+async def swallows_all(outputs: Any) -> None:
     while True:
         try:
             await asyncio.sleep(60)
@@ -199,11 +203,11 @@ async def swallows_all(outputs):
             pass
 
 
-async def waits_for_a_task_that_swallows_all(outputs):
+async def waits_for_a_task_that_swallows_all(outputs: Any) -> None:
     await asyncio.create_task(swallows_all(outputs))
 
 
-async def blocks_when_cancelled(outputs):
+async def blocks_when_cancelled(outputs: Any) -> None:
     try:
         await asyncio.sleep(60)
     finally:
@@ -222,10 +226,10 @@ async def blocks_when_cancelled(outputs):
         blocks_when_cancelled,
     ],
 )
-def test_a_call_that_hangs_costs_its_own_row(hangs):
+def test_a_call_that_hangs_costs_its_own_row(hangs: Any) -> None:
     """However it hangs; rows before and after it are scored, in a window of two and in the next batch."""
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> Any:
         await asyncio.sleep(0.01)
         return await hangs(outputs) if outputs == "hang" else 1
 
@@ -236,10 +240,10 @@ def test_a_call_that_hangs_costs_its_own_row(hangs):
     assert [None] == scored(["e"], [asks], timeout_s=0.2).fields["error_code"]
 
 
-def test_time_that_others_take_counts_for_nobody_else():
+def test_time_that_others_take_counts_for_nobody_else() -> None:
     """Calls that block the loop in turn, together past the limit, all end well."""
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> int:
         await asyncio.sleep(0)
         until = time.perf_counter() + 0.05
         while time.perf_counter() < until:
@@ -252,10 +256,10 @@ def test_time_that_others_take_counts_for_nobody_else():
     assert [None] * 8 == found.fields["error_code"]
 
 
-def test_a_scorers_own_limit_wins():
+def test_a_scorers_own_limit_wins() -> None:
     """0 switches the limit off, a number replaces the general one."""
 
-    async def takes_a_while(outputs):
+    async def takes_a_while(outputs: Any) -> int:
         await asyncio.sleep(0.2)
         return 1
 
@@ -265,11 +269,11 @@ def test_a_scorers_own_limit_wins():
     assert [None, "timeout", None] == found.fields["error_code"]
 
 
-def test_cleanup_runs_when_a_call_is_ended():
+def test_cleanup_runs_when_a_call_is_ended() -> None:
     """A `finally` may wait."""
     cleaned = []
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> None:
         try:
             await asyncio.sleep(60)
         finally:
@@ -280,10 +284,10 @@ def test_cleanup_runs_when_a_call_is_ended():
     assert ["a"] == cleaned
 
 
-def test_limits_of_the_scorer_itself_work():
+def test_limits_of_the_scorer_itself_work() -> None:
     """`asyncio.timeout`, `wait_for` and task groups behave as anywhere."""
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> Any:
         try:
             async with asyncio.timeout(0.01):
                 await asyncio.sleep(60)
@@ -300,10 +304,10 @@ def test_limits_of_the_scorer_itself_work():
     assert ["3", "3"] == scored(["a", "b"], [asks], timeout_s=60).fields["value"]
 
 
-def test_calls_share_neither_context_variables_nor_arguments():
+def test_calls_share_neither_context_variables_nor_arguments() -> None:
     variable = contextvars.ContextVar("variable", default="none")
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> str:
         before = variable.get()
         variable.set("set")
         outputs.append(1)
@@ -315,11 +319,11 @@ def test_calls_share_neither_context_variables_nor_arguments():
     assert ["none 1"] * 4 == found.fields["value_string"]
 
 
-def test_batches_of_a_process_share_a_loop_and_other_threads_have_their_own():
+def test_batches_of_a_process_share_a_loop_and_other_threads_have_their_own() -> None:
     """What a scorer keeps between batches, such as a client, belongs to a loop that is still there."""
     loops = []
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> None:
         loops.append(asyncio.get_running_loop())
 
     scored(["a"], [asks])
@@ -332,15 +336,15 @@ def test_batches_of_a_process_share_a_loop_and_other_threads_have_their_own():
     assert (False, True) == (loops[0].is_closed(), loops[2].is_closed())
 
 
-def test_a_scorer_that_cannot_be_loaded_or_given_its_input_costs_its_own_rows():
-    async def asks(trace):
+def test_a_scorer_that_cannot_be_loaded_or_given_its_input_costs_its_own_rows() -> None:
+    async def asks(trace: Any) -> Any:
         return len(trace.data.spans)
 
     specs = [
         ScorerSpec(name, 1, "d", ScorerKind.ASYNC_FUNCTION, {}, None, ("trace",), 1.0) for name in ("broken", "fine")
     ]
 
-    def load(spec):
+    def load(spec: Any) -> Any:
         if spec.name == "broken":
             raise ImportError("no")
         return asks
@@ -354,31 +358,32 @@ def test_a_scorer_that_cannot_be_loaded_or_given_its_input_costs_its_own_rows():
 LIMIT = 3
 
 
-async def helper(outputs):
+async def helper(outputs: Any) -> Any:
     await asyncio.sleep(0)
     return len(outputs)
 
 
 @scorer
-async def longer(outputs):
+async def longer(outputs):  # type: ignore[no-untyped-def] # as people write it
     """Says whether it is longer."""
     return await helper(outputs) > LIMIT
 
 
-def test_a_call_by_hand_returns_the_coroutine():
+def test_a_call_by_hand_returns_the_coroutine() -> None:
     assert True is asyncio.run(longer(outputs="abcd"))
     assert False is asyncio.run(longer.run(outputs="abc", inputs="i"))
 
 
-def test_an_async_function_is_stored_by_value_with_its_helpers():
+def test_an_async_function_is_stored_by_value_with_its_helpers() -> None:
     """Another process calls it as this one does; `async` is part of its digest."""
 
-    def plain(outputs):
+    def plain(outputs: Any) -> int:
         return 1
 
-    async def asks(outputs):
+    async def asks(outputs: Any) -> int:
         return 1
 
+    assert longer.function is not None
     made = pickling.dump(longer.function)
     spec = ScorerSpec("longer", 1, made.digest, longer.kind, {}, made.definition, ("outputs",), 1.0)
     found = score_batch(
@@ -386,11 +391,11 @@ def test_an_async_function_is_stored_by_value_with_its_helpers():
     )
 
     assert ["true", "false"] == found.fields["value"]
-    assert made.source_text.startswith("@scorer\nasync def longer(outputs):")
+    assert str(made.source_text).startswith("@scorer\nasync def longer(outputs):")
     assert scorer(plain).digest != scorer(asks).digest
 
 
-def test_the_registry_tells_an_async_function_without_loading_it():
+def test_the_registry_tells_an_async_function_without_loading_it() -> None:
     row = EMPTY_ROW | {
         "experiment_id": "0",
         "name": "asks",
@@ -404,26 +409,29 @@ def test_the_registry_tells_an_async_function_without_loading_it():
         "created_us": 1,
     }
     catalog = Catalog.of_rows("0", [row])
-    found = scorer_of(catalog.newest("asks"))
+    newest, latest = catalog.newest("asks"), catalog.latest("asks")
+    assert newest is not None
+    assert latest is not None
+    found = scorer_of(newest)
 
-    assert ScorerKind.ASYNC_FUNCTION is catalog.latest("asks").kind
+    assert ScorerKind.ASYNC_FUNCTION is latest.kind
     assert (True, "async_function") == (found.is_async, found.kind)
 
 
-def test_a_wrapped_async_function_is_one():
+def test_a_wrapped_async_function_is_one() -> None:
     """A decorator that keeps `__wrapped__`, and a partial."""
 
-    def decorated(function):
+    def decorated(function: Any) -> Any:
         @functools.wraps(function)
-        def wrapper(*args, **kwargs):
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs) if kwargs["outputs"] else 0
 
         return wrapper
 
     @decorated
-    async def asks(outputs):
+    async def asks(outputs: Any) -> int:
         return 1
 
     assert ScorerKind.ASYNC_FUNCTION is scorer(asks).kind
     assert ["1", "0"] == scored(["a", ""], [asks]).fields["value"]
-    assert ScorerKind.ASYNC_FUNCTION is scorer(functools.partial(helper), name="p").kind
+    assert ScorerKind.ASYNC_FUNCTION is scorer(name="p")(functools.partial(helper)).kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,12 +18,12 @@ JOB_ID = "bf-20240601-120000-000000-abcdef01"
 
 
 @b.scorer
-def misspelt(outputs):
-    return lenn(outputs)  # noqa: F821
+def misspelt(outputs: Any) -> Any:
+    return lenn(outputs)  # type: ignore[name-defined] # noqa: F821
 
 
 @b.scorer
-def fine(outputs):
+def fine(outputs: Any) -> Any:
     return len(outputs)
 
 
@@ -34,7 +34,7 @@ def fine(outputs):
         (lambda: b.plan_backfill(scorers="a"), "scorers must be a list"),
         (lambda: b.plan_backfill(scorers=[]), "scorers is empty"),
         (lambda: b.plan_backfill(scorers=["a", "a"]), "stands more than once"),
-        (lambda: b.plan_backfill(scorers=[fine]), "Wrap a scorer"),
+        (lambda: b.plan_backfill(scorers=cast("Any", [fine])), "Wrap a scorer"),
         (lambda: b.plan_backfill(scorers=["a"], filter_string="tag ="), "filter_string"),
         (lambda: b.plan_backfill(scorers=["a"], reprocess="some"), "reprocess must be one of"),
         (lambda: b.plan_backfill(scorers=["a"], trace_ids="tr-1"), "trace_ids must be a list"),

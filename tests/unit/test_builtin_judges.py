@@ -33,7 +33,7 @@ from backfill_spark.traces.trace import Trace
 
 
 def span(span_id: str, kind: str, start: int, parent: str | None = None, **more: Any) -> dict[str, Any]:
-    coded = {key: json.dumps(more.pop(key)) for key in ("inputs", "outputs") if key in more}
+    coded: dict[str, Any] = {key: json.dumps(more.pop(key)) for key in ("inputs", "outputs") if key in more}
     return {"span_id": span_id, "parent_id": parent, "name": f"{kind.lower()}_{span_id}", "span_type": kind,
             "start_time_ns": start, **coded, **more}  # fmt: skip
 

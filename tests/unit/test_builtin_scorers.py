@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -44,7 +45,7 @@ NO_OUTPUT = "No outputs provided to evaluate."
         (PIIDetection(pii_types=["ssn"]), "a@b.org", "yes", "No PII detected"),
     ],
 )
-def test_a_builtin_says_yes_or_no_and_why(made, outputs, value, rationale):
+def test_a_builtin_says_yes_or_no_and_why(made: Any, outputs: Any, value: str, rationale: Any) -> None:
     feedback = made(outputs=outputs)
 
     assert (made.name, value, rationale) == (feedback.name, feedback.value, feedback.rationale)
@@ -69,11 +70,11 @@ def test_a_builtin_says_yes_or_no_and_why(made, outputs, value, rationale):
         ("ip_address", "at 192.168.1.1.", True),
     ],
 )
-def test_each_kind_of_personal_data_is_told_by_its_form(kind, text, found):
+def test_each_kind_of_personal_data_is_told_by_its_form(kind: str, text: str, found: bool) -> None:
     assert ("no" if found else "yes") == PIIDetection(pii_types=[kind])(outputs=text).value
 
 
-def test_a_long_text_costs_linear_time():
+def test_a_long_text_costs_linear_time() -> None:
     started = time.perf_counter()
 
     PIIDetection()(outputs="a" * 2_000_000)
@@ -81,7 +82,7 @@ def test_a_long_text_costs_linear_time():
     assert time.perf_counter() - started < 5
 
 
-def test_outputs_come_from_the_trace_where_they_are_not_given():
+def test_outputs_come_from_the_trace_where_they_are_not_given() -> None:
     ours = SimpleNamespace(outputs="Answer")
     theirs = SimpleNamespace(data=SimpleNamespace(response='"Answer"'))
 
@@ -110,7 +111,7 @@ def test_outputs_come_from_the_trace_where_they_are_not_given():
         ({"choices": []}, '{"choices": []}'),
     ],
 )
-def test_the_text_of_outputs_is_what_mlflow_picks(outputs, text):
+def test_the_text_of_outputs_is_what_mlflow_picks(outputs: Any, text: Any) -> None:
     assert output_text(outputs) == text
 
 
@@ -118,24 +119,24 @@ def test_the_text_of_outputs_is_what_mlflow_picks(outputs, text):
     "make",
     [
         lambda: RegexMatch(pattern="("),
-        lambda: RegexMatch(pattern=3),
-        lambda: RegexMatch(pattern="a", match_type="match"),
+        lambda: RegexMatch(pattern=cast("Any", 3)),
+        lambda: RegexMatch(pattern="a", match_type=cast("Any", "match")),
         ResponseLength,
         lambda: ResponseLength(min_length=-1),
-        lambda: ResponseLength(min_length=2.5),
+        lambda: ResponseLength(min_length=cast("Any", 2.5)),
         lambda: ResponseLength(min_length=3, max_length=2),
-        lambda: ResponseLength(max_length=2, unit="tokens"),
+        lambda: ResponseLength(max_length=2, unit=cast("Any", "tokens")),
         lambda: PIIDetection(pii_types=["iban"]),
         lambda: PIIDetection(pii_types=[]),
         lambda: PIIDetection(pii_types="email"),
     ],
 )
-def test_parameters_that_mean_nothing_are_refused(make):
+def test_parameters_that_mean_nothing_are_refused(make: Any) -> None:
     with pytest.raises(ScorerDefinitionError):
         make()
 
 
-def test_a_builtin_is_its_class_and_all_its_arguments():
+def test_a_builtin_is_its_class_and_all_its_arguments() -> None:
     made = RegexMatch(pattern="a", name="mine", timeout=3)
 
     assert made.parameters == {

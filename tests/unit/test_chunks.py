@@ -38,7 +38,7 @@ def test_each_pair_lies_in_exactly_one_chunk(pairs: dict[int, int], targets: lis
     chunks = cut(pairs, targets, draw_to=draw_to)
     for hour in (h for h, n in pairs.items() if n):
         moment = EPOCH + timedelta(hours=hour, minutes=30)
-        inside = [c for c in chunks if c.window.start <= moment < c.window.end]
+        inside = [c for c in chunks if c.window.start and c.window.end and c.window.start <= moment < c.window.end]
         edges = [(c.draw_from, c.draw_to) for c in inside]
         assert edges[0][0] == 0.0
         assert edges[-1][1] == 1.0

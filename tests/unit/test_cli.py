@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,12 +169,12 @@ def the_object(result: Result) -> Any:
 
 
 class TestPlanAndRun:
-    def test_plan_prints_the_plan(self):
+    def test_plan_prints_the_plan(self) -> None:
         result = call("plan", "--scorers", "length")
         assert 0 == result.exit_code
         assert "800 for 800 due pairs" in result.stdout
 
-    def test_run_prints_plan_job_and_summary(self):
+    def test_run_prints_plan_job_and_summary(self) -> None:
         result = call("run", "--scorers", "length")
         assert 0 == result.exit_code
         assert "800 for 800 due pairs" in result.stdout
@@ -181,11 +182,11 @@ class TestPlanAndRun:
         assert "640 of 800  0.389 [0.370, 0.408]" in result.stdout
 
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-    def test_a_byte_order_mark_is_no_part_of_a_trace_id(self, tmp_path, encoding):
+    def test_a_byte_order_mark_is_no_part_of_a_trace_id(self, tmp_path: Path, encoding: str) -> None:
         (tmp_path / "ids.txt").write_text("tr-1\r\ntr-2", encoding=encoding, newline="")
         assert ["tr-1", "tr-2"] == parse_trace_ids((f"@{tmp_path}/ids.txt",))
 
-    def test_words_become_the_arguments_of_the_api(self, tmp_path):
+    def test_words_become_the_arguments_of_the_api(self, tmp_path: Path) -> None:
         api = FakeApi()
         ids = tmp_path / "ids.txt"
         ids.write_text("tr-1\r\n tr 2 \n\ntr,3", encoding="utf-8")
@@ -207,7 +208,7 @@ class TestPlanAndRun:
         }
         assert ("backfill_scorers", expected) == api.asked[0]
 
-    def test_what_is_not_said_is_left_to_the_api(self):
+    def test_what_is_not_said_is_left_to_the_api(self) -> None:
         api = FakeApi()
         call("plan", "--scorers", "a", api=api)
         given = {name: value for name, value in api.asked[0][1].items() if value is not None}
@@ -222,7 +223,7 @@ class TestPlanAndRun:
             (["a=1"], [BackfillScorerConfig("a", 1.0)]),
         ],
     )
-    def test_rates_make_configs(self, words, expected):
+    def test_rates_make_configs(self, words: Any, expected: Any) -> None:
         """Names stay names as long as no rate is said."""
         api = FakeApi()
         call("plan", "--scorers", *words, api=api)
@@ -245,7 +246,9 @@ class TestPlanAndRun:
             (["scorers", "update", "a", "--filter", "tag ="], "filter_string"),
         ],
     )
-    def test_what_the_arguments_alone_show_never_reaches_the_api(self, words, said, monkeypatch):
+    def test_what_the_arguments_alone_show_never_reaches_the_api(
+        self, words: Any, said: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """It is refused with exit code 2, before Spark is imported."""
         monkeypatch.setattr("backfill_spark.storage.session.active_session", lambda: None)
         api = FakeApi()
@@ -253,13 +256,13 @@ class TestPlanAndRun:
         assert (2, []) == (result.exit_code, api.asked)
         assert said in result.stderr
 
-    def test_all_that_is_wrong_with_the_arguments_is_said_at_once(self, monkeypatch):
+    def test_all_that_is_wrong_with_the_arguments_is_said_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("backfill_spark.storage.session.active_session", lambda: None)
         result = call("run", "--scorers", "a=7", "--start", "yesterdy", "--max-calls", "-1", api=FakeApi())
         for said in ("sample_rate of 'a'", "'yesterdy'", "max_calls"):
             assert said in result.stderr
 
-    def test_unreadable_scorers_are_refused_all_at_once(self):
+    def test_unreadable_scorers_are_refused_all_at_once(self) -> None:
         api = FakeApi()
         result = call("run", "--scorers", "a=x,=0.5,b=,c,", api=api)
         assert 2 == result.exit_code
@@ -290,25 +293,25 @@ class TestPlanAndRun:
             ["scorers", "nonsense"],
         ],
     )
-    def test_wrong_use_exits_2_and_asks_nothing(self, words):
+    def test_wrong_use_exits_2_and_asks_nothing(self, words: Any) -> None:
         api = FakeApi()
         result = call(*words, api=api)
         assert (2, []) == (result.exit_code, api.asked)
         assert "Traceback" not in result.stderr
         assert "" == result.stdout
 
-    def test_a_failed_job_is_shown_and_exits_1(self):
+    def test_a_failed_job_is_shown_and_exits_1(self) -> None:
         api = FakeApi(error=BackfillFailedError("length: 40 % errors", JOB_ID), state=JobState.FAILED)
         result = call("run", "--scorers", "a", api=api)
         assert 1 == result.exit_code
         assert "Error: length: 40 % errors" in result.stderr
         assert f"Backfill {JOB_ID} FAILED" in result.stdout
 
-    def test_a_failure_without_a_job_exits_1(self):
+    def test_a_failure_without_a_job_exits_1(self) -> None:
         result = call("run", "--scorers", "a", api=FakeApi(error=BackfillFailedError("no disk")))
         assert (1, "Error: no disk") == (result.exit_code, result.stderr.strip().splitlines()[-1])
 
-    def test_a_summary_that_fails_does_not_hide_the_end(self):
+    def test_a_summary_that_fails_does_not_hide_the_end(self) -> None:
         api = FakeApi(state=JobState.PARTIAL)
         api.job.summary = lambda: 1 / 0
         result = call("run", "--scorers", "a", api=api)
@@ -322,13 +325,13 @@ class TestExitCodes:
         ("state", "code"),
         [(JobState.SUCCEEDED, 0), (JobState.FAILED, 1), (JobState.CANCELED, 1), (JobState.PARTIAL, 3)],
     )
-    def test_a_job_at_rest_decides_them(self, state, code):
+    def test_a_job_at_rest_decides_them(self, state: Any, code: int) -> None:
         assert code == exit_code_of(state)
         assert code == call("run", "--scorers", "a", api=FakeApi(state=state)).exit_code
         assert code == call("wait", JOB_ID, api=FakeApi(state=state)).exit_code
 
     @pytest.mark.parametrize("state", list(JobState))
-    def test_status_exits_0_when_the_job_exists(self, state):
+    def test_status_exits_0_when_the_job_exists(self, state: Any) -> None:
         assert 0 == call("status", JOB_ID, api=FakeApi(state=state)).exit_code
 
     @pytest.mark.parametrize(
@@ -348,18 +351,18 @@ class TestExitCodes:
             (Terminated(), 143),
         ],
     )
-    def test_errors_decide_them(self, error, code):
+    def test_errors_decide_them(self, error: Any, code: int) -> None:
         result = call("run", "--scorers", "a", api=FakeApi(error=error))
         assert code == result.exit_code
         assert "" == result.stdout
         assert "Traceback" not in result.stderr
         assert result.stderr.strip()
 
-    def test_an_interrupt_is_told_in_one_sentence(self, caplog):
+    def test_an_interrupt_is_told_in_one_sentence(self, caplog: Any) -> None:
         """py4j logs the call that it broke, with its traceback."""
 
         class BrokenApi(FakeApi):
-            def _note(self, *_):
+            def _note(self, *_: Any) -> None:
                 logging.error("Exception while sending command.")  # noqa: LOG015
                 logging.error("Something else.")  # noqa: LOG015
                 raise KeyboardInterrupt
@@ -368,38 +371,38 @@ class TestExitCodes:
         assert 130 == result.exit_code
         assert ["Something else."] == [r.getMessage() for r in caplog.records]
 
-    def test_an_unknown_job_exits_2(self):
+    def test_an_unknown_job_exits_2(self) -> None:
         result = call("status", "bf-nonsense")
         assert 2 == result.exit_code
         assert "No backfill job has the id 'bf-nonsense'" in result.stderr
 
 
 class TestMessages:
-    def test_a_refusal_names_all_problems(self):
+    def test_a_refusal_names_all_problems(self) -> None:
         result = call("run", "--scorers", "a", api=FakeApi(error=BackfillRefusedError(["rate 7", "no such filter"])))
         assert "Error: The backfill was refused:\n  - rate 7\n  - no such filter\n" == result.stderr
 
-    def test_a_caret_stays_under_its_character(self):
+    def test_a_caret_stays_under_its_character(self) -> None:
         error = FilterError.at("trace.status ~ 'OK'", 13, "unknown operator")
         lines = call("plan", "--scorers", "a", api=FakeApi(error=error)).stderr.splitlines()
         assert lines[1].index("~") == lines[2].index("^")
 
-    def test_an_unexpected_error_is_one_line_with_a_hint(self):
+    def test_an_unexpected_error_is_one_line_with_a_hint(self) -> None:
         result = call("run", "--scorers", "a", api=FakeApi(error=RuntimeError("odd\nsecond line")))
         assert "Error: Unexpected RuntimeError: odd (--debug shows the traceback)\n" == result.stderr
 
-    def test_debug_shows_the_traceback(self):
+    def test_debug_shows_the_traceback(self) -> None:
         result = call("run", "--scorers", "a", "--debug", api=FakeApi(error=RuntimeError("odd")))
         assert "raise self.error" in result.stderr
         assert "RuntimeError: odd" in result.stderr
 
-    def test_an_error_cannot_colour_the_terminal(self):
+    def test_an_error_cannot_colour_the_terminal(self) -> None:
         result = call(
             "run", "--scorers", "a", api=FakeApi(error=SettingsError("bad \x1b[31mred\x1b]0;t\x07 \x00value"))
         )
         assert "Error: bad red value\n" == result.stderr
 
-    def test_a_name_cannot_colour_the_terminal(self):
+    def test_a_name_cannot_colour_the_terminal(self) -> None:
         api = FakeApi()
         api.scorer = replace(api.scorer, name="\x1b[31m[bold]x", description="a\x9b1mb")
         shown = call("scorers", "list", api=api).stdout
@@ -423,23 +426,23 @@ class TestJson:
             (["scorers", "delete", "polite"], {"deleted", "version"}),
         ],
     )
-    def test_is_one_object_on_stdout(self, words, keys):
+    def test_is_one_object_on_stdout(self, words: Any, keys: Any) -> None:
         result = call(*words, "--json")
         assert 0 == result.exit_code
         assert keys <= the_object(result).keys()
 
-    def test_everything_else_goes_to_stderr(self):
+    def test_everything_else_goes_to_stderr(self) -> None:
         result = call("run", "--json", "--scorers", "a")
         assert "a library that prints" in result.stderr
         assert "800 for 800 due pairs" in result.stderr
         assert "SUCCEEDED" == the_object(result)["state"]
 
-    def test_holds_the_window_and_counts(self):
+    def test_holds_the_window_and_counts(self) -> None:
         body = the_object(call("plan", "--scorers", "a", "--json"))
         assert {"start": "2024-06-01T00:00:00+00:00", "end": "2024-06-30T00:00:00+00:00"} == body["window"]
         assert (1_000, 800) == (body["counts"]["length"]["in_window"], body["counts"]["length"]["due"])
 
-    def test_has_no_nan(self):
+    def test_has_no_nan(self) -> None:
         api = FakeApi()
         api.job.summary = lambda: a_frame({"n": 0, "mean": float("nan"), "ci_low": float("inf")})
         assert (None, None) == (
@@ -447,37 +450,37 @@ class TestJson:
             record["ci_low"],
         )
 
-    def test_an_error_is_the_object(self):
+    def test_an_error_is_the_object(self) -> None:
         error = BackfillRefusedError(["one", "two"])
         result = call("run", "--scorers", "a", "--json", api=FakeApi(error=error))
         assert (2, ["one", "two"]) == (result.exit_code, the_object(result)["error"]["problems"])
 
-    def test_a_failed_job_is_the_object(self):
+    def test_a_failed_job_is_the_object(self) -> None:
         api = FakeApi(error=BackfillFailedError("too many errors", JOB_ID), state=JobState.FAILED)
         result = call("run", "--scorers", "a", "--json", api=api)
         assert (1, "FAILED") == (result.exit_code, the_object(result)["state"])
 
-    def test_wrong_use_is_the_object_too(self):
+    def test_wrong_use_is_the_object_too(self) -> None:
         result = call("run", "--json", "--scorers", "a", "--seed", "x")
         assert (2, "BadParameter") == (result.exit_code, the_object(result)["error"]["type"])
 
 
 class TestJobs:
-    def test_a_dead_runner_is_shown(self):
+    def test_a_dead_runner_is_shown(self) -> None:
         assert "RUNNING (runner dead)" in call("status", JOB_ID, api=FakeApi(state=JobState.RUNNING)).stdout
 
-    def test_status_has_the_counts_and_once_the_job_rests_the_answer(self):
+    def test_status_has_the_counts_and_once_the_job_rests_the_answer(self) -> None:
         said = " ".join(call("status", JOB_ID).stdout.split())
         assert "length v2 0.8 800 795 0 5 0 800" in said
         assert "0.389 [0.370, 0.408]" in said
         assert "0.389" not in call("status", JOB_ID, api=FakeApi(state=JobState.RUNNING)).stdout
 
-    def test_list_hands_its_filters_over(self):
+    def test_list_hands_its_filters_over(self) -> None:
         api = FakeApi()
         call("list", "--state", "running", "--limit", "3", "--experiment-id", "9", api=api)
         assert [("list_backfills", {"experiment_id": "9", "state": JobState.RUNNING, "limit": 3})] == api.asked
 
-    def test_wait_hands_its_timeout_over(self):
+    def test_wait_hands_its_timeout_over(self) -> None:
         api = FakeApi()
         call("wait", JOB_ID, "--timeout", "2.5", api=api)
         assert ("wait_for_backfill", {"job_id": JOB_ID, "timeout": 2.5}) == api.asked[0]
@@ -485,14 +488,14 @@ class TestJobs:
 
 class TestSourceGone:
     @pytest.mark.parametrize("command", ["run", "wait", "status", "resume"])
-    def test_the_answer_says_so_under_other_names(self, command):
+    def test_the_answer_says_so_under_other_names(self, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """In the table, in the text below it, and in the object."""
         api = FakeApi()
         names = ("n", "mean", "ci_low", "ci_high", "median", "results", "results_errored")
         seen = {"n_seen": 7, "mean_seen": 0.578, "median_seen": 0.5, "results_errored_seen": 3}
         frame = a_frame(dict.fromkeys(names) | seen | {"population": 400, "source_unreadable": "no such version"})
         api.job = a_job(summary=lambda: frame)
-        api.resume_backfill = lambda job_id, **_: api.job
+        monkeypatch.setattr(api, "resume_backfill", lambda job_id, **_: api.job, raising=False)
         words = [command, "--scorers", "a"] if command == "run" else [command, JOB_ID]
         said = " ".join(call(*words, api=api).stdout.split())
         for part in ("n seen", "source unreadable", "7 0.578 [not known] 3 0 800 0.5", "no such version"):
@@ -503,7 +506,7 @@ class TestSourceGone:
 
 
 class TestScorers:
-    def test_start_gives_rate_and_filter(self):
+    def test_start_gives_rate_and_filter(self) -> None:
         api = FakeApi()
         words = ["--sample-rate", "0.5", "--filter", "trace.status = 'OK'", "--experiment-id", "9"]
         result = call("scorers", "start", "polite", *words, api=api)
@@ -512,28 +515,28 @@ class TestScorers:
         assert [("start", {"experiment_id": "9", "sampling_config": config})] == api.scorer.said
         assert "STARTED" in result.stdout
 
-    def test_update_can_clear_a_filter(self):
+    def test_update_can_clear_a_filter(self) -> None:
         api = FakeApi()
         call("scorers", "update", "polite", "--filter", "", api=api)
         assert ScorerSamplingConfig(None, "") == api.scorer.said[0][1]["sampling_config"]
 
-    def test_update_without_a_change_is_wrong_use(self):
+    def test_update_without_a_change_is_wrong_use(self) -> None:
         assert 2 == call("scorers", "update", "polite").exit_code
 
-    def test_stop_and_delete_reach_the_api(self):
+    def test_stop_and_delete_reach_the_api(self) -> None:
         api = FakeApi()
         call("scorers", "stop", "polite", api=api)
         call("scorers", "delete", "polite", "--version", "2", api=api)
         assert ["stop"] == [verb for verb, _ in api.scorer.said]
         assert ("delete_scorer", {"name": "polite", "version": 2, "experiment_id": None}) == api.asked[-1]
 
-    def test_show_prints_the_source(self):
+    def test_show_prints_the_source(self) -> None:
         assert "def polite(outputs): ..." in call("scorers", "show", "polite", "--version", "1").stdout
 
 
 class TestRegister:
     @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path, monkeypatch):
+    def _folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "path", list(sys.path))
         before = set(sys.modules)
@@ -552,7 +555,7 @@ class TestRegister:
         for name in set(sys.modules) - before:
             del sys.modules[name]
 
-    def test_a_module_of_the_current_folder_is_found(self):
+    def test_a_module_of_the_current_folder_is_found(self) -> None:
         result = call("scorers", "register", "here_scorers:polite", "--name", "kind", "--experiment-id", "9")
         assert 0 == result.exit_code
         assert [("register", {"name": "kind", "experiment_id": "9"})] == sys.modules["here_scorers"].polite.said
@@ -560,12 +563,12 @@ class TestRegister:
     @pytest.mark.parametrize(
         "place", ["my dir/../my dir/dir_scorers.py", "./my dir/mark_scorers.py", "file:{}/here_scorers.py"]
     )
-    def test_a_file_is_found(self, place):
+    def test_a_file_is_found(self, place: str) -> None:
         """In any encoding that Python reads, by a path or a URI."""
         result = call("scorers", "register", f"{place.format(Path.cwd())}:polite")
         assert (0, "") == (result.exit_code, result.stderr)
 
-    def test_a_class_is_made_without_arguments(self):
+    def test_a_class_is_made_without_arguments(self) -> None:
         assert 0 == call("scorers", "register", "here_scorers:Kind").exit_code
 
     @pytest.mark.parametrize(
@@ -584,7 +587,7 @@ class TestRegister:
             ("here_scorers:number", "is no scorer but a int"),
         ],
     )
-    def test_what_is_no_scorer_is_refused(self, place, said):
+    def test_what_is_no_scorer_is_refused(self, place: str, said: str) -> None:
         result = call("scorers", "register", place)
         assert 2 == result.exit_code
         assert said in result.stderr
@@ -592,7 +595,7 @@ class TestRegister:
 
 
 class TestSettings:
-    def test_reach_the_api(self, tmp_path):
+    def test_reach_the_api(self, tmp_path: Path) -> None:
         api = FakeApi()
         file = tmp_path / "own.yaml"
         file.write_text("tables: {root: /from/file, prefix: p_}", encoding="utf-8")
@@ -612,15 +615,15 @@ class TestSettings:
             (("experiment_id=007",), {"experiment_id": "007"}),
         ],
     )
-    def test_words_become_nested_values(self, texts, expected):
+    def test_words_become_nested_values(self, texts: Any, expected: Any) -> None:
         assert expected == parse_values(texts)
 
     @pytest.mark.parametrize("texts", [("a",), ("=1",), ("a..b=1",), ("a=1", "a.b=2"), ("a=[1",)])
-    def test_words_that_say_nothing_are_refused(self, texts):
+    def test_words_that_say_nothing_are_refused(self, texts: Any) -> None:
         assert 2 == call("list", *(word for text in texts for word in ("--set", text))).exit_code
 
 
-def test_help_starts_quickly_and_without_spark():
+def test_help_starts_quickly_and_without_spark() -> None:
     """`--help` of every command imports neither pyspark, pandas, pydantic nor rich."""
     code = (
         "import sys\nfrom backfill_spark.cli import main\n"
@@ -631,7 +634,7 @@ def test_help_starts_quickly_and_without_spark():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
-def test_sigterm_exits_143(tmp_path):
+def test_sigterm_exits_143(tmp_path: Path) -> None:
     """A terminated command ends the way an interrupted one does, with the shell's own number."""
     code = (
         "import os, signal, sys\nfrom backfill_spark.cli import main\nfrom backfill_spark.cli.program import Program\n"
@@ -649,11 +652,11 @@ def test_sigterm_exits_143(tmp_path):
 
 
 class TestInit:
-    def test_makes_the_tables_that_are_missing(self):
+    def test_makes_the_tables_that_are_missing(self) -> None:
         made = []
 
         class Tables(Program):
-            def store(self, table):
+            def store(self, table: Any) -> Any:
                 location = SimpleNamespace(shown=f"/data/{table.name}")
                 return SimpleNamespace(
                     exists=lambda: table.name == "jobs", ensure=lambda: made.append(table.name), location=location
@@ -667,11 +670,11 @@ class TestInit:
 
 
 class TestDoctor:
-    def test_names_what_is_bad_and_exits_2(self):
+    def test_names_what_is_bad_and_exits_2(self) -> None:
         """No session starts, so the parts that need one are not looked at."""
 
         class NoSession(FakeApi):
-            def get_spark(self, _settings):
+            def get_spark(self, _settings: Any) -> None:
                 raise SessionError("Spark did not start: no registry.\nName local archives in delta_jars.")
 
         result = call("doctor", api=NoSession())
@@ -681,12 +684,12 @@ class TestDoctor:
         assert "Not ready: " in result.stderr
         assert "Delta" not in [line.split()[1] for line in result.stdout.splitlines() if line[:3] in ("ok ", "bad")]
 
-    def test_is_one_object_with_json(self):
+    def test_is_one_object_with_json(self) -> None:
         body = the_object(call("doctor", "--json", api=FakeApi()))
         assert not body["ok"]
         assert {"what", "ok", "said", "advice"} == body["findings"][0].keys()
 
-    def test_reports_settings_that_cannot_be_read(self):
+    def test_reports_settings_that_cannot_be_read(self) -> None:
         result = call("doctor", "--set", "nonsense=1")
         assert 2 == result.exit_code
         assert "Unknown setting 'nonsense'" in result.stdout
@@ -705,40 +708,40 @@ class TestLog:
             (["--quiet", "--log-level", "warning"], "warning error"),
         ],
     )
-    def test_has_the_levels_that_are_asked_for(self, words, seen):
+    def test_has_the_levels_that_are_asked_for(self, words: Any, seen: Any) -> None:
         lines = call("list", *words, api=LoggingApi()).stderr.splitlines()
         assert seen.split() == [line.split("said at ")[1] for line in lines]
 
-    def test_on_a_terminal_only_warnings_are_written_beside_the_bar(self, monkeypatch):
+    def test_on_a_terminal_only_warnings_are_written_beside_the_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("backfill_spark.cli.log.sys.stderr", SimpleNamespace(isatty=lambda: True))
         assert "warning" == level_of(None, quiet=False)
 
-    def test_has_a_time_in_utc_and_a_level(self):
+    def test_has_a_time_in_utc_and_a_level(self) -> None:
         line = call("list", api=LoggingApi()).stderr.splitlines()[0]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO said at info", line)
 
-    def test_has_no_line_of_more_than_300_characters(self):
+    def test_has_no_line_of_more_than_300_characters(self) -> None:
         api = LoggingApi(text="a text\nof a scorer \x1b[31m" + 1_000 * "x")
         lines = call("list", "--log-level", "error", api=api).stderr.splitlines()
         assert 1 == len(lines)
         assert 300 == len(lines[0])
         assert "\x1b" not in lines[0]
 
-    def test_leaves_nothing_behind(self):
+    def test_leaves_nothing_behind(self) -> None:
         ours = logging.getLogger("backfill_spark")
         before = (list(ours.handlers), ours.level)
         call("list", api=LoggingApi())
         assert before == (ours.handlers, ours.level)
 
-    def test_quiet_shows_no_plan_beside_an_object(self):
+    def test_quiet_shows_no_plan_beside_an_object(self) -> None:
         assert "" == call("run", "--scorers", "a", "--json", "--quiet", api=FakeApi(says="")).stderr
         assert "800 due pairs" in call("run", "--scorers", "a", "--json", api=FakeApi()).stderr
 
-    def test_an_unknown_level_is_wrong_use(self):
+    def test_an_unknown_level_is_wrong_use(self) -> None:
         assert 2 == call("list", "--log-level", "loud").exit_code
 
 
-def test_importing_the_package_leaves_logging_alone():
+def test_importing_the_package_leaves_logging_alone() -> None:
     code = (
         "import logging, backfill_spark.api; print(logging.getLogger('backfill_spark').handlers, logging.root.handlers)"
     )
@@ -747,6 +750,6 @@ def test_importing_the_package_leaves_logging_alone():
 
 
 @pytest.mark.parametrize(("words", "said"), [([], ""), (["--log-level", "warning"], f"{JOB_ID}  SUCCEEDED\n")])
-def test_work_names_each_job_once(words, said):
+def test_work_names_each_job_once(words: Any, said: Any) -> None:
     """From info on the log has its end."""
     assert said == call("work", *words).stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,18 +14,18 @@ from backfill_spark.settings import current
 
 
 @pytest.fixture(autouse=True)
-def _fresh(tmp_path, monkeypatch) -> Iterator[None]:
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
     configure()
     set_experiment(None)
 
 
-def test_the_default_experiment_was_not_given():
+def test_the_default_experiment_was_not_given() -> None:
     assert current.experiment() == ("0", False)
 
 
-def test_an_experiment_is_taken_from_argument_then_call_then_settings():
+def test_an_experiment_is_taken_from_argument_then_call_then_settings() -> None:
     configure(experiment_id="3")
     assert current.experiment() == ("3", True)
     set_experiment("2")
@@ -32,13 +34,13 @@ def test_an_experiment_is_taken_from_argument_then_call_then_settings():
     assert current.current().experiment_id == "2"
 
 
-def test_explicit_settings_win_over_configured_ones():
+def test_explicit_settings_win_over_configured_ones() -> None:
     configure(experiment_id="3")
 
     assert current.experiment(None, Settings(experiment_id="4")) == ("4", True)
 
 
-def test_configured_settings_are_used_until_they_are_forgotten():
+def test_configured_settings_are_used_until_they_are_forgotten() -> None:
     settings = Settings(tables={"root": "elsewhere"})
     configure(settings)
     assert current.current().settings is settings
@@ -47,11 +49,11 @@ def test_configured_settings_are_used_until_they_are_forgotten():
 
 
 @pytest.mark.parametrize("experiment_id", ["", "  ", True, 1.5, ["1"]])
-def test_what_is_no_id_is_refused(experiment_id):
+def test_what_is_no_id_is_refused(experiment_id: Any) -> None:
     with pytest.raises(SettingsError, match="experiment_id"):
         set_experiment(experiment_id)
 
 
-def test_settings_and_values_are_not_mixed():
+def test_settings_and_values_are_not_mixed() -> None:
     with pytest.raises(SettingsError, match="not both"):
         configure(Settings(), timezone="UTC")

@@ -90,7 +90,7 @@ def words(sheet: Sheet) -> str:
 
 
 class TestPlan:
-    def test_says_window_source_and_each_count(self):
+    def test_says_window_source_and_each_count(self) -> None:
         shown = words(plan_sheet(a_plan()))
         for text in (
             "[2024-06-01, 2024-06-30) UTC",
@@ -102,18 +102,18 @@ class TestPlan:
         ):
             assert text in shown
 
-    def test_says_what_is_adopted(self):
+    def test_says_what_is_adopted(self) -> None:
         assert "300 for 800 due pairs in 1 chunk; 500 were scored by earlier jobs" in words(
             plan_sheet(a_plan(calls=300))
         )
 
-    def test_shows_filters_and_missing_ids(self):
+    def test_shows_filters_and_missing_ids(self) -> None:
         plan = a_plan(scorers=(a_spec(filter_string="trace.status = 'OK'"),), trace_ids_missing=("tr-8", "tr-9"))
         shown = words(plan_sheet(plan))
         assert "filter of length: trace.status = 'OK'" in shown
         assert "2 trace ids not found: tr-8, tr-9" in shown
 
-    def test_tells_skipped_rows_by_scorer_when_they_differ(self):
+    def test_tells_skipped_rows_by_scorer_when_they_differ(self) -> None:
         counts = {"a": some_counts(), "b": some_counts(skipped_reasons={"no_time": 12})}
         shown = words(plan_sheet(a_plan(scorers=(a_spec("a"), a_spec("b")), counts=counts)))
         assert "skipped for a: 10 in_progress, 2 no_time skipped for b: 12 no_time" in shown
@@ -126,14 +126,14 @@ class TestPlan:
             (Counts(), "the window holds no traces."),
         ],
     )
-    def test_says_why_nothing_is_due(self, counts, why):
+    def test_says_why_nothing_is_due(self, counts: Any, why: str) -> None:
         assert f"Nothing is due: {why}" in words(plan_sheet(a_plan(counts={"length": counts}, calls=0, chunks=0)))
 
-    def test_shows_a_cost_only_where_it_is_known(self):
+    def test_shows_a_cost_only_where_it_is_known(self) -> None:
         assert "cost $1,234.50" in words(plan_sheet(a_plan(cost_usd=1234.5)))
         assert "cost" not in words(plan_sheet(a_plan()))
 
-    def test_fits_80_columns_with_a_million_traces(self):
+    def test_fits_80_columns_with_a_million_traces(self) -> None:
         counts = Counts(1_000_000, 1_200, 23_000, 200_000, 100_000, 675_800)
         lines = plan_sheet(a_plan(counts={"length": counts})).text(80).splitlines()
         assert max(map(len, lines)) <= 80
@@ -141,76 +141,76 @@ class TestPlan:
 
 
 class TestJob:
-    def test_shows_its_counts(self):
+    def test_shows_its_counts(self) -> None:
         shown = words(job_sheet(a_job()))
         assert "Backfill bf-20240701-080000-000000-abcdef01 SUCCEEDED" in shown
         assert "length v2 0.8 800 795 0 5 0 800" in shown
         assert "2024-07-01 08:00:12 UTC, after 12.5 s" in shown
 
     @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.CANCELING])
-    def test_shows_a_dead_runner(self, state):
+    def test_shows_a_dead_runner(self, state: Any) -> None:
         assert f"{state} (runner dead)" == state_text(a_job(state=state, alive=False))
 
     @pytest.mark.parametrize(
         ("state", "alive"), [(JobState.RUNNING, True), (JobState.SUCCEEDED, False), (JobState.PENDING, False)]
     )
-    def test_shows_other_states_as_they_are(self, state, alive):
+    def test_shows_other_states_as_they_are(self, state: Any, alive: bool) -> None:
         assert state == state_text(a_job(state=state, alive=alive))
 
-    def test_almost_done_is_not_shown_as_done(self):
+    def test_almost_done_is_not_shown_as_done(self) -> None:
         assert "99%" in words(job_sheet(a_job(progress=0.999)))
 
-    def test_shows_an_error_in_all_its_lines(self):
+    def test_shows_an_error_in_all_its_lines(self) -> None:
         assert "error boom at once" in words(job_sheet(a_job(error="boom\nat once")))
 
-    def test_a_pending_job_has_no_start(self):
+    def test_a_pending_job_has_no_start(self) -> None:
         shown = words(job_sheet(a_job(state=JobState.PENDING, started_at=None, ended_at=None, calls=None)))
         assert "started" not in shown
 
-    def test_naive_times_are_taken_as_utc(self):
+    def test_naive_times_are_taken_as_utc(self) -> None:
         moment = datetime(2024, 7, 1, 8)
         assert "started 2024-07-01 08:00:00 UTC" in words(job_sheet(a_job(started_at=moment, ended_at=None)))
 
-    def test_a_list_keeps_job_ids_whole(self):
+    def test_a_list_keeps_job_ids_whole(self) -> None:
         assert "bf-20240701-080000-000000-abcdef01" in jobs_sheet([a_job()]).text(80)
 
-    def test_no_jobs_are_said_to_be_none(self):
+    def test_no_jobs_are_said_to_be_none(self) -> None:
         assert "No backfill jobs." == jobs_sheet([]).text()
 
 
 class TestSummary:
-    def test_shows_the_mean_with_its_interval(self):
+    def test_shows_the_mean_with_its_interval(self) -> None:
         frame = a_frame({"n": 300, "mean": 0.389, "ci_low": 0.370, "ci_high": 0.408, "population": 3_249})
         assert "length v2 0.8 300 of 3,249 0.389 [0.370, 0.408] 5 0 800" in words(summary_sheet(frame))
 
-    def test_a_full_pass_says_all(self):
+    def test_a_full_pass_says_all(self) -> None:
         frame = a_frame({"n": 3_249, "mean": 0.389, "ci_low": 0.389, "ci_high": 0.389, "population": 3_249})
         assert "3,249 0.389 (all)" in words(summary_sheet(frame))
 
-    def test_errors_are_those_of_the_current_results(self):
+    def test_errors_are_those_of_the_current_results(self) -> None:
         """A re-run with 0 calls made no errors, and its selected pairs still have some."""
         frame = a_frame({"n": 3, "mean": 1.0, "population": 9, "errored": 0, "results_errored": 4, "calls": 0})
         assert "1 [not known] 4 0 0" in words(summary_sheet(frame))
 
-    def test_shows_aggregations_that_have_a_value(self):
+    def test_shows_aggregations_that_have_a_value(self) -> None:
         frame = a_frame({"n": 2, "mean": 1.5, "population": 9, "max": 2.0, "p90": float("nan")})
         shown = words(summary_sheet(frame))
         assert "calls max" in shown
         assert "p90" not in shown
 
-    def test_takes_a_pandas_frame(self):
+    def test_takes_a_pandas_frame(self) -> None:
         import pandas as pd
 
         frame = a_frame({"n": 0, "mean": None, "ci_low": None, "ci_high": None, "population": 12})
         assert "0 of 12 -" in words(summary_sheet(pd.DataFrame(frame.to_dict("records"))))
 
-    def test_names_the_feedbacks_of_a_scorer_that_gives_several(self):
+    def test_names_the_feedbacks_of_a_scorer_that_gives_several(self) -> None:
         frame = a_frame({"feedback": "words", "n": 1, "population": 9}, {"feedback": "long", "n": 2, "population": 9})
         shown = words(summary_sheet(frame))
         assert "length v2 / words 0.8 1 of 9" in shown
         assert "length v2 / long 0.8 2 of 9" in shown
 
-    def test_what_mostly_failed_is_the_last_line(self):
+    def test_what_mostly_failed_is_the_last_line(self) -> None:
         frame = a_frame(
             {
                 "n": 1,
@@ -224,7 +224,7 @@ class TestSummary:
         assert said == job_sheet(a_job(), summary=frame).text().strip().splitlines()[-1]
         assert said == job_sheet(a_job(warnings=(said,))).text().strip().splitlines()[-1]
 
-    def test_stands_in_a_job_in_place_of_the_counts(self):
+    def test_stands_in_a_job_in_place_of_the_counts(self) -> None:
         frame = a_frame({"n": 2, "mean": 0.5, "ci_low": 0.1, "ci_high": 0.9, "population": 9})
         assert "0.50 [0.10, 0.90]" in words(job_sheet(a_job(), summary=frame))
 
@@ -243,7 +243,7 @@ class TestSummary:
         (float("inf"), float("-inf"), float("inf"), "inf [-inf, inf]"),
     ],
 )
-def test_an_interval_decides_the_decimals(mean, low, high, expected):
+def test_an_interval_decides_the_decimals(mean: Any, low: Any, high: Any, expected: str) -> None:
     assert expected == mean_text(mean, low, high)
 
 
@@ -251,7 +251,7 @@ def test_an_interval_decides_the_decimals(mean, low, high, expected):
     ("value", "expected"),
     [(0.8, "0.8"), (1, "1"), (1e6, "1,000,000"), (0.38899, "0.389"), (12345.6, "12,346"), (None, "-"), (1e20, "1e+20")],
 )
-def test_numbers_have_four_digits(value, expected):
+def test_numbers_have_four_digits(value: Any, expected: str) -> None:
     assert expected == number_text(value)
 
 
@@ -271,20 +271,20 @@ class TestScorer:
         ),
     )
 
-    def test_shows_its_state(self):
+    def test_shows_its_state(self) -> None:
         shown = words(scorer_sheet(self.scorer))
         assert "Scorer polite STARTED experiment 7 version 3" in shown
         assert "takes outputs sample rate 0.5" in shown
         assert "aggregations mean, p90" in shown
 
-    def test_shows_its_source_when_asked(self):
+    def test_shows_its_source_when_asked(self) -> None:
         assert "    return 'please' in outputs" in scorer_sheet(self.scorer, with_source=True).text()
         assert "return" not in scorer_sheet(self.scorer).text()
 
-    def test_lists_a_row_a_scorer(self):
+    def test_lists_a_row_a_scorer(self) -> None:
         assert "polite 3 STARTED 0.5 Says please. 0123456789ab" in words(scorers_sheet([self.scorer]))
 
-    def test_no_scorers_are_said_to_be_none(self):
+    def test_no_scorers_are_said_to_be_none(self) -> None:
         assert "No scorers are registered." == scorers_sheet([]).text()
 
 
@@ -302,26 +302,26 @@ class TestCleaning:
             ("[bold]kept[/bold] 你好 é", "[bold]kept[/bold] 你好 é"),
         ],
     )
-    def test_takes_out_what_moves_or_colours(self, text, expected):
+    def test_takes_out_what_moves_or_colours(self, text: str, expected: str) -> None:
         assert expected == clean(text)
 
-    def test_keeps_lines_when_asked(self):
+    def test_keeps_lines_when_asked(self) -> None:
         assert "one\ntwo\nthree" == clean("one\rtwo\u2028three", lines=True)
 
     @given(st.text())
-    def test_leaves_no_control_character(self, text):
+    def test_leaves_no_control_character(self, text: Any) -> None:
         assert not [c for c in clean(text) if ord(c) < 32 or 127 <= ord(c) < 160]
 
     @given(st.text())
-    def test_is_the_same_twice(self, text):
+    def test_is_the_same_twice(self, text: Any) -> None:
         assert clean(text) == clean(clean(text))
 
     @pytest.mark.parametrize("poison", ["[red]x[/red]", "[/]", "[link=http://x]y", ":smile:"])
-    def test_markup_in_names_is_shown_as_it_is(self, poison):
+    def test_markup_in_names_is_shown_as_it_is(self, poison: str) -> None:
         sheet = Sheet(poison, facts=((poison, poison),), tables=(Table((poison,), ((poison,),)),), notes=(poison,))
         assert 6 == sheet.text().count(poison)
 
-    def test_markup_in_html_is_escaped(self):
+    def test_markup_in_html_is_escaped(self) -> None:
         poison = "<script>alert('\x1b[31m')</script>"
         sheet = Sheet(poison, facts=((poison, poison),), tables=(Table((poison,), ((poison,),)),), notes=(poison,))
         assert "<script" not in sheet.html()
@@ -329,34 +329,34 @@ class TestCleaning:
 
 
 class TestNotebook:
-    def test_a_plan_is_a_table(self):
+    def test_a_plan_is_a_table(self) -> None:
         page = views.plan_sheet(a_plan()).html()
         assert '<td style="text-align:right">1,000</td>' in page
         assert '<th style="text-align:right">in window</th>' in page
 
-    def test_a_job_has_html_and_text(self):
+    def test_a_job_has_html_and_text(self) -> None:
         assert "SUCCEEDED" in views.job_sheet(a_job()).html()
         assert "SUCCEEDED" in views.job_sheet(a_job()).text()
 
 
 class TestAnnouncing:
-    def test_prints_the_plan_to_the_audience(self):
+    def test_prints_the_plan_to_the_audience(self) -> None:
         stream = io.StringIO()
         with audience(console(stream)):
             announce(a_plan())
         assert "800 for 800 due pairs" in stream.getvalue()
 
-    def test_is_silent_without_an_audience_or_terminal(self, capsys):
+    def test_is_silent_without_an_audience_or_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         announce(a_plan())
         assert ("", "") == capsys.readouterr()
 
-    def test_never_raises(self):
+    def test_never_raises(self) -> None:
         """A plan that cannot be shown must not cost the job."""
         with audience(console(io.StringIO())):
             announce(object())
 
 
-def test_a_notebook_leaves_a_sheet_its_text(monkeypatch):
+def test_a_notebook_leaves_a_sheet_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """rich takes a shell of this name for a cell to draw in."""
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)

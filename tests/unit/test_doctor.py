@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,11 @@ KEY = "canary.0123456789abcdef"
 
 
 class NoSession:
-    def get_spark(self, settings):
+    def get_spark(self, settings: Settings) -> None:
         raise SessionError("no session here")
 
 
-def findings(**judge) -> dict[str, Finding]:
+def findings(**judge: Any) -> dict[str, Finding]:
     program = Program()
     program.settings = Settings(judge=judge)
     program.api = NoSession()
@@ -27,16 +28,18 @@ def findings(**judge) -> dict[str, Finding]:
 
 
 @pytest.fixture(autouse=True)
-def _bare(monkeypatch):
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOUSE_KEY", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def house(**more) -> dict[str, object]:
+def house(**more: Any) -> dict[str, object]:
     return {"base_url": "http://house:8000/v1", **more}
 
 
-def test_each_endpoint_of_the_settings_is_told_with_the_place_of_its_key(monkeypatch, tmp_path: Path):
+def test_each_endpoint_of_the_settings_is_told_with_the_place_of_its_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOUSE_KEY", KEY)
     file = tmp_path / "key"
     file.write_text(KEY)
@@ -51,13 +54,13 @@ def test_each_endpoint_of_the_settings_is_told_with_the_place_of_its_key(monkeyp
     assert KEY not in repr(found)
 
 
-def test_a_key_that_is_not_there_is_bad_and_its_variable_is_named():
+def test_a_key_that_is_not_there_is_bad_and_its_variable_is_named() -> None:
     found = findings(endpoints={"a": house(api_key_env="HOUSE_KEY")}, model="a:/m")
     assert [False, False] == [found[what].ok for what in ("judge a", "judge.model")]
     assert "environment variable HOUSE_KEY is empty or absent" in found["judge a"].said
 
 
-def test_a_model_without_an_endpoint_of_its_own_is_looked_at_too(monkeypatch):
+def test_a_model_without_an_endpoint_of_its_own_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "OPENAI_API_KEY" in findings(model="openai:/gpt-4o-mini")["judge.model"].said
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     found = findings(model="openai:/gpt-4o-mini")["judge.model"]
@@ -67,6 +70,6 @@ def test_a_model_without_an_endpoint_of_its_own_is_looked_at_too(monkeypatch):
     )
 
 
-def test_an_endpoint_that_leads_nowhere_is_bad_and_no_judges_need_nothing():
+def test_an_endpoint_that_leads_nowhere_is_bad_and_no_judges_need_nothing() -> None:
     assert "has no address" in findings(endpoints={"azure": {"provider": "azure"}})["judge azure"].said
     assert not [what for what in findings() if what.startswith("judge")]

@@ -100,7 +100,7 @@ def classified(status: int, body: Any, shape: Shape = Shape()) -> Any:  # noqa: 
     return fault_of(status, {}, body if isinstance(body, bytes) else json.dumps(body).encode(), shape)
 
 
-def cases(table: dict[str, Any]) -> Any:
+def cases(table: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("sent", table.values(), ids=table.keys())
 
 

@@ -1,6 +1,10 @@
 """Where a model URI leads, and where its key lies."""
 
+from __future__ import annotations
+
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -20,7 +24,7 @@ ADDRESS_VARIABLES = (
 )
 
 
-def settings(**endpoints) -> JudgeSettings:
+def settings(**endpoints: Any) -> JudgeSettings:
     return JudgeSettings.model_validate({"endpoints": endpoints})
 
 
@@ -31,7 +35,7 @@ def settings(**endpoints) -> JudgeSettings:
         ("anthropic:/claude-x", "anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY"),
     ],
 )
-def test_a_provider_has_its_own_address_and_key(uri, provider, address, key):
+def test_a_provider_has_its_own_address_and_key(uri: str, provider: str, address: str, key: str) -> None:
     endpoint, model = resolve(uri, JudgeSettings())
     assert (provider, address, key, uri.partition(":/")[2]) == (
         endpoint.provider,
@@ -42,7 +46,7 @@ def test_a_provider_has_its_own_address_and_key(uri, provider, address, key):
 
 
 @pytest.mark.parametrize("variable", ADDRESS_VARIABLES)
-def test_an_address_in_the_environment_directs_no_call(monkeypatch, variable):
+def test_an_address_in_the_environment_directs_no_call(monkeypatch: pytest.MonkeyPatch, variable: Any) -> None:
     before = [resolve(uri, JudgeSettings())[0].base_url for uri in ("openai:/m", "anthropic:/m")]
     monkeypatch.setenv(variable, "http://localhost:8000/v1")
     assert before == [resolve(uri, JudgeSettings())[0].base_url for uri in ("openai:/m", "anthropic:/m")]
@@ -51,7 +55,7 @@ def test_an_address_in_the_environment_directs_no_call(monkeypatch, variable):
             resolve(uri, JudgeSettings())
 
 
-def test_a_named_endpoint_has_what_the_settings_say():
+def test_a_named_endpoint_has_what_the_settings_say() -> None:
     own = settings(
         vllm={"base_url": "http://gpu:8000/v1/chat/completions", "rpm": 600, "timeout_s": 9, "max_in_flight": 7}
     )
@@ -65,7 +69,7 @@ def test_a_named_endpoint_has_what_the_settings_say():
     assert (600, 9, 7, "meta/llama-3:8b") == (endpoint.rpm, endpoint.timeout_s, endpoint.max_in_flight, model)
 
 
-def test_settings_may_set_limits_for_a_provider():
+def test_settings_may_set_limits_for_a_provider() -> None:
     endpoint, _ = resolve("openai:/m", settings(openai={"api_key_env": "MY_KEY", "rpm": 60}))
     assert ("https://api.openai.com/v1", "MY_KEY", 60) == (endpoint.base_url, endpoint.api_key_env, endpoint.rpm)
 
@@ -83,7 +87,7 @@ def test_settings_may_set_limits_for_a_provider():
         ("databricks:/m", "judge.endpoints.databricks.base_url"),
     ],
 )
-def test_what_leads_nowhere_is_refused_with_the_next_step(uri, words):
+def test_what_leads_nowhere_is_refused_with_the_next_step(uri: Any, words: str) -> None:
     with pytest.raises(BackfillRefusedError, match=words.replace("<", r"\<")):
         resolve(uri, JudgeSettings())
 
@@ -92,22 +96,22 @@ def test_what_leads_nowhere_is_refused_with_the_next_step(uri, words):
     "address",
     ["ftp://h/v1", "http://", "http://user:secret@host/v1", "http://h/v1?key=secret", "http://h/v1#x", "host"],
 )
-def test_an_address_that_may_hold_a_secret_or_is_none_is_refused(address):
+def test_an_address_that_may_hold_a_secret_or_is_none_is_refused(address: str) -> None:
     with pytest.raises(ValidationError):
         settings(x={"base_url": address})
 
 
-def test_two_places_for_one_key_are_refused():
+def test_two_places_for_one_key_are_refused() -> None:
     with pytest.raises(ValidationError, match="keep one"):
         settings(x={"api_key_env": "A", "api_key_file": "b"})
 
 
 @pytest.mark.parametrize(("given", "expected"), [("on", "on"), (True, "on"), (False, "off"), ("read", "read")])
-def test_a_bare_on_or_off_in_yaml_is_a_word(given, expected):
+def test_a_bare_on_or_off_in_yaml_is_a_word(given: Any, expected: str) -> None:
     assert expected == JudgeSettings(cache=given).cache
 
 
-def test_a_key_is_read_from_a_variable_or_a_file(monkeypatch, tmp_path):
+def test_a_key_is_read_from_a_variable_or_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MY_KEY", " abc\n")
     (tmp_path / "key").write_text("def\n")
     assert "abc" == read_key(Endpoint(name="x", provider="openai", base_url="http://h", api_key_env="MY_KEY"))
@@ -121,7 +125,7 @@ def test_a_key_is_read_from_a_variable_or_a_file(monkeypatch, tmp_path):
     "how",
     [{"api_key_env": "NOT_THERE"}, {"api_key_env": "EMPTY"}, {"api_key_file": "/nowhere/key"}, {"api_key_env": "ODD"}],
 )
-def test_a_key_that_cannot_be_used_is_refused_by_name(monkeypatch, how):
+def test_a_key_that_cannot_be_used_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, how: Any) -> None:
     monkeypatch.setenv("EMPTY", "")
     monkeypatch.setenv("ODD", "sécret\x07")
     with pytest.raises(BackfillRefusedError, match=next(iter(how.values()))) as refused:
@@ -129,7 +133,7 @@ def test_a_key_that_cannot_be_used_is_refused_by_name(monkeypatch, how):
     assert "cret" not in str(refused.value).replace("secret", "")
 
 
-def test_what_is_shipped_holds_no_key(monkeypatch):
+def test_what_is_shipped_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "canary-123456")
     endpoint, model = resolve("openai:/gpt-4o-mini", JudgeSettings())
     shipped = Service(endpoint, model, price=price_of(endpoint, model))
@@ -137,12 +141,14 @@ def test_what_is_shipped_holds_no_key(monkeypatch):
     assert "canary" not in repr(shipped)
 
 
-def test_a_price_is_the_settings_then_the_list_then_unknown():
+def test_a_price_is_the_settings_then_the_list_then_unknown() -> None:
     listed, _ = resolve("openai:/gpt-4o-mini", JudgeSettings())
     own, _ = resolve("x:/m", settings(x={"base_url": "http://h", "prices": {"m": {"input": 2, "output": 8}}}))
     any_model, _ = resolve("x:/m", settings(x={"base_url": "http://h", "prices": {"*": {"input": 1, "output": 1}}}))
     assert Price(input=2, output=8) == price_of(own, "m")
     assert price_of(own, "other") is None
     assert Price(input=1, output=1) == price_of(any_model, "other")
-    assert price_of(listed, "gpt-4o-mini").of(1_000_000, 0) == pytest.approx(0.15)
+    known = price_of(listed, "gpt-4o-mini")
+    assert known is not None
+    assert known.of(1_000_000, 0) == pytest.approx(0.15)
     assert price_of(listed, "no-such-model") is None

@@ -7,6 +7,8 @@ import json
 import math
 import warnings
 from collections import Counter
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from backfill_spark.scoring.values import clean
 from backfill_spark.traces.assessment import AssessmentError, AssessmentSource, Expectation, Feedback
 
 
-def rows(value):
+def rows(value: Any) -> Any:
     found = normalise(value, scorer="s", version=3, latency_ms=1.5, input_digest="d")
     for row in found:
         assert len(row) == len(FIELD_NAMES)
@@ -27,7 +29,7 @@ def rows(value):
     return [dict(zip(FIELD_NAMES, row, strict=True)) for row in found]
 
 
-def one(value):
+def one(value: Any) -> Any:
     (row,) = rows(value)
     return row
 
@@ -47,23 +49,23 @@ class Rank(enum.IntEnum):
 class OddText(str):
     __slots__ = ()
 
-    def __str__(self):
+    def __str__(self) -> str:
         raise RuntimeError("no")
 
-    def __len__(self):
+    def __len__(self) -> int:
         raise RuntimeError("no")
 
-    lower = encode = __iter__ = __repr__ = __str__
+    lower = encode = __iter__ = __repr__ = __str__  # type: ignore[assignment] # odd on purpose
 
 
 class OddNumber(float):
-    def __float__(self):
+    def __float__(self) -> float:
         raise RuntimeError("no")
 
-    __repr__ = __str__ = __sub__ = __float__
+    __repr__ = __str__ = __sub__ = __float__  # type: ignore[assignment] # odd on purpose
 
 
-def test_field_names_are_those_of_the_table():
+def test_field_names_are_those_of_the_table() -> None:
     """The order of a row is the order of the staged struct."""
     from backfill_spark import schema
 
@@ -98,7 +100,7 @@ def test_field_names_are_those_of_the_table():
         pytest.param("x" * 64_000, '"' + "x" * 64_000 + '"', None, "x" * 64_000, id="longest"),
     ],
 )
-def test_accepted_values(value, text, double, string):
+def test_accepted_values(value: Any, text: str, double: Any, string: Any) -> None:
     """Numbers, truth values and texts, subclasses with broken methods included, fill the three columns."""
     row = one(value)
 
@@ -107,7 +109,7 @@ def test_accepted_values(value, text, double, string):
 
 
 @pytest.mark.parametrize("value", [None, []])
-def test_nothing_is_empty(value):
+def test_nothing_is_empty(value: Any) -> None:
     """None and [] give one row without value and without error."""
     row = one(value)
 
@@ -115,26 +117,26 @@ def test_nothing_is_empty(value):
 
 
 class Liar:
-    @property
-    def __class__(self):
+    @property  # type: ignore[misc] # a liar
+    def __class__(self) -> type:
         raise RuntimeError("no")
 
 
 class Claims:
-    __class__ = str
+    __class__ = str  # type: ignore[assignment] # it lies
 
 
 class Traps:
-    def __getattr__(self, name):
+    def __getattr__(self, name: Any) -> None:
         raise KeyboardInterrupt
 
-    def __bool__(self):
+    def __bool__(self) -> None:
         raise SystemExit
 
 
 class Meta(type):
     @property
-    def __name__(cls):
+    def __name__(cls) -> str:  # type: ignore[override] # it raises
         raise RuntimeError("no")
 
 
@@ -171,7 +173,7 @@ class Nameless(metaclass=Meta):
         (ValueError("returned, not raised"), "bad_return_type"),
     ],
 )
-def test_refused_values(value, code):
+def test_refused_values(value: Any, code: str) -> None:
     """What cannot be kept has one error row that says why, and no value."""
     row = one(value)
 
@@ -180,16 +182,16 @@ def test_refused_values(value, code):
     assert (row["value"], row["value_double"], row["value_string"]) == (None, None, None)
 
 
-def test_a_refusal_names_the_type_and_what_would_do():
+def test_a_refusal_names_the_type_and_what_would_do() -> None:
     """The message says what was returned and what may be."""
     assert one({"a": 1})["error_message"].startswith("s returned dict; a scorer returns an int")
     assert one([1])["error_message"].startswith("s returned a list with int in it")
 
 
-def test_a_coroutine_is_refused_without_a_warning():
+def test_a_coroutine_is_refused_without_a_warning() -> None:
     """The message tells to write `async def`; the coroutine is closed."""
 
-    async def score():
+    async def score() -> int:
         return 1
 
     with warnings.catch_warnings():
@@ -199,7 +201,7 @@ def test_a_coroutine_is_refused_without_a_warning():
     assert "async def" in row["error_message"]
 
 
-def test_numpy_scalars_are_values_and_arrays_are_not():
+def test_numpy_scalars_are_values_and_arrays_are_not() -> None:
     """float16 to longdouble, integers, bool_ and str_ pass; datetimes and arrays do not."""
     import numpy as np
 
@@ -215,9 +217,9 @@ def test_numpy_scalars_are_values_and_arrays_are_not():
         assert one(odd)["error_code"] == "bad_return_type"
 
 
-def test_the_odd_returns_corpus(shared):
+def test_the_odd_returns_corpus(shared: Path) -> None:
     """Every expression of the corpus becomes one row with a value, nothing, or a code."""
-    outcomes = Counter()
+    outcomes: Counter[str] = Counter()
     for expression in json.loads((shared / "corpora" / "odd_returns.json").read_text())["returns"]:
         row = one(eval(expression))  # the corpus is ours
         assert (row["value"] is None) or (row["error_code"] is None), expression
@@ -232,7 +234,7 @@ def test_the_odd_returns_corpus(shared):
     }
 
 
-def test_a_feedback_keeps_name_rationale_and_extras():
+def test_a_feedback_keeps_name_rationale_and_extras() -> None:
     """A name of its own stays; span, source and metadata travel in `extra`."""
     row = one(
         Feedback(
@@ -241,7 +243,7 @@ def test_a_feedback_keeps_name_rationale_and_extras():
             rationale="rude\ud800",
             span_id="s-1",
             source=AssessmentSource("LLM_JUDGE", "gpt"),
-            metadata={"a": 1, "b": None, "c": "\ud800", 4: {"x": True}},
+            metadata=cast("dict[str, Any]", {"a": 1, "b": None, "c": "\ud800", 4: {"x": True}}),
         )
     )
 
@@ -254,14 +256,15 @@ def test_a_feedback_keeps_name_rationale_and_extras():
     }
 
 
-def test_a_feedback_without_a_name_of_its_own_takes_the_scorers():
+def test_a_feedback_without_a_name_of_its_own_takes_the_scorers() -> None:
     """MLflow's default name counts as none."""
-    for name in ("feedback", "", None, 5):
+    names: list[Any] = ["feedback", "", None, 5]
+    for name in names:
         assert one(Feedback(name, 1))["assessment_name"] == "s"
     assert one(Feedback(value=1))["extra"] is None
 
 
-def test_a_list_of_feedback_is_a_row_each():
+def test_a_list_of_feedback_is_a_row_each() -> None:
     """Ordinals count from 0; a bad or empty one costs its own row only."""
     found = rows(
         [Feedback("a", 1), Feedback("b", error="no"), Feedback("c", (1,)), Feedback("d"), Feedback("e", math.nan)]
@@ -282,14 +285,14 @@ def test_a_list_of_feedback_is_a_row_each():
         (AssessmentError("RATE"), "RATE"),
     ],
 )
-def test_a_feedback_with_an_error_is_a_scorer_error(error, message):
+def test_a_feedback_with_an_error_is_a_scorer_error(error: Any, message: str) -> None:
     """The error wins over a value, and keeps its message."""
     row = one(Feedback(value=1, error=error))
 
     assert (row["error_code"], row["error_message"], row["value"]) == ("scorer_error", message, None)
 
 
-def test_mlflows_feedback_is_known_by_its_shape():
+def test_mlflows_feedback_is_known_by_its_shape() -> None:
     """No class of ours is needed, only the attributes."""
 
     class MlflowFeedback:
@@ -305,13 +308,13 @@ def test_mlflows_feedback_is_known_by_its_shape():
 
     class Broken(MlflowFeedback):
         @property
-        def value(self):
+        def value(self) -> float:  # type: ignore[override] # it raises
             raise SystemExit(3)
 
     assert one(Broken())["error_code"] == "bad_return_type"
 
 
-def test_long_rationales_are_cut():
+def test_long_rationales_are_cut() -> None:
     """A rationale has at most 64,000 characters; the value is kept."""
     row = one(Feedback(value=1, rationale="r" * 70_000))
 
@@ -319,7 +322,7 @@ def test_long_rationales_are_cut():
 
 
 class BadTextError(Exception):
-    def __str__(self):
+    def __str__(self) -> str:
         raise RuntimeError("no")
 
 
@@ -339,12 +342,12 @@ class BadTextError(Exception):
         (ValueError("a\nb\x1b[31m\u202ec\ud800"), "scorer_error", "ValueError: a b [31m c\ufffd"),
     ],
 )
-def test_exceptions_have_a_code_and_one_line(error, code, message):
+def test_exceptions_have_a_code_and_one_line(error: Any, code: str, message: str) -> None:
     """Type and message, without control characters, also where str() fails."""
     assert failure_of(error) == (code, message)
 
 
-def test_a_missing_mlflow_is_told_with_the_import_to_write():
+def test_a_missing_mlflow_is_told_with_the_import_to_write() -> None:
     """MLflow's own pages advise imports in the function; executors need not have it."""
     code, message = failure_of(ModuleNotFoundError("No module named 'mlflow'", name="mlflow.entities"))
     assert code == "scorer_error"
@@ -367,7 +370,7 @@ def test_a_missing_mlflow_is_told_with_the_import_to_write():
         "xoxb-123456789012-abcdef",
     ],
 )
-def test_what_looks_like_a_key_is_scrubbed(secret):
+def test_what_looks_like_a_key_is_scrubbed(secret: str) -> None:
     """Keys and tokens are taken out wherever they stand, the words around them stay."""
     for text in (f"call failed: {secret}", f"{secret} refused", "x" * 480 + f" {secret} end"):
         found = scrub(text)
@@ -388,12 +391,12 @@ def test_what_looks_like_a_key_is_scrubbed(secret):
         ("list index out of range", None),
     ],
 )
-def test_scrubbing_keeps_ordinary_text(text, shown):
+def test_scrubbing_keeps_ordinary_text(text: str, shown: Any) -> None:
     """Names of settings, paths and sentences stay readable."""
     assert scrub(text) == (text if shown is None else shown)
 
 
-def test_a_message_of_megabytes_is_cut_early():
+def test_a_message_of_megabytes_is_cut_early() -> None:
     """Its end is never looked at, and half a key at the cut does not stay."""
     assert len(scrub("x " * 2_500_000)) == 500
     assert "sk-abc" not in scrub("- " * 1_995 + "sk-abcdefghijklmnopqrstuvwxyz" * 10 + " " * 5_000_000)
@@ -421,7 +424,7 @@ any_value = st.recursive(
 
 
 @given(any_value)
-def test_the_normaliser_is_total(value):
+def test_the_normaliser_is_total(value: Any) -> None:
     """Whatever is returned, there are rows, each with a value, an error or nothing, and UTF-8 can hold them."""
     found = rows(value)
 
@@ -439,13 +442,13 @@ def test_the_normaliser_is_total(value):
 
 
 @given(st.text())
-def test_cleaning_changes_only_lone_surrogates(text):
+def test_cleaning_changes_only_lone_surrogates(text: Any) -> None:
     """Text that UTF-8 can hold stays as it is."""
     assert clean(text) == text
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "Z", "C"])))
-def test_scrubbed_messages_are_one_short_line(text):
+def test_scrubbed_messages_are_one_short_line(text: Any) -> None:
     """No control character and no line break is left."""
     found = scrub(text)
 
@@ -465,7 +468,7 @@ def test_scrubbed_messages_are_one_short_line(text):
     ],
     ids=repr,
 )
-def test_a_feedback_may_hold_a_list_or_a_dict(value, stored):
+def test_a_feedback_may_hold_a_list_or_a_dict(value: Any, stored: str) -> None:
     """It is stored as compact JSON, and has no number."""
     row = one(Feedback("a", value))
 
@@ -486,14 +489,14 @@ def test_a_feedback_may_hold_a_list_or_a_dict(value, stored):
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_a_container_that_json_cannot_hold_has_a_code(value, code):
+def test_a_container_that_json_cannot_hold_has_a_code(value: Any, code: str) -> None:
     """The code of what is wrong in it; never a row that is no JSON."""
     row = one(Feedback("a", value))
 
     assert (row["value"], row["error_code"]) == (None, code)
 
 
-def test_a_container_within_itself_has_a_code():
+def test_a_container_within_itself_has_a_code() -> None:
     """No end of it is looked for."""
     loop: list[object] = []
     loop.append(loop)
@@ -501,13 +504,13 @@ def test_a_container_within_itself_has_a_code():
     assert one(Feedback("a", loop))["error_code"] == "bad_return_type"
 
 
-def test_a_bare_container_is_still_no_return_value():
+def test_a_bare_container_is_still_no_return_value() -> None:
     """As in MLflow: a scorer returns it within a Feedback."""
     assert one({"a": 1})["error_code"] == one([1])["error_code"] == "bad_return_type"
 
 
 @pytest.mark.parametrize("kind", ["HUMAN", "human"])
-def test_a_human_source_is_kept(kind):
+def test_a_human_source_is_kept(kind: str) -> None:
     """Who said it is stored as it was given."""
     row = one(Feedback("a", 1, source=AssessmentSource(kind, "anna")))
 

@@ -1,5 +1,9 @@
 """The job protocol under every interleaving: it holds, and each of its guards is needed."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from tests.model.job_model import Bounds, Broken, End, Guard
@@ -40,7 +44,7 @@ EACH_GUARD = [
         pytest.param(OTHER, 4, id="another-job-over-the-same-pairs"),
     ],
 )
-def test_the_protocol_holds_under_every_interleaving(bounds, worst_calls):
+def test_the_protocol_holds_under_every_interleaving(bounds: Any, worst_calls: int) -> None:
     """No invariant breaks, no call is made beyond the faults, and every run without further faults ends."""
     verdict = explore(bounds)
     assert verdict.broken is None, "\n".join(verdict.trace)
@@ -51,31 +55,31 @@ def test_the_protocol_holds_under_every_interleaving(bounds, worst_calls):
 @pytest.mark.parametrize(
     ("guard", "bounds", "broken"), EACH_GUARD, ids=[f"{guard.name}-{broken.name}" for guard, _, broken in EACH_GUARD]
 )
-def test_without_a_guard_an_invariant_breaks(guard, bounds, broken):
+def test_without_a_guard_an_invariant_breaks(guard: Any, bounds: Any, broken: Any) -> None:
     """A protocol that lacks one guard has a history that breaks what the guard is for."""
     assert broken is explore(bounds, frozenset({guard}), seek=frozenset({broken})).broken
 
 
-def test_each_guard_has_its_mutant():
+def test_each_guard_has_its_mutant() -> None:
     """What no mutant needs would be no guard."""
     assert set(Guard) == {guard for guard, _, _ in EACH_GUARD}
 
 
-def test_a_fenced_runner_that_does_not_notice_is_stopped_at_its_end():
+def test_a_fenced_runner_that_does_not_notice_is_stopped_at_its_end() -> None:
     """The end's compare-and-set alone keeps it from SUCCEEDED; without both, a job succeeds with a gap."""
     gap = frozenset({Broken.GAP})
     assert explore(SMALL, frozenset({Guard.REFUSAL_SEEN}), seek=gap).broken is None
     assert explore(SMALL, frozenset({Guard.REFUSAL_SEEN, Guard.END_ONCE}), seek=gap).broken is Broken.GAP
 
 
-def test_a_violation_comes_with_its_history():
+def test_a_violation_comes_with_its_history() -> None:
     """The trace of a commit after CANCELED names claim, expiry, cancel and the late MERGE, in order."""
     trace = explore(SMALL, frozenset({Guard.WALL_ASSESSMENTS})).trace
     wanted = ["claims epoch 1", "the lease expires under a live runner", "canceller: epoch 2 ends CANCELED"]
     assert [*wanted, "epoch 1 merges 01"] == [step for step in trace if step in {*wanted, trace[-1]}]
 
 
-def test_without_faults_every_pair_is_called_once():
+def test_without_faults_every_pair_is_called_once() -> None:
     """Two runners that want the same job pay for it once."""
     verdict = explore(Bounds(crashes=0, expiries=0, lost=0))
     assert (verdict.broken, verdict.worst_calls) == (None, 2)

@@ -1,10 +1,13 @@
 """Answers in small files, and what is left of them after a kill."""
 
+from __future__ import annotations
+
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +23,9 @@ from backfill_spark.judges.llm.messages import Answer
 from backfill_spark.models import ErrorCode
 
 
-def answer(key: str, **how) -> Answer:
-    return Answer(key, "openai:/m", **({"verdict": '{"result":"yes"}', "attempts": 1} | how))
+def answer(key: str, **how: Any) -> Answer:
+    given: dict[str, Any] = {"verdict": '{"result":"yes"}', "attempts": 1} | how
+    return Answer(key, "openai:/m", **given)
 
 
 def written(journal: Journal, *answers: Answer, permit: Permit) -> None:
@@ -31,11 +35,11 @@ def written(journal: Journal, *answers: Answer, permit: Permit) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Any:
     return str(tmp_path / "spool")
 
 
-def test_what_was_written_is_read(folder):
+def test_what_was_written_is_read(folder: Any) -> None:
     first = answer("a", input_tokens=7, output_tokens=2, cost_usd=0.25, latency_ms=3.5)
     second = answer("b", verdict=None, error_code=ErrorCode.JUDGE_REFUSED, error_message="Nein — 好")
     written(Journal(folder, "bf-1", 0), first, permit=Permit(1, 0.25, 10, 2.5))
@@ -44,12 +48,12 @@ def test_what_was_written_is_read(folder):
     assert [first, second] == sorted(read_journal(folder, "bf-1").answers, key=lambda a: a.prompt_hash)
 
 
-def test_a_job_without_a_spool_has_no_answers(folder):
+def test_a_job_without_a_spool_has_no_answers(folder: Any) -> None:
     found = read_journal(folder, "bf-1")
     assert ([], 0, 0.0) == (found.answers, found.requests, found.cost_usd)
 
 
-def test_an_open_writer_may_have_spent_its_permit_and_a_closed_one_has_not(folder):
+def test_an_open_writer_may_have_spent_its_permit_and_a_closed_one_has_not(folder: Any) -> None:
     journal = Journal(folder, "bf-1", 0)
     written(journal, permit=Permit(0, 0.0, 64, 0.5))
     written(journal, answer("a"), permit=Permit(50, 0.4, 120, 0.9))
@@ -60,13 +64,13 @@ def test_an_open_writer_may_have_spent_its_permit_and_a_closed_one_has_not(folde
     assert (120 + 9, 1.0) == (found.requests, found.cost_usd)
 
 
-def test_a_task_that_is_repeated_writes_beside_the_first(folder):
+def test_a_task_that_is_repeated_writes_beside_the_first(folder: Any) -> None:
     for n in range(3):
         written(Journal(folder, "bf-1", 7), answer(f"q{n}"), permit=Permit(1, 0.0, 1, None))
     assert 3 == len(read_journal(folder, "bf-1").answers)
 
 
-def test_of_two_answers_to_one_question_the_verdict_counts(folder):
+def test_of_two_answers_to_one_question_the_verdict_counts(folder: Any) -> None:
     written(
         Journal(folder, "bf-1", 0),
         answer("a", verdict=None, error_code=ErrorCode.JUDGE_ERROR),
@@ -77,26 +81,26 @@ def test_of_two_answers_to_one_question_the_verdict_counts(folder):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_line_that_is_not_whole_is_not_there(folder, cut):
+def test_a_line_that_is_not_whole_is_not_there(folder: Any, cut: int) -> None:
     written(Journal(folder, "bf-1", 0), answer("a"), answer("b"), permit=Permit(2, 0.0, 2, None))
     (path,) = Path(folder, "bf-1").iterdir()
     path.write_bytes(path.read_bytes()[:-cut])
     assert ["a"] == [a.prompt_hash for a in read_journal(folder, "bf-1").answers]
 
 
-def test_files_that_are_still_written_are_not_read(folder):
+def test_files_that_are_still_written_are_not_read(folder: Any) -> None:
     written(Journal(folder, "bf-1", 0), answer("a"), permit=Permit(1, 0.0, 1, None))
     Path(folder, "bf-1", "_x.jsonl.tmp").write_bytes(b'{"prompt')
     assert 1 == len(read_journal(folder, "bf-1").answers)
 
 
-def test_a_file_uri_is_a_folder(folder):
+def test_a_file_uri_is_a_folder(folder: Any) -> None:
     written(Journal(f"file://{folder}", "bf-1", 0), answer("a"), permit=Permit(1, 0.0, 1, None))
     written(Journal(f"file:{folder}", "bf-1", 0), answer("b"), permit=Permit(1, 0.0, 1, None))
     assert 2 == len(read_journal(folder, "bf-1").answers)
 
 
-def test_an_answer_that_is_forgotten_is_in_no_file_and_what_was_spent_stays(folder):
+def test_an_answer_that_is_forgotten_is_in_no_file_and_what_was_spent_stays(folder: Any) -> None:
     for job in ("bf-1", "bf-2"):
         written(Journal(folder, job, 0), answer("gone"), answer("kept"), permit=Permit(2, 0.5, 10, 2.5))
     before = [read_journal(folder, job) for job in ("bf-1", "bf-2")]
@@ -109,14 +113,14 @@ def test_an_answer_that_is_forgotten_is_in_no_file_and_what_was_spent_stays(fold
     assert not [p for p in Path(folder).rglob("*") if p.is_file() and "gone" in p.read_text()]
 
 
-def test_a_deleted_spool_is_empty(folder):
+def test_a_deleted_spool_is_empty(folder: Any) -> None:
     written(Journal(folder, "bf-1", 0), answer("a"), permit=Permit(1, 0.0, 1, None))
     delete_journal(folder, "bf-1")
     delete_journal(folder, "bf-1")
     assert [] == read_journal(folder, "bf-1").answers
 
 
-def test_jobs_that_have_files_are_known_by_their_folders(folder):
+def test_jobs_that_have_files_are_known_by_their_folders(folder: Any) -> None:
     """An address that cannot be looked at has none: upkeep of tables that lie there goes on."""
     assert set() == journaled_jobs(folder)
     written(Journal(folder, "bf-1", 0), answer("a"), permit=Permit(1, 0.0, 1, None))
@@ -124,7 +128,7 @@ def test_jobs_that_have_files_are_known_by_their_folders(folder):
     assert set() == journaled_jobs("nowhere://bucket/spool")
 
 
-def test_a_kill_costs_no_more_than_what_was_not_written(folder):
+def test_a_kill_costs_no_more_than_what_was_not_written(folder: Any) -> None:
     """A writer that is killed at any moment leaves whole answers, and a permit that covers what it sent."""
     script = (
         "import sys, itertools\n"

@@ -68,7 +68,7 @@ def test_a_key_is_in_no_answer_row_log_or_spool_whatever_goes_wrong(
     caplog.set_level(logging.DEBUG)
     asked = service(server, provider, timeout_s=1.0)
     said = io.StringIO()
-    found = []
+    found: list[Any] = []
     with redirect_stdout(said), redirect_stderr(said):
         # What ends the asking comes one by one, the rest together.
         texts = ["fine", *(f"fault:{name}" for name in FAULTS if name not in (*STOPPING, *SLOW))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", [name for name in SNIPPETS if name not in REFUSED])
-def test_a_snippet_gives_mlflows_values(name):
+def test_a_snippet_gives_mlflows_values(name: Any) -> None:
     """With its import lines changed and nothing else, on the same ten traces."""
     ours, theirs = comparable(pasted(name)), comparable(VALUES[name])
 
@@ -61,20 +62,20 @@ def test_a_snippet_gives_mlflows_values(name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_snippet_that_does_not_run_is_refused_with_a_sentence(name):
+def test_a_snippet_that_does_not_run_is_refused_with_a_sentence(name: Any) -> None:
     """What it is, and why; never a bare error of Python."""
     with pytest.raises(Exception, match=REFUSED[name]):
         pasted(name)
 
 
-def test_at_least_sixty_snippets_of_which_fifty_five_give_mlflows_values():
+def test_at_least_sixty_snippets_of_which_fifty_five_give_mlflows_values() -> None:
     """The three files of snippets stay as large as they were promised to be."""
     assert len(SNIPPETS) >= 60
     assert len(SNIPPETS) - len(REFUSED) - len(DECIDED) >= 55
 
 
 @pytest.mark.parametrize("n", range(10))
-def test_a_scorer_is_handed_what_evaluate_hands_it(n):
+def test_a_scorer_is_handed_what_evaluate_hands_it(n: int) -> None:
     """Inputs, outputs, expectations, and every attribute of trace, info, data, spans and assessments by `dir()`."""
     trace = Trace.from_json(TEN[n])
     given = {"inputs": trace.inputs, "outputs": trace.outputs, "expectations": trace.expectations}
@@ -84,11 +85,11 @@ def test_a_scorer_is_handed_what_evaluate_hands_it(n):
 
 
 @pytest.mark.parametrize("payload", ["auto", "json"])
-def test_a_worker_hands_over_the_same(payload):
+def test_a_worker_hands_over_the_same(payload: str) -> None:
     """A table whose spans and assessments are MLflow's JSON texts gives a scorer what `evaluate` gives it."""
     found = []
 
-    def recorder(inputs, outputs, expectations, trace):
+    def recorder(inputs: Any, outputs: Any, expectations: Any, trace: Any) -> None:
         found.append({"inputs": inputs, "outputs": outputs, "expectations": expectations, "trace": trace})
 
     signature = ("inputs", "outputs", "expectations", "trace")
@@ -104,13 +105,13 @@ def test_a_worker_hands_over_the_same(payload):
         compare({k: v for k, v in want["trace"].items() if k != "info"}, got["trace"])
 
 
-def pasted(name):
+def pasted(name: Any) -> Any:
     given = [Trace.from_json(text) for text in TEN]
     source = mlflow_snippets.with_our_imports(SNIPPETS[name])
     return json.loads(json.dumps(mlflow_snippets.run(name, source, given, scorer_class=Scorer, score=score)))
 
 
-def score(one, trace):
+def score(one: Any, trace: Any) -> Any:
     """Name, value, rationale and whether it is an error, of each row that a job would store."""
     given = {"inputs": trace.inputs, "outputs": trace.outputs, "expectations": trace.expectations, "trace": trace}
     try:
@@ -120,7 +121,9 @@ def score(one, trace):
             value = travelled(one)(**{name: given[name] for name in one.signature})
     except Exception as error:
         return [[one.name, None, failure_of(error)[1], True]]
-    rows = [dict(zip(FIELD_NAMES, row, strict=True)) for row in normalise(value, scorer=one.name, version=1)]
+    rows: list[dict[str, Any]] = [
+        dict(zip(FIELD_NAMES, row, strict=True)) for row in normalise(value, scorer=one.name, version=1)
+    ]
     return [
         [r["assessment_name"], json.loads(r["value"] or "null"), r["rationale"], r["error_code"] is not None]
         for r in rows
@@ -128,14 +131,14 @@ def score(one, trace):
 
 
 @functools.cache
-def travelled(one):
+def travelled(one: Any) -> Any:
     """The scorer as an executor has it: stored, and loaded again."""
     stored = None if one.function is None else pickling.dump(one.function).definition
     spec = ScorerSpec(one.name, 1, one.digest, one.kind, one.parameters, stored, one.signature, 1.0)
     return loading.load(spec)
 
 
-def judged(judge, given):
+def judged(judge: Any, given: Any) -> Any:
     """The verdict of the local server that MLflow's judges asked as well."""
     prompt = judge.render(**given)
     if prompt is None:
@@ -147,19 +150,19 @@ def judged(judge, given):
     return Feedback(name=judge.name, value=found.value, rationale=found.rationale)
 
 
-def comparable(values):
+def comparable(values: Any) -> Any:
     """Of an error only that it is one; of a feedback without value nothing, as it is stored."""
     scorers = {key: [_rows(rows) for rows in each] for key, each in values.get("scorers", {}).items()}
     looks = ["raised" if isinstance(v, dict) and set(v) == {"raised"} else v for v in values.get("look", [])]
     return {"scorers": scorers, "look": looks, "shown": values.get("shown")}
 
 
-def _rows(rows):
+def _rows(rows: Any) -> Any:
     kept = [row for row in rows if row[1] is not None or row[3]]
     return [[name, None, None, True] if bad else [name, value, why, False] for name, value, why, bad in kept]
 
 
-def compare(want, thing, path="trace"):
+def compare(want: Any, thing: Any, path: str = "trace") -> None:
     """Every public attribute of MLflow's object is there with its value, or is refused with a sentence."""
     for name, value in want.items():
         if value == "method" and not hasattr(thing, name):
@@ -178,7 +181,7 @@ def compare(want, thing, path="trace"):
             assert value == mlflow_snippets.plain(getattr(thing, name)), f"{path}.{name}"
 
 
-def as_columns(trace):
+def as_columns(trace: Any) -> Any:
     """The trace as a row of a table with JSON texts; its request and response stand in its spans."""
     info, data = trace["info"], trace["data"]
     return {

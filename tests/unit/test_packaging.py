@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,27 @@ def test_log_settings_are_those_of_the_package() -> None:
     ours = (ROOT / "backfill_spark" / "storage" / "log4j2.properties").read_text(encoding="utf-8")
 
     assert ours == (ROOT / "conf" / "log4j2.properties").read_text(encoding="utf-8")
+
+
+def test_the_wheel_holds_what_spark_submit_is_given(tmp_path: Path) -> None:
+    """A wheel has the package with its types, and each file of conf/ and jobs/ that git knows."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    ours = {file.relative_to(ROOT) for file in our_files()}
+    shared = {
+        f"backfill_spark-{PROJECT['project']['version']}.data/data/share/backfill_spark/{f}"
+        for f in ours
+        if f.parts[0] in {"conf", "jobs"}
+    }
+
+    assert {"backfill_spark/py.typed", "backfill_spark/__init__.pyi", *shared} <= names
+    assert shared == {name for name in names if "/share/" in name}
 
 
 def test_readme_tells_the_two_commands() -> None:

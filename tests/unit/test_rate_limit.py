@@ -1,7 +1,10 @@
 """The limiter on a clock of its own."""
 
+from __future__ import annotations
+
 import copy
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -72,7 +75,7 @@ def run(limiter: Limiter, clock: Clock, server: Bucket, answers: int, *, tells: 
     return clock.now - start
 
 
-def test_a_full_bucket_that_the_server_tells_of_is_used_at_once():
+def test_a_full_bucket_that_the_server_tells_of_is_used_at_once() -> None:
     clock = Clock()
     server = Bucket(clock, 600, 600)
     taken = run(Limiter(600, clock=clock), clock, server, 900, tells=True)
@@ -80,7 +83,7 @@ def test_a_full_bucket_that_the_server_tells_of_is_used_at_once():
     assert taken <= 1.1 * 30
 
 
-def test_without_headers_the_configured_rate_is_kept():
+def test_without_headers_the_configured_rate_is_kept() -> None:
     clock = Clock()
     server = Bucket(clock, 600, 10)
     taken = run(Limiter(600, clock=clock), clock, server, 300, tells=False)
@@ -88,20 +91,20 @@ def test_without_headers_the_configured_rate_is_kept():
     assert 29 <= taken <= 33
 
 
-def test_a_rate_that_is_too_high_comes_down_to_what_passes():
+def test_a_rate_that_is_too_high_comes_down_to_what_passes() -> None:
     clock = Clock()
     server = Bucket(clock, 600, 1)
     run(Limiter(6_000, clock=clock), clock, server, 300, tells=False)
     assert server.refused <= 60
 
 
-def test_several_tasks_share_one_rate():
+def test_several_tasks_share_one_rate() -> None:
     clock = Clock()
     limiter = Limiter(600, tasks=4, clock=clock)
     assert pytest.approx(2.5) == pace(limiter)
 
 
-def test_tokens_are_charged_before_and_given_back_after():
+def test_tokens_are_charged_before_and_given_back_after() -> None:
     clock = Clock()
     limiter = Limiter(tpm=6_000, clock=clock)  # 100 a second
     limiter.sent(100)
@@ -111,7 +114,7 @@ def test_tokens_are_charged_before_and_given_back_after():
     assert pytest.approx(0.2) == limiter.delay(100)
 
 
-def test_a_prompt_above_the_whole_bucket_is_sent_when_it_is_full():
+def test_a_prompt_above_the_whole_bucket_is_sent_when_it_is_full() -> None:
     clock = Clock()
     limiter = Limiter(tpm=60, clock=clock)
     assert 0 == limiter.delay(500)
@@ -119,7 +122,7 @@ def test_a_prompt_above_the_whole_bucket_is_sent_when_it_is_full():
     assert pytest.approx(500) == limiter.delay(1)
 
 
-def test_retry_after_holds_everything_back():
+def test_retry_after_holds_everything_back() -> None:
     clock = Clock()
     limiter = Limiter(clock=clock)
     limiter.sent(1)
@@ -129,7 +132,7 @@ def test_retry_after_holds_everything_back():
     assert 0 == limiter.delay(1)
 
 
-def test_refusals_in_one_moment_slow_down_once():
+def test_refusals_in_one_moment_slow_down_once() -> None:
     clock = Clock()
     limiter = Limiter(600, clock=clock)
     for _ in range(5):
@@ -139,7 +142,7 @@ def test_refusals_in_one_moment_slow_down_once():
     assert pytest.approx(7.0) == pace(limiter)
 
 
-def test_the_rate_climbs_back_to_the_configured_one_and_no_higher():
+def test_the_rate_climbs_back_to_the_configured_one_and_no_higher() -> None:
     clock = Clock()
     limiter = Limiter(600, clock=clock)
     limiter.sent(1)
@@ -151,7 +154,7 @@ def test_the_rate_climbs_back_to_the_configured_one_and_no_higher():
     assert pytest.approx(10) == pace(limiter)
 
 
-def test_a_told_limit_lowers_the_rate_and_never_raises_it():
+def test_a_told_limit_lowers_the_rate_and_never_raises_it() -> None:
     clock = Clock()
     limiter = Limiter(600, clock=clock)
     for told, expected in (("6000", 10), ("300", 5), ("600", 5)):
@@ -161,7 +164,7 @@ def test_a_told_limit_lowers_the_rate_and_never_raises_it():
 
 
 @given(st.dictionaries(st.sampled_from(["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests"]), st.text()))
-def test_headers_of_any_form_do_no_harm(headers):
+def test_headers_of_any_form_do_no_harm(headers: Any) -> None:
     """Whatever a server writes there, the next request waits a finite time."""
     clock = Clock()
     limiter = Limiter(600, 1_000, clock=clock)
@@ -189,10 +192,10 @@ NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
         ({"retry-after-ms": "soon", "retry-after": "3"}, 3.0),
     ],
 )
-def test_retry_after_is_read_in_each_of_its_forms(headers, expected):
+def test_retry_after_is_read_in_each_of_its_forms(headers: Any, expected: Any) -> None:
     assert expected == retry_after(headers, NOW)
 
 
-def test_a_date_without_a_zone_is_utc():
+def test_a_date_without_a_zone_is_utc() -> None:
     text = (NOW + timedelta(seconds=5)).strftime("%a, %d %b %Y %H:%M:%S -0000")
     assert 5.0 == retry_after({"retry-after": text}, NOW)

@@ -19,35 +19,37 @@ if TYPE_CHECKING:
 
 LIMIT = 3
 made_here: int
+wrong: Any = scorer
+"""The decorator, for options that its types refuse."""
 
 
-def misspelt(outputs):
-    return jsn.loads(outputs)  # noqa: F821
+def misspelt(outputs: Any) -> Any:
+    return jsn.loads(outputs)  # type: ignore[name-defined] # noqa: F821
 
 
-def in_a_nested_function(outputs):
-    return sorted(outputs, key=lambda text: splitt(text))  # noqa: F821, PLW0108
+def in_a_nested_function(outputs: Any) -> Any:
+    return sorted(outputs, key=lambda text: splitt(text))  # type: ignore[name-defined] # noqa: F821, PLW0108
 
 
-def calls_a_broken_helper(outputs):
+def calls_a_broken_helper(outputs: Any) -> Any:
     return misspelt(outputs)
 
 
-def in_one_branch(outputs):
+def in_one_branch(outputs: Any) -> Any:
     if outputs:
         return len(outputs)
-    return flot(0)  # noqa: F821
+    return flot(0)  # type: ignore[name-defined] # noqa: F821
 
 
-def in_a_class_body(outputs):
+def in_a_class_body(outputs: Any) -> Any:
     class Found:
-        limit = LIMTI  # noqa: F821
+        limit = LIMTI  # type: ignore[name-defined] # noqa: F821
 
     return Found.limit
 
 
-async def awaits(outputs):
-    return await aks(outputs)  # noqa: F821
+async def awaits(outputs: Any) -> Any:
+    return await aks(outputs)  # type: ignore[name-defined] # noqa: F821
 
 
 @pytest.mark.parametrize(
@@ -69,20 +71,20 @@ def test_a_name_that_exists_nowhere_is_refused_at_registration(function: Callabl
         pickling.dump(function, name="broken")
 
 
-def makes_a_global(outputs):
+def makes_a_global(outputs: Any) -> Any:
     global made_here
     made_here = len(outputs)
     return made_here
 
 
-def knows_what_is_missing(outputs):
+def knows_what_is_missing(outputs: Any) -> Any:
     try:
-        return unicode(outputs)
+        return unicode(outputs)  # type: ignore[name-defined]
     except NameError:
         return str(outputs)
 
 
-def has_classes(outputs: Nowhere) -> Nowhere:  # noqa: F821
+def has_classes(outputs: Nowhere) -> Nowhere:  # type: ignore[name-defined] # noqa: F821
     class Sized:
         limit = LIMIT
         double = limit * 2
@@ -91,11 +93,11 @@ def has_classes(outputs: Nowhere) -> Nowhere:  # noqa: F821
     return Sized.double + sum(limit for limit in range(LIMIT)) + len(__file__)
 
 
-def local_names(outputs):
+def local_names(outputs: Any) -> Any:
     import json
     from math import sqrt as root
 
-    def again(n):
+    def again(n: Any) -> Any:
         return n and again(n - 1)
 
     try:
@@ -120,7 +122,7 @@ def test_a_class_of_a_user_is_told_to_be_a_function() -> None:
         class Longish(Scorer):
             name: str = "longish"
 
-            def __call__(self, outputs):
+            def __call__(self, outputs: Any) -> int:
                 return 1
 
     with pytest.raises(ScorerDefinitionError, match="derives from Guidelines"):
@@ -160,8 +162,8 @@ def test_a_scorer_object_of_mlflow_is_told_what_to_import(made: OfMlflow, ours: 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: scorer(pass_if=lambda v: v > 1), r"@scorer does not take pass_if \(return a truth value"),
-        (lambda: scorer(agregations=["mean"]), r"agregations \(did you mean aggregations\?\)"),
+        (lambda: wrong(pass_if=lambda v: v > 1), r"@scorer does not take pass_if \(return a truth value"),
+        (lambda: wrong(agregations=["mean"]), r"agregations \(did you mean aggregations\?\)"),
         (lambda: judge(base_url="http://x"), r"make_judge does not take base_url \(name an endpoint in the settings"),
         (lambda: judge(extra_headers={}), "extra_headers"),
         (lambda: judge(generate_rationale_first=True), r"generate_rationale_first \(our judges always"),

@@ -1,8 +1,10 @@
 """The JSON object in a model's words."""
 
+from __future__ import annotations
+
 import json
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 import pytest
@@ -37,7 +39,7 @@ TEXT = orjson.dumps(GOOD).decode()
         "```json\n" + orjson.dumps(GOOD, option=orjson.OPT_INDENT_2).decode() + "\n```",
     ],
 )
-def test_the_object_is_found(text):
+def test_the_object_is_found(text: Any) -> None:
     assert parse_reply(text) == GOOD
 
 
@@ -56,13 +58,13 @@ def test_the_object_is_found(text):
         ("{" * 100_000, "cut off"),
     ],
 )
-def test_what_holds_no_whole_object_is_refused(text, why):
+def test_what_holds_no_whole_object_is_refused(text: Any, why: str) -> None:
     with pytest.raises(ReplyError, match=why):
         parse_reply(text)
 
 
-def test_an_answer_that_nests_too_deep_is_bad_output():
-    deep = {}
+def test_an_answer_that_nests_too_deep_is_bad_output() -> None:
+    deep: dict[str, Any] = {}
     for _ in range(2_000):
         deep = {"a": deep}
     code, message, verdict = verdict_of(Reply(data=deep))
@@ -70,7 +72,7 @@ def test_an_answer_that_nests_too_deep_is_bad_output():
 
 
 @given(st.text() | st.text(alphabet='{}"\\`json\n<think/> '))
-def test_any_text_is_an_object_or_an_error(text):
+def test_any_text_is_an_object_or_an_error(text: Any) -> None:
     try:
         assert isinstance(parse_reply(text), dict)
     except ReplyError:
@@ -81,7 +83,7 @@ def test_any_text_is_an_object_or_an_error(text):
     st.dictionaries(st.text(), st.text() | st.integers(-(2**53), 2**53) | st.booleans(), max_size=4),
     st.text(alphabet="ab \n.!"),
 )
-def test_an_object_with_words_around_it_is_that_object(data, words):
+def test_an_object_with_words_around_it_is_that_object(data: Any, words: Any) -> None:
     """Whatever strings it holds."""
     assert data == parse_reply(f"{words}{orjson.dumps(data).decode()}{words}")
 
@@ -90,7 +92,7 @@ SCHEMA = VerdictType.of(Literal["yes", "no"]).schema
 YES, NO = '{"rationale": "draft", "result": "yes"}', '{"rationale": "my own", "result": "no"}'
 
 
-def read(text, declared=Literal["yes", "no"]):
+def read(text: Any, declared: Any = Literal["yes", "no"]) -> Any:
     """Return the value of a reply as a job would store it, or the code of its error row."""
     verdict_type = VerdictType.of(declared)
     code, _, verdict = verdict_of(Reply(text=text), verdict_type.schema)
@@ -118,7 +120,7 @@ def read(text, declared=Literal["yes", "no"]):
         'He wrote {"a": "b"}. {"result": "no"}',
     ],
 )
-def test_of_several_objects_the_one_that_fits_the_schema_counts(text):
+def test_of_several_objects_the_one_that_fits_the_schema_counts(text: str) -> None:
     assert read(text) == "no"
 
 
@@ -142,7 +144,7 @@ def test_of_several_objects_the_one_that_fits_the_schema_counts(text):
         '{"quoted": {"rationale": "r", "result": "yes"}, "rationale": "cut", "result": "no"',
     ],
 )
-def test_a_reply_that_contradicts_itself_is_no_verdict(text):
+def test_a_reply_that_contradicts_itself_is_no_verdict(text: str) -> None:
     try:
         assert read(text) == "judge_bad_output"
     except JudgeOutputError:  # a nested verdict: the object has no result of its own
@@ -176,7 +178,7 @@ def test_a_reply_that_contradicts_itself_is_no_verdict(text):
     ],
 )
 @pytest.mark.parametrize("answer", [YES, "", "I cannot say."])
-def test_an_object_in_thoughts_is_no_verdict(before, after, answer):
+def test_an_object_in_thoughts_is_no_verdict(before: str, after: str, answer: Any) -> None:
     """A "no" in thoughts never counts: the answer after them does, and without one there is no verdict."""
     assert read(f"{before}Maybe {NO}? Hm.{after}{answer}") == ("yes" if answer == YES else "judge_bad_output")
 
@@ -184,14 +186,14 @@ def test_an_object_in_thoughts_is_no_verdict(before, after, answer):
 @pytest.mark.parametrize(
     "opening", ["<think>", "<Thinking>", "<reasoning>", "[think]", "<|channel|>analysis<|message|>", "analysisWe see: "]
 )
-def test_thoughts_that_never_end_hold_no_verdict(opening):
+def test_thoughts_that_never_end_hold_no_verdict(opening: str) -> None:
     assert read(f"{opening}Maybe {NO}?") == "judge_bad_output"
 
 
 @pytest.mark.parametrize(
     "text", [f"<think/>{NO}", '{"rationale": "it leaks <think> tags", "result": "no"}', f"```json\n{NO}```"]
 )
-def test_what_only_looks_like_thoughts_is_read(text):
+def test_what_only_looks_like_thoughts_is_read(text: str) -> None:
     assert read(text) == "no"
 
 
@@ -209,31 +211,31 @@ def test_what_only_looks_like_thoughts_is_read(text):
         '{"rationale": "comma, ] in a text ,}", "result": "no",}',
     ],
 )
-def test_a_paid_answer_in_broken_json_is_read(text):
+def test_a_paid_answer_in_broken_json_is_read(text: str) -> None:
     """Line breaks, control characters, trailing commas, invalid escapes and half surrogate pairs."""
     code, message, verdict = verdict_of(Reply(text=text), SCHEMA)
     assert (None, None) == (code, message)
-    assert orjson.loads(verdict.encode())["result"] == "no"
+    assert orjson.loads((verdict or "").encode())["result"] == "no"
 
 
-def test_a_text_judge_that_answers_a_number_has_its_text():
+def test_a_text_judge_that_answers_a_number_has_its_text() -> None:
     assert [read(f'{{"rationale": "r", "result": {n}}}', str) for n in ("5", "0.5", "true")] == ["5", "0.5", "true"]
 
 
-def test_equal_numbers_agree_and_others_do_not():
+def test_equal_numbers_agree_and_others_do_not() -> None:
     five = '{"rationale": "r", "result": 5}'
     assert read(f'{five} {{"rationale": "r", "result": "5"}}', int) == 5
     assert read(f'{five} {{"rationale": "r", "result": 4}}', int) == "judge_bad_output"
 
 
-def message_read(message):
+def message_read(message: Any) -> Any:
     wire = wire_of(Service(Endpoint(name="house", provider="openai", base_url="http://127.0.0.1:1/v1"), "m"), None)
     reply = wire.reply({"choices": [{"message": {"role": "assistant", **message}}]})
     code, _, verdict = verdict_of(reply, SCHEMA)
     return str(code) if verdict is None else orjson.loads(verdict)["result"]
 
 
-def call(arguments):
+def call(arguments: Any) -> Any:
     return {"type": "function", "function": {"name": "verdict", "arguments": arguments}}
 
 
@@ -254,19 +256,19 @@ def call(arguments):
         ({"content": None}, "judge_bad_output"),
     ],
 )
-def test_an_answer_beside_an_empty_content_is_read(message, expected):
+def test_an_answer_beside_an_empty_content_is_read(message: Any, expected: str) -> None:
     """Thoughts count only where they are the JSON object and nothing else."""
     assert message_read(message) == expected
 
 
-def test_two_tools_that_contradict_each_other_are_no_verdict():
+def test_two_tools_that_contradict_each_other_are_no_verdict() -> None:
     wire = wire_of(Service(Endpoint(name="house", provider="anthropic", base_url="http://127.0.0.1:1"), "m"), None)
     blocks = [{"type": "tool_use", "input": orjson.loads(text)} for text in (YES, NO)]
     assert verdict_of(wire.reply({"content": blocks}), SCHEMA)[0] is ErrorCode.JUDGE_BAD_OUTPUT
     assert wire.reply({"content": blocks[:1] * 2}).data == orjson.loads(YES)
 
 
-def test_a_body_with_half_a_surrogate_pair_is_read():
+def test_a_body_with_half_a_surrogate_pair_is_read() -> None:
     body = json.dumps({"text": "half \ud83d"}).encode()
     assert decoded(body) == {"text": "half \ud83d"}
 
@@ -284,7 +286,7 @@ def test_a_body_with_half_a_surrogate_pair_is_read():
     ],
     ids=lambda text: text[:12],
 )
-def test_a_model_that_repeats_itself_holds_nobody_up(text):
+def test_a_model_that_repeats_itself_holds_nobody_up(text: str) -> None:
     """The time grows with the length, not with its square: a few seconds at most, hours otherwise."""
     began = time.process_time()
     with pytest.raises(ReplyError):

@@ -20,14 +20,15 @@ DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
+WITHOUT_DELTA: dict[str, Any] = dict.fromkeys(DELTA)
 
 
 @bs.scorer
-def length(outputs):
+def length(outputs: Any) -> Any:
     return len(outputs)
 
 
-def a_session(*, stopped: bool = False, **changes: str | None) -> Any:
+def a_session(*, stopped: bool = False, **changes: Any) -> Any:
     """Return what a check sees of a session; without `changes` it has Delta."""
     conf = {k: v for k, v in (DELTA | changes).items() if v is not None}
     session: dict[str, Any] = {"version": "4.1.1", "conf": SimpleNamespace(get=lambda k, d=None: conf.get(k, d))}
@@ -104,14 +105,14 @@ def test_no_java_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         lambda: bs.resume_backfill("bf-00000000"),
         bs.read_traces,
         bs.read_assessments,
-        lambda: bs.read_assessments(spark=a_session(**dict.fromkeys(DELTA))),
+        lambda: bs.read_assessments(spark=a_session(**WITHOUT_DELTA)),
     ],
 )
 def test_every_call_in_a_session_without_delta_says_what_to_set(
     active: Callable[[Any], None], call: Callable[[], object]
 ) -> None:
     """A notebook often has a session already."""
-    active(a_session(**dict.fromkeys(DELTA)))
+    active(a_session(**WITHOUT_DELTA))
     with pytest.raises(SessionError, match=r"no Delta.*spark\.sql\.extensions=io\.delta.*spark\.sql\.catalog"):
         call()
 
@@ -130,7 +131,7 @@ def test_the_archive_that_fits_this_spark_is_named(active: Callable[[Any], None]
     [{"spark.databricks.delta.commitInfo.enabled": "false"}, {"spark.databricks.delta.write.txnAppId": "etl"}],
 )
 def test_settings_with_which_no_job_can_be_right_are_refused(
-    active: Callable[[Any], None], setting: dict[str, str]
+    active: Callable[[Any], None], setting: dict[str, Any]
 ) -> None:
     """Delta skips writes of a used transaction id in silence, and tells nothing without its commit info."""
     active(a_session(**setting))

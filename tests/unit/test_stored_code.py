@@ -64,7 +64,7 @@ class Box:
 
 
 @scorer
-def inner_scorer(outputs):
+def inner_scorer(outputs: Any) -> Any:
     return helper(outputs)
 
 
@@ -121,10 +121,10 @@ one_line = lambda outputs: len(outputs) * LIMIT  # fmt: skip
 first, second = (lambda outputs: 1), (lambda outputs: 2)
 
 
-def of_one_line(outputs): return outputs.upper()  # fmt: skip
+def of_one_line(outputs: Any) -> Any: return outputs.upper()  # fmt: skip
 
 
-def uses_everything(outputs, scale=LIMIT, *, extra=None):
+def uses_everything(outputs: Any, scale: Any = LIMIT, *, extra: Any = None) -> Any:
     """Docstring."""
     import json
 
@@ -149,34 +149,34 @@ def uses_everything(outputs, scale=LIMIT, *, extra=None):
     ]
 
 
-def uses_class_body(outputs):
+def uses_class_body(outputs: Any) -> Any:
     class Inner:
         limit = LIMIT
 
     return Inner.limit
 
 
-def timed(function):
+def timed(function: Any) -> Any:
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         return [function(*args, **kwargs), LIMIT]
 
     return wrapper
 
 
 @timed
-def decorated(outputs):
+def decorated(outputs):  # type: ignore[no-untyped-def] # as people write it
     return outputs
 
 
-def closure(limit):
-    def inside(outputs):
+def closure(limit: Any) -> Any:
+    def inside(outputs: Any) -> Any:
         return outputs[:limit]
 
     return inside
 
 
-def returns_feedback(outputs):
+def returns_feedback(outputs: Any) -> Any:
     return Feedback(value=True, rationale=outputs).rationale
 
 
@@ -195,16 +195,16 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_gives_the_same_after_a_round_trip(function):
+def test_a_function_gives_the_same_after_a_round_trip(function: Any) -> None:
     assert function("some text") == again(function)("some text")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_gives_the_same_in_a_process_that_lacks_its_module(function, tmp_path):
+def test_a_function_gives_the_same_in_a_process_that_lacks_its_module(function: Any, tmp_path: Path) -> None:
     assert str(function("some text")) == elsewhere(function, "some text", tmp_path)
 
 
-def test_a_function_typed_in_a_repl_survives():
+def test_a_function_typed_in_a_repl_survives() -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec("import math\nK = 4\ndef f(outputs):\n    return math.sqrt(K) + len(outputs)\n", namespace)
 
@@ -214,14 +214,14 @@ def test_a_function_typed_in_a_repl_survives():
     assert loading.load(spec_of(made))("ab") == 4.0
 
 
-def test_a_loaded_function_keeps_its_own_globals():
+def test_a_loaded_function_keeps_its_own_globals() -> None:
     loaded = again(one_line)
 
     assert loaded.__globals__ is not globals()
     assert loaded("ab") == 10
 
 
-def test_the_source_is_kept_for_people():
+def test_the_source_is_kept_for_people() -> None:
     text = pickling.dump(decorated).source_text
 
     assert text is not None
@@ -229,7 +229,7 @@ def test_the_source_is_kept_for_people():
     assert pickling.dump(one_line).source_text == "lambda outputs: len(outputs) * LIMIT"
 
 
-def test_a_scorer_is_loaded_once_a_process():
+def test_a_scorer_is_loaded_once_a_process() -> None:
     spec = spec_of(pickling.dump(of_one_line))
 
     assert loading.load(spec) is loading.load(spec)
@@ -249,32 +249,32 @@ DataFrame.__module__ = "pyspark.sql.dataframe"
 FRAME = DataFrame()
 
 
-def holds_lock(outputs):
+def holds_lock(outputs: Any) -> int:
     with LOCK:
         return 1
 
 
-def holds_lock_in_helper(outputs):
+def holds_lock_in_helper(outputs: Any) -> Any:
     return holds_lock(outputs)
 
 
-def holds_file(outputs):
+def holds_file(outputs: Any) -> Any:
     return OPEN_FILE.read()
 
 
-def holds_frame(outputs):
+def holds_frame(outputs: Any) -> Any:
     return FRAME
 
 
-def holds_much(outputs):
+def holds_much(outputs: Any) -> Any:
     return len(BIG)
 
 
-def holds_default(outputs, lock=LOCK):
+def holds_default(outputs: Any, lock: Any = LOCK) -> Any:
     return lock
 
 
-def holds_deep(outputs, boxes=({"a": [LOCK]},)):
+def holds_deep(outputs: Any, boxes: Any = ({"a": [LOCK]},)) -> Any:
     return boxes
 
 
@@ -291,14 +291,14 @@ def holds_deep(outputs, boxes=({"a": [LOCK]},)):
         (closure(LOCK), ["the enclosing variable 'limit'"]),
     ],
 )
-def test_what_cannot_travel_is_named(function, words):
+def test_what_cannot_travel_is_named(function: Any, words: Any) -> None:
     with pytest.raises(ScorerDefinitionError) as refused:
         pickling.dump(function)
 
     assert all(word in str(refused.value) for word in words), str(refused.value)
 
 
-def test_registering_leaves_cloudpickle_as_it_was():
+def test_registering_leaves_cloudpickle_as_it_was() -> None:
     from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
     before = set(list_registry_pickle_by_value())
@@ -328,14 +328,14 @@ def test_registering_leaves_cloudpickle_as_it_was():
         ),
     ],
 )
-def test_a_broken_definition_is_a_load_error_that_says_why(text, words):
+def test_a_broken_definition_is_a_load_error_that_says_why(text: Any, words: str) -> None:
     spec = dataclasses.replace(spec_of(pickling.dump(of_one_line)), definition=text)
 
     with pytest.raises(ScorerLoadError, match=words):
         loading.load(spec)
 
 
-def test_a_class_outside_the_closed_table_is_not_made():
+def test_a_class_outside_the_closed_table_is_not_made() -> None:
     spec = dataclasses.replace(
         spec_of(pickling.dump(of_one_line)), kind=ScorerKind.BUILTIN, parameters={"class": "os.system"}
     )
@@ -372,7 +372,7 @@ BASE = """
 
 
 @pytest.fixture
-def digest_of(tmp_path, monkeypatch):
+def digest_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
@@ -396,7 +396,7 @@ def digest_of(tmp_path, monkeypatch):
         ("def f(outputs", "def same(function): return function\n    @same\n    def f(outputs"),
     ],
 )
-def test_what_decides_no_answer_leaves_the_digest(digest_of, old, new):
+def test_what_decides_no_answer_leaves_the_digest(digest_of: Any, old: str, new: str) -> None:
     assert old in BASE
     assert digest_of(BASE) == digest_of(BASE.replace(old, new))
 
@@ -417,12 +417,12 @@ def test_what_decides_no_answer_leaves_the_digest(digest_of, old, new):
         ("return helper", "return -helper"),
     ],
 )
-def test_what_may_decide_an_answer_changes_the_digest(digest_of, old, new):
+def test_what_may_decide_an_answer_changes_the_digest(digest_of: Any, old: str, new: str) -> None:
     assert old in BASE
     assert digest_of(BASE) != digest_of(BASE.replace(old, new))
 
 
-def test_a_helper_module_counts_by_what_is_used_of_it(tmp_path, monkeypatch):
+def test_a_helper_module_counts_by_what_is_used_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
@@ -439,7 +439,7 @@ def test_a_helper_module_counts_by_what_is_used_of_it(tmp_path, monkeypatch):
     assert base != of("def g(x): return [x]\ndef other(x): return 1\n")
 
 
-def test_a_digest_is_the_same_in_another_process(tmp_path):
+def test_a_digest_is_the_same_in_another_process(tmp_path: Path) -> None:
     path = tmp_path / "digested_there.py"
     path.write_text(textwrap.dedent(BASE), encoding="utf-8")
     code = (
@@ -459,11 +459,12 @@ def test_a_digest_is_the_same_in_another_process(tmp_path):
     assert 65 == len(runs[0])
 
 
-def test_a_digest_does_not_depend_on_registration_of_a_scorer_that_is_used():
+def test_a_digest_does_not_depend_on_registration_of_a_scorer_that_is_used() -> None:
     before = digest.of_function(uses_everything)
     global inner_scorer
     kept = inner_scorer
     try:
+        assert kept.function is not None
         inner_scorer = scorer(name="renamed", description="other")(kept.function)
         assert before == digest.of_function(uses_everything)
     finally:
@@ -484,25 +485,26 @@ values = st.recursive(
 
 
 @given(values)
-def test_a_captured_value_survives_and_has_one_digest(value):
+def test_a_captured_value_survives_and_has_one_digest(value: Any) -> None:
     function = closure(value)
     made = pickling.dump(function)
+    loaded: Any = loading.load(spec_of(made))
 
-    assert digest.shape_of(value) == digest.shape_of(loading.load(spec_of(made)).__closure__[0].cell_contents)
+    assert digest.shape_of(value) == digest.shape_of(loaded.__closure__[0].cell_contents)
     assert made.digest == digest.of_function(closure(value))
 
 
 @given(st.integers(), st.integers())
-def test_digests_differ_exactly_when_values_do(a, b):
+def test_digests_differ_exactly_when_values_do(a: Any, b: Any) -> None:
     assert (a == b) == (digest.of_function(closure(a)) == digest.of_function(closure(b)))
 
 
-def test_a_cycle_has_a_digest():
+def test_a_cycle_has_a_digest() -> None:
     loop: list[Any] = []
     loop.append(loop)
 
     assert digest.of_function(closure(loop)) == digest.of_function(closure(loop))
 
 
-def test_a_memory_file_may_travel():
+def test_a_memory_file_may_travel() -> None:
     assert again(closure(io.StringIO("text"))).__closure__[0].cell_contents.getvalue() == "text"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -46,13 +47,13 @@ def renamed(payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("thing", [Feedback, Trace, RegexMatch], ids=lambda t: t.__name__)
-def test_a_class_is_found_under_its_first_name(thing):
+def test_a_class_is_found_under_its_first_name(thing: Any) -> None:
     """A pickle that names the old module gives the class of today."""
     stored = renamed(pickle.dumps(thing, protocol=0))
     assert (b"traces" not in stored, moved.unpickled(stored)) == (True, thing)
 
 
-def test_a_module_is_found_under_its_first_name():
+def test_a_module_is_found_under_its_first_name() -> None:
     """A function may hold a module of ours."""
     from backfill_spark.traces import trace
 
@@ -60,17 +61,17 @@ def test_a_module_is_found_under_its_first_name():
     assert moved.unpickled(stored) is trace
 
 
-def test_the_digest_of_an_unchanged_scorer_is_what_it_was():
+def test_the_digest_of_an_unchanged_scorer_is_what_it_was() -> None:
     """Else registering it again would make a new version, and pay for its results again."""
 
     @scorer
-    def polite(outputs):
+    def polite(outputs):  # type: ignore[no-untyped-def] # as people write it
         return Feedback(value="please" in outputs)
 
     assert polite.digest == OF_THE_FIRST_LAYOUT
 
 
-def test_a_registered_scorer_that_an_older_version_pickled_is_what_it_was():
+def test_a_registered_scorer_that_an_older_version_pickled_is_what_it_was() -> None:
     """A stored function may hold one, and call it."""
     function, builtin = (moved.unpickled(base64.b64decode(stored)) for stored in (A_FUNCTION, A_BUILTIN))
     assert (function.name, function.scorer_version, function.digest, function.sample_rate) == ("f", 2, "d1", 0.5)

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from backfill_spark.errors import TraceUnreadableError
 from backfill_spark.traces.assessment import Expectation, Feedback, IssueReference
 from backfill_spark.traces.span import SpanLogLevel, SpanStatus, SpanStatusCode
-from backfill_spark.traces.trace import Span, Trace, decode_payload
+from backfill_spark.traces.trace import Span, Trace, TraceState, decode_payload
 from tests import mlflow_snippets
 
 
-def a_trace(**values):
+def a_trace(**values: Any) -> Any:
     return Trace({"trace_id": "tr-1", **values})
 
 
@@ -44,7 +45,7 @@ def a_trace(**values):
     ],
     ids=lambda value: repr(value)[:12],
 )
-def test_payload_rule(text, auto, full):
+def test_payload_rule(text: Any, auto: Any, full: Any) -> None:
     """`auto` decodes objects and arrays, `json` everything, `text` nothing; what does not parse stays text."""
     assert decode_payload(text, "auto") == auto
     assert decode_payload(text, "json") == full
@@ -52,7 +53,7 @@ def test_payload_rule(text, auto, full):
 
 
 @given(st.text(), st.sampled_from(["auto", "json", "text"]))
-def test_no_text_makes_decoding_fail(text, payload):
+def test_no_text_makes_decoding_fail(text: Any, payload: Any) -> None:
     """Any text decodes to something."""
     decode_payload(text, payload)
 
@@ -62,12 +63,12 @@ def test_no_text_makes_decoding_fail(text, payload):
         st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
     )
 )
-def test_json_payload_comes_back(value):
+def test_json_payload_comes_back(value: Any) -> None:
     """What was written as JSON is read as the same value."""
     assert decode_payload(json.dumps(value), "json") == value
 
 
-def test_inputs_are_the_request_column_even_when_it_is_null():
+def test_inputs_are_the_request_column_even_when_it_is_null() -> None:
     """A shape that has the column never falls back to the spans."""
     spans = [{"span_id": "1", "inputs": "root in", "outputs": "root out"}]
 
@@ -92,7 +93,7 @@ def test_inputs_are_the_request_column_even_when_it_is_null():
         ([], None),
     ],
 )
-def test_root_span(spans, root):
+def test_root_span(spans: Any, root: Any) -> None:
     """The first span without a parent, else the earliest whose parent is not in the trace."""
     trace = a_trace(spans=[{"span_id": i, "parent_id": p, "start_time_ns": t, "inputs": i} for i, p, t in spans])
     found = trace.data.root_span()
@@ -105,7 +106,7 @@ def test_root_span(spans, root):
 @pytest.mark.parametrize(
     "text", ["{broken", "", "17", '"text"', "[[1]]", "[" * 100_000], ids=lambda text: text[:12] or "empty"
 )
-def test_an_unreadable_column_is_told_at_access_only(column, text):
+def test_an_unreadable_column_is_told_at_access_only(column: str, text: str) -> None:
     """A trace with a broken column can be made, and everything else of it read."""
     trace = a_trace(**{column: text, "state": "OK", "request": "hi"})
 
@@ -120,7 +121,7 @@ def test_an_unreadable_column_is_told_at_access_only(column, text):
         }[column]()
 
 
-def test_an_unreadable_column_does_not_show_its_text():
+def test_an_unreadable_column_does_not_show_its_text() -> None:
     """The message holds a position, never the trace's text."""
     with pytest.raises(TraceUnreadableError) as caught:
         _ = a_trace(spans="my secret text").data.spans
@@ -128,7 +129,7 @@ def test_an_unreadable_column_does_not_show_its_text():
     assert "secret" not in str(caught.value)
 
 
-def test_json_texts_and_native_values_read_the_same():
+def test_json_texts_and_native_values_read_the_same() -> None:
     """Maps and arrays come as JSON text, as text quoted once more, or as they are."""
     spans = [{"span_id": "1", "name": "n", "attributes": {"k": "v"}}]
     tags = {"a": "b"}
@@ -140,7 +141,7 @@ def test_json_texts_and_native_values_read_the_same():
     assert a_trace(spans="null").data.spans == []
 
 
-def test_info_has_mlflows_names():
+def test_info_has_mlflows_names() -> None:
     """Times are milliseconds, absent things None or empty."""
     info = Trace(
         {
@@ -155,7 +156,7 @@ def test_info_has_mlflows_names():
 
     assert info.request_time == info.timestamp_ms == 1_718_452_800_123
     assert info.execution_duration == 1200
-    assert (info.state, info.state.value) == ("ERROR", "ERROR")
+    assert (info.state, TraceState(info.state).value) == ("ERROR", "ERROR")
     assert info.token_usage == {"total_tokens": 3}
     assert (info.tags, info.assessments, info.client_request_id) == ({}, [], None)
     assert Trace({"request_time": "1718452800123456"}).info.request_time == 1_718_452_800_123
@@ -181,7 +182,7 @@ MLFLOW_SPAN = {
 }
 
 
-def test_a_span_is_read_from_mlflows_json():
+def test_a_span_is_read_from_mlflows_json() -> None:
     """Other names, JSON-encoded attributes and status objects are understood."""
     span = Span(MLFLOW_SPAN)
 
@@ -204,12 +205,12 @@ def test_a_span_is_read_from_mlflows_json():
         ({}, "UNSET"),
     ],
 )
-def test_span_status_spellings(raw, code):
+def test_span_status_spellings(raw: Any, code: str) -> None:
     """Every spelling of a status becomes MLflow's."""
     assert Span(raw).status.status_code == code
 
 
-def test_span_texts_follow_the_payload_of_their_trace():
+def test_span_texts_follow_the_payload_of_their_trace() -> None:
     """Canonical spans hold texts: objects are decoded by `auto`, everything by `json`."""
     spans = [{"span_id": "1", "inputs": '{"a": 1}', "outputs": "18"}]
 
@@ -222,16 +223,16 @@ def test_span_texts_follow_the_payload_of_their_trace():
     assert (bare.inputs, bare.outputs) == ('{"a": 1}', "18")
 
 
-def test_a_start_time_may_be_iso_text():
+def test_a_start_time_may_be_iso_text() -> None:
     """Microseconds survive: no float lies between."""
     assert Span({"start_time": "2024-06-15T12:00:00.123457Z"}).start_time_ns == 1_718_452_800_123_457_000
 
 
-def an_assessment(name, **fields):
+def an_assessment(name: Any, **fields: Any) -> Any:
     return {"assessment_name": name, "valid": "true"} | fields
 
 
-def test_expectations_are_decoded_by_the_payload_rule():
+def test_expectations_are_decoded_by_the_payload_rule() -> None:
     """`18` stays a text in the canonical shape; feedback is no expectation; replaced ones do not count."""
     assessments = [
         an_assessment("n", expectation={"value": "18"}),
@@ -251,7 +252,7 @@ def test_expectations_are_decoded_by_the_payload_rule():
     assert a_trace().expectations == {}
 
 
-def test_assessments_have_mlflows_names():
+def test_assessments_have_mlflows_names() -> None:
     """Source, error, times and rationale are there under MLflow's names."""
     trace = a_trace(
         assessments=[
@@ -274,7 +275,7 @@ def test_assessments_have_mlflows_names():
     assert trace.search_assessments(type="expectation") == [right]
 
 
-def test_search_spans():
+def test_search_spans() -> None:
     """Type, name (text or pattern) and id narrow; all that is given must fit."""
     trace = a_trace(
         spans=[
@@ -291,9 +292,12 @@ def test_search_spans():
     assert len(trace.search_spans()) == 3
 
 
-def test_a_copy_does_not_see_changes():
+def test_a_copy_does_not_see_changes() -> None:
     """What one scorer changes in tags, attributes, inputs or spans, the next one does not see."""
-    values = {"tags": '{"a": "b"}', "spans": [{"span_id": "1", "inputs": {"q": [1]}, "attributes": {"k": "[1]"}}]}
+    values: dict[str, Any] = {
+        "tags": '{"a": "b"}',
+        "spans": [{"span_id": "1", "inputs": {"q": [1]}, "attributes": {"k": "[1]"}}],
+    }
     first = Trace(values)
     first.info.tags["x"] = "y"
     first.data.spans[0].attributes["k"].append(2)
@@ -308,7 +312,7 @@ def test_a_copy_does_not_see_changes():
     assert values["spans"][0]["inputs"] == {"q": [1]}
 
 
-def test_to_dict_is_plain_and_pickle_keeps_everything():
+def test_to_dict_is_plain_and_pickle_keeps_everything() -> None:
     """A trace becomes JSON and travels between processes."""
     trace = a_trace(request="hi", request_time=1_718_452_800_000_000, spans=[MLFLOW_SPAN], tags={"a": "b"})
     shown = json.loads(trace.to_json())
@@ -321,7 +325,7 @@ def test_to_dict_is_plain_and_pickle_keeps_everything():
     assert repr(trace) == "Trace(trace_id='tr-1')"
 
 
-def test_data_gives_json_texts():
+def test_data_gives_json_texts() -> None:
     """`data.request` and `data.response` are JSON texts, as in MLflow."""
     assert a_trace(request='{"q": 1}').data.request == '{"q": 1}'
     assert a_trace(spans=[{"span_id": "1", "inputs": {"q": "ü"}}]).data.request == '{"q": "ü"}'
@@ -344,7 +348,7 @@ def test_data_gives_json_texts():
     ],
 )
 @pytest.mark.parametrize("dress", [lambda x: x, json.dumps, lambda x: list(x.items())], ids=["map", "text", "pairs"])
-def test_every_attribute_of_a_span_that_mlflow_wrote_is_decoded(attribute, value, dress):
+def test_every_attribute_of_a_span_that_mlflow_wrote_is_decoded(attribute: Any, value: Any, dress: Any) -> None:
     """One key of MLflow tells that it wrote the span, and it writes each attribute as JSON text."""
     span = Span({"attributes": dress({"mlflow.spanType": '"LLM"', "own": attribute})})
 
@@ -352,7 +356,7 @@ def test_every_attribute_of_a_span_that_mlflow_wrote_is_decoded(attribute, value
     assert type(span.get_attribute("own")) is type(value)
 
 
-def test_attributes_of_other_spans_follow_the_payload():
+def test_attributes_of_other_spans_follow_the_payload() -> None:
     """Without a key of MLflow `18` stays a text under `auto`; under `text` nothing is decoded at all."""
     ours = {"n": "18", "o": "[1]"}
 
@@ -375,14 +379,14 @@ def test_attributes_of_other_spans_follow_the_payload():
         (None, None),
     ],
 )
-def test_span_ids_are_hex_where_mlflow_wrote_them_otherwise(recorded, shown):
+def test_span_ids_are_hex_where_mlflow_wrote_them_otherwise(recorded: Any, shown: Any) -> None:
     """V3 has base64, V2 0x…; ids of other sources stay as they are."""
     assert Span({"span_id": recorded}).span_id == shown
     assert Span({"context": {"span_id": recorded}}).span_id == shown
     assert Span({"parent_span_id": recorded}).parent_id == shown
 
 
-def test_an_assessment_of_a_span_is_found_by_the_spans_id():
+def test_an_assessment_of_a_span_is_found_by_the_spans_id() -> None:
     """Spans of V3 have base64 ids, assessments hex ones."""
     trace = a_trace(spans=[{"span_id": "qD+0zxxjl3w="}], assessments=[{"name": "a", "span_id": "a83fb4cf1c63977c"}])
 
@@ -403,7 +407,7 @@ def test_an_assessment_of_a_span_is_found_by_the_spans_id():
         ("{broken", "json", '"{broken"'),
     ],
 )
-def test_the_response_text_says_what_outputs_are(column, payload, text):
+def test_the_response_text_says_what_outputs_are(column: Any, payload: str, text: str) -> None:
     """`json.loads(data.response)` is `outputs`, whatever the source has; JSON that was recorded stays as it is."""
     trace = Trace({"response": column}, payload=payload)
 
@@ -419,7 +423,7 @@ def test_the_response_text_says_what_outputs_are(column, payload, text):
         {"name": "exception", "time_unix_nano": "5", "attributes": [("exception.message", "no")]},
     ],
 )
-def test_events_are_objects(event):
+def test_events_are_objects(event: Any) -> None:
     """Of V3 and V2, with attributes as a map, as text or as pairs."""
     for events in ([event], json.dumps([event])):
         (found,) = Span({"events": events}).events
@@ -428,7 +432,7 @@ def test_events_are_objects(event):
     assert Span({}).events == []
 
 
-def test_what_a_model_call_says_of_itself():
+def test_what_a_model_call_says_of_itself() -> None:
     """Model, cost, severity and links have MLflow's names."""
     span = Span(
         {
@@ -451,7 +455,7 @@ def test_what_a_model_call_says_of_itself():
 
 
 @pytest.mark.parametrize("wrong", [{"span_type": 123}, {"span_type": ["TOOL"]}, {"name": 5}])
-def test_a_search_that_can_find_nothing_is_refused(wrong):
+def test_a_search_that_can_find_nothing_is_refused(wrong: Any) -> None:
     """A type that is no text, or a name that is neither text nor pattern."""
     with pytest.raises(ValueError, match="search_spans takes texts"):
         a_trace(spans=[]).search_spans(**wrong)
@@ -487,7 +491,7 @@ V2 = {
 }
 
 
-def test_a_trace_of_mlflows_older_json_is_read():
+def test_a_trace_of_mlflows_older_json_is_read() -> None:
     """V2 has other names in info, and other ids in spans."""
     trace = Trace.from_json(json.dumps(V2))
 
@@ -501,7 +505,7 @@ def test_a_trace_of_mlflows_older_json_is_read():
 
 
 @pytest.mark.parametrize("text", mlflow_snippets.traces(), ids=range(10))
-def test_a_row_of_search_traces_has_milliseconds(text):
+def test_a_row_of_search_traces_has_milliseconds(text: Any) -> None:
     """Both with its column `trace` and, where that was dropped, from the others; NaN is what pandas has for nothing."""
     whole = Trace.from_json(text)
     row = whole.to_pandas_dataframe_row() | {"client_request_id": float("nan")}
@@ -517,28 +521,28 @@ def test_a_row_of_search_traces_has_milliseconds(text):
     assert Trace(parts).info.client_request_id is None
 
 
-def test_mlflows_object_may_be_given_as_a_row_is():
+def test_mlflows_object_may_be_given_as_a_row_is() -> None:
     """`Trace(json.loads(text))` is `Trace.from_json(text)`, not a trace of nothing."""
     text = mlflow_snippets.traces()[1]
 
     assert Trace(json.loads(text)).to_dict() == Trace.from_json(text).to_dict()
 
 
-def test_a_row_with_a_trace_object_is_refused():
+def test_a_row_with_a_trace_object_is_refused() -> None:
     """The column `trace` of MLflow's frame is JSON text; an object in it is told, with what to give."""
     with pytest.raises(TraceUnreadableError, match=r"trace\.to_json"):
         Trace({"trace": object()})
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"info": {}}', '{"info": [], "data": {}}', "5"])
-def test_what_is_no_trace_is_refused(text):
+def test_what_is_no_trace_is_refused(text: str) -> None:
     """`from_json` says what a trace is."""
     with pytest.raises(TraceUnreadableError):
         Trace.from_json(text)
 
 
 @pytest.mark.parametrize("text", mlflow_snippets.traces(), ids=range(10))
-def test_a_trace_comes_back_from_its_json(text):
+def test_a_trace_comes_back_from_its_json(text: Any) -> None:
     """`from_json(to_json())` loses nothing."""
     once = Trace.from_json(text)
     again = Trace.from_json(once.to_json(pretty=True))
@@ -547,17 +551,18 @@ def test_a_trace_comes_back_from_its_json(text):
     assert pickle.loads(pickle.dumps(again)).to_dict() == once.to_dict()
 
 
-def test_places_of_a_trace():
+def test_places_of_a_trace() -> None:
     """An experiment; or a place of Unity Catalog, where the JSON names one."""
     found = a_trace(experiment_id="7").info.trace_location
     assert (found.type, found.mlflow_experiment.experiment_id) == ("MLFLOW_EXPERIMENT", "7")
     place = {"type": "UC_SCHEMA", "uc_schema": {"catalog_name": "main", "schema_name": "traces"}}
     info = Trace.from_dict({"info": {"trace_id": "t", "trace_location": place}, "data": {}}).info
+    assert info.trace_location.uc_schema is not None
     assert (info.trace_location.uc_schema.catalog_name, info.trace_location.mlflow_experiment) == ("main", None)
     assert (info.experiment_id, info.trace_location.to_dict()) == (None, place)
 
 
-def test_an_issue_is_neither_feedback_nor_expectation():
+def test_an_issue_is_neither_feedback_nor_expectation() -> None:
     """It is found without a type, and by its own attributes."""
     trace = a_trace(assessments=[{"assessment_name": "is-1", "issue": {"issue_name": "slow"}, "expectation": None}])
     (found,) = trace.search_assessments()
@@ -567,7 +572,7 @@ def test_an_issue_is_neither_feedback_nor_expectation():
     assert trace.search_assessments(type="feedback") == trace.search_assessments(type="expectation") == []
 
 
-def test_a_serialised_expectation_is_decoded():
+def test_a_serialised_expectation_is_decoded() -> None:
     """MLflow writes containers so; only under `text` nothing is decoded."""
     kept = {"serialization_format": "JSON_FORMAT", "value": '"[1]"'}
     found = [
@@ -580,7 +585,7 @@ def test_a_serialised_expectation_is_decoded():
     assert found == [{"e": "[1]"}, {"e": "[1]"}, {"e": '"[1]"'}]
 
 
-def test_intermediate_outputs_are_those_below_the_root():
+def test_intermediate_outputs_are_those_below_the_root() -> None:
     """Spans of one name are numbered; a single span has none."""
     spans = [
         {"span_id": "a", "name": "root", "outputs": "r"},
@@ -594,7 +599,7 @@ def test_intermediate_outputs_are_those_below_the_root():
 
 
 @pytest.mark.parametrize("name", ["to_proto", "from_proto", "from_dict_v2", "to_otel_proto"])
-def test_names_that_only_mlflow_has_are_refused_with_a_sentence(name):
+def test_names_that_only_mlflow_has_are_refused_with_a_sentence(name: str) -> None:
     """`hasattr` is False, and the error says what to use."""
     trace = a_trace(spans=[{}])
     for thing in (trace, trace.info, trace.data, trace.data.spans[0], Feedback(value=1)):

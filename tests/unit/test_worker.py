@@ -8,8 +8,10 @@ import pickle
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from inspect import iscoroutinefunction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,11 +24,13 @@ from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.scoring.worker import load_scorers, score_batch
 
 
-def a_spec(name, signature=("outputs",), **fields):
+def a_spec(name: Any, signature: Any = ("outputs",), **fields: Any) -> Any:
     return ScorerSpec(name, 1, "d", ScorerKind.FUNCTION, {}, None, signature, 1.0, **fields)
 
 
-def scored(columns, functions, due=None, payload="auto", timeout_s=None, **spec_fields):
+def scored(
+    columns: Any, functions: Any, due: Any = None, payload: str = "auto", timeout_s: Any = None, **spec_fields: Any
+) -> Any:
     """Score a batch with plain functions; a function's parameters are its signature."""
     specs, by_name = [], {}
     for number, function in enumerate(functions):
@@ -39,22 +43,22 @@ def scored(columns, functions, due=None, payload="auto", timeout_s=None, **spec_
     return score_batch(columns, due, loaded, payload=payload, timeout_s=timeout_s)
 
 
-def raising(error):
-    def score(outputs):
+def raising(error: Any) -> Any:
+    def score(outputs: Any) -> None:
         raise error
 
     return score
 
 
-def test_each_scorer_is_called_once_on_each_due_row_and_on_no_other():
+def test_each_scorer_is_called_once_on_each_due_row_and_on_no_other() -> None:
     """The mask decides; results stand in row order, scorers in bit order."""
     calls = []
 
-    def first(outputs):
+    def first(outputs: Any) -> int:
         calls.append(("first", outputs))
         return 1
 
-    def second(outputs):
+    def second(outputs: Any) -> float:
         calls.append(("second", outputs))
         return 2.5
 
@@ -67,7 +71,7 @@ def test_each_scorer_is_called_once_on_each_due_row_and_on_no_other():
     assert tuple(found.fields) == FIELD_NAMES
 
 
-def test_a_batch_without_due_rows_has_no_results():
+def test_a_batch_without_due_rows_has_no_results() -> None:
     """Empty columns and lengths of zero, no failure."""
     found = scored({"response": ["a", "b"]}, [lambda outputs: 1], due=[0, 0])
 
@@ -75,14 +79,14 @@ def test_a_batch_without_due_rows_has_no_results():
     assert found.fields == {name: [] for name in FIELD_NAMES}
 
 
-def test_the_64th_scorer_is_the_sign_bit():
+def test_the_64th_scorer_is_the_sign_bit() -> None:
     """A BIGINT mask is negative when scorer 63 is due."""
     found = scored({"response": ["a"]}, [lambda outputs: 1] * 64, due=[-(2**63) | 1])
 
     assert found.fields["scorer_name"] == ["s0", "s63"]
 
 
-def test_a_scorer_gets_only_what_it_asks_for():
+def test_a_scorer_gets_only_what_it_asks_for() -> None:
     """inputs, outputs, expectations and trace, decoded by the payload rule."""
     columns = {
         "trace_id": ["tr-1"],
@@ -104,7 +108,7 @@ def test_a_scorer_gets_only_what_it_asks_for():
     assert scored(columns, [lambda outputs: outputs], payload="json").fields["value"] == ["18"]
 
 
-def test_without_a_response_column_outputs_come_from_the_root_span():
+def test_without_a_response_column_outputs_come_from_the_root_span() -> None:
     """NULL gives None, and the scorer is called."""
     spans = ['[{"span_id": "1", "outputs": "from the span"}]', None]
 
@@ -112,7 +116,7 @@ def test_without_a_response_column_outputs_come_from_the_root_span():
     assert scored({"response": [None]}, [lambda outputs: outputs is None]).fields["value"] == ["true"]
 
 
-def test_columns_for():
+def test_columns_for() -> None:
     """A column of the source is read when a parameter needs it, spans only without request or response."""
     everything = TRACE_COLUMNS | {"trace_date"}
 
@@ -136,7 +140,7 @@ def test_columns_for():
         BaseException(),
     ],
 )
-def test_whatever_a_scorer_raises_is_its_row(error):
+def test_whatever_a_scorer_raises_is_its_row(error: Any) -> None:
     """Other pairs go on."""
     found = scored({"response": ["a"]}, [raising(error), lambda outputs: 1])
 
@@ -145,10 +149,10 @@ def test_whatever_a_scorer_raises_is_its_row(error):
     assert found.fields["latency_ms"][0] >= 0
 
 
-def test_running_out_of_memory_and_stack_are_rows():
+def test_running_out_of_memory_and_stack_are_rows() -> None:
     """MemoryError is `memory`; endless recursion an ordinary exception."""
 
-    def deep(outputs):
+    def deep(outputs: Any) -> Any:
         return deep(outputs)
 
     found = scored({"response": ["a"]}, [raising(MemoryError()), deep])
@@ -156,7 +160,7 @@ def test_running_out_of_memory_and_stack_are_rows():
     assert found.fields["error_code"] == ["memory", "scorer_error"]
 
 
-def test_an_unreadable_trace_costs_only_the_scorers_that_read_it():
+def test_an_unreadable_trace_costs_only_the_scorers_that_read_it() -> None:
     """Reading the broken column is `trace_unreadable`, before or inside the call."""
     columns = {"trace_id": ["tr-1"], "response": ["fine"], "assessments": ["{"], "spans": ["{"]}
     found = scored(
@@ -172,7 +176,7 @@ def test_an_unreadable_trace_costs_only_the_scorers_that_read_it():
     assert found.fields["error_code"] == [None, "trace_unreadable", "trace_unreadable", None]
 
 
-def test_bytes_that_are_no_text_cost_only_the_scorers_that_look_at_them():
+def test_bytes_that_are_no_text_cost_only_the_scorers_that_look_at_them() -> None:
     """Also where the trace was pickled meanwhile; the texts beside them are read."""
     columns = {"trace_id": ["tr-1"], "response": [b"caf\xe9"], "state": ["OK"], "tags": [b"\xff"], "has_bytes": [()]}
     found = scored(
@@ -190,17 +194,17 @@ def test_bytes_that_are_no_text_cost_only_the_scorers_that_look_at_them():
     assert found.fields["latency_ms"][0] is None
 
 
-def test_a_scorer_is_not_called_where_its_key_or_filter_cannot_be_read():
+def test_a_scorer_is_not_called_where_its_key_or_filter_cannot_be_read() -> None:
     """The mask tells for which scorers; the others are called."""
     columns = {"response": ["a", "b"], "unreadable": [2, 0], "too_large": [3, 0]}
     found = scored(columns, [lambda outputs: 1, lambda outputs: 2])
     assert found.fields["error_code"] == ["trace_too_large", "trace_unreadable", None, None]
 
 
-def test_a_scorer_that_cannot_be_loaded_costs_its_own_pairs():
+def test_a_scorer_that_cannot_be_loaded_costs_its_own_pairs() -> None:
     """Each of its due pairs has the reason, the others their values."""
 
-    def load(spec):
+    def load(spec: Any) -> Callable[..., Any]:
         if spec.name == "broken":
             raise ScorerLoadError("made with Python 3.9")
         if spec.name == "exits":
@@ -216,10 +220,14 @@ def test_a_scorer_that_cannot_be_loaded_costs_its_own_pairs():
     assert "made with Python 3.9" in found.fields["error_message"][0]
 
 
-def test_too_large_traces_are_not_scored():
+def test_too_large_traces_are_not_scored() -> None:
     """True means for all scorers, a mask for those in it; the row says which setting decides."""
-    calls = []
-    count = lambda outputs: len(calls.append(outputs) or calls)
+    calls: list[Any] = []
+
+    def count(outputs: Any) -> int:
+        calls.append(outputs)
+        return len(calls)
+
     found = scored({"response": ["a", None, "c"], "too_large": [0, True, 2]}, [count, count])
 
     assert found.fields["error_code"] == [None, None, "trace_too_large", "trace_too_large", None, "trace_too_large"]
@@ -228,15 +236,15 @@ def test_too_large_traces_are_not_scored():
 
 
 @pytest.mark.parametrize("value", ['{"messages": ["a"]}', {"messages": ["a"]}])
-def test_what_one_scorer_changes_no_other_sees(value):
+def test_what_one_scorer_changes_no_other_sees(value: Any) -> None:
     """Containers are made afresh for each scorer, from texts and from native values."""
 
-    def vandal(inputs):
+    def vandal(inputs: Any) -> int:
         inputs["messages"].append("b")
         inputs.clear()
         return 1
 
-    def breaker(trace):
+    def breaker(trace: Any) -> int:
         trace.info.tags["x"] = 1
         trace.inputs["messages"].append("c")
         return 1
@@ -249,11 +257,11 @@ def test_what_one_scorer_changes_no_other_sees(value):
     assert tags.fields["value"] == ["1", "1"]
 
 
-def digests(columns, function, payload="auto"):
+def digests(columns: Any, function: Any, payload: str = "auto") -> Any:
     return scored(columns, [function], payload=payload).fields["input_digest"]
 
 
-def test_input_digest_tells_equal_input_from_changed():
+def test_input_digest_tells_equal_input_from_changed() -> None:
     """It depends on what the scorer is given and on nothing else in the batch."""
     on_outputs = lambda outputs: 1
     both = lambda inputs, outputs: 1
@@ -267,17 +275,17 @@ def test_input_digest_tells_equal_input_from_changed():
     assert digests({"response": ["\ud800"]}, on_outputs) != [a]
 
 
-def test_equal_input_has_one_digest_for_all_scorers():
+def test_equal_input_has_one_digest_for_all_scorers() -> None:
     """Scorers that are given the same columns agree."""
     found = scored({"response": ["x"]}, [lambda outputs: 1, lambda outputs: 2])
 
     assert len(set(found.fields["input_digest"])) == 1
 
 
-def test_latency_is_the_time_of_the_call():
+def test_latency_is_the_time_of_the_call() -> None:
     """Milliseconds, without what surrounds the call."""
 
-    def slow(outputs):
+    def slow(outputs: Any) -> int:
         until = time.perf_counter() + 0.01
         while time.perf_counter() < until:
             pass
@@ -289,17 +297,17 @@ def test_latency_is_the_time_of_the_call():
     assert found.fields["latency_ms"][1] < found.fields["latency_ms"][0]
 
 
-def test_a_call_that_takes_too_long_is_ended():
+def test_a_call_that_takes_too_long_is_ended() -> None:
     """A loop, a wait, and a loop that catches everything end as `timeout`; the rest of the batch is scored."""
 
-    def loops(outputs):
+    def loops(outputs: Any) -> None:
         while True:
             pass
 
-    def waits(outputs):
+    def waits(outputs: Any) -> None:
         time.sleep(60)
 
-    def catches(outputs):
+    def catches(outputs: Any) -> None:
         while True:
             try:
                 time.sleep(60)
@@ -315,8 +323,8 @@ def test_a_call_that_takes_too_long_is_ended():
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def leaves_an_alarm(outputs):
-    def cry(*_):
+def leaves_an_alarm(outputs: Any) -> int:
+    def cry(*_: Any) -> None:
         raise RuntimeError("an alarm of another scorer")
 
     signal.signal(signal.SIGALRM, cry)
@@ -324,7 +332,7 @@ def leaves_an_alarm(outputs):
     return 1
 
 
-def stops_all_timers(outputs):
+def stops_all_timers(outputs: Any) -> int:
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.alarm(5)
     signal.alarm(0)
@@ -333,22 +341,22 @@ def stops_all_timers(outputs):
     return 1
 
 
-def sets_an_alarm_only(outputs):
+def sets_an_alarm_only(outputs: Any) -> int:
     signal.setitimer(signal.ITIMER_REAL, 0.02)
     return 1
 
 
-def ignores_alarms(outputs):
+def ignores_alarms(outputs: Any) -> int:
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     return 1
 
 
-def fails_with_an_alarm(outputs):
+def fails_with_an_alarm(outputs: Any) -> None:
     leaves_an_alarm(outputs)
     raise ValueError
 
 
-async def leaves_one_and_waits(outputs):
+async def leaves_one_and_waits(outputs: Any) -> Any:
     return leaves_an_alarm(outputs)
 
 
@@ -364,16 +372,16 @@ async def leaves_one_and_waits(outputs):
         leaves_one_and_waits,
     ],
 )
-def test_a_scorers_alarms_change_no_other_scorers_limit(meddler, limit_s):
+def test_a_scorers_alarms_change_no_other_scorers_limit(meddler: Any, limit_s: float) -> None:
     """What one leaves behind ends with its call; the next one is still ended at its own limit, and no sooner."""
 
-    def takes_a_while(outputs):
+    def takes_a_while(outputs: Any) -> int:
         until = time.perf_counter() + 0.05
         while time.perf_counter() < until:
             pass
         return 2
 
-    def loops(outputs):
+    def loops(outputs: Any) -> None:
         while True:
             pass
 
@@ -393,11 +401,11 @@ def test_a_scorers_alarms_change_no_other_scorers_limit(meddler, limit_s):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_scorers_own_alarm_works_in_its_call():
+def test_a_scorers_own_alarm_works_in_its_call() -> None:
     """A limit that a scorer sets itself ends its wait."""
 
-    def limits_itself(outputs):
-        def cry(*_):
+    def limits_itself(outputs: Any) -> None:
+        def cry(*_: Any) -> None:
             raise TimeoutError("mine")
 
         signal.signal(signal.SIGALRM, cry)
@@ -408,10 +416,10 @@ def test_a_scorers_own_alarm_works_in_its_call():
     assert found.fields["error_message"] == ["TimeoutError: mine"]
 
 
-def test_a_scorers_own_limit_wins():
+def test_a_scorers_own_limit_wins() -> None:
     """0 switches the limit off, a number replaces the general one."""
 
-    def takes_a_while(outputs):
+    def takes_a_while(outputs: Any) -> int:
         until = time.perf_counter() + 0.3
         while time.perf_counter() < until:
             pass
@@ -424,7 +432,7 @@ def test_a_scorers_own_limit_wins():
     assert found.fields["error_code"] == [None, "timeout", None]
 
 
-def test_collections_leave_out_what_was_there_before():
+def test_collections_leave_out_what_was_there_before() -> None:
     """The worker freezes what was imported, once."""
     scored({"response": ["a"]}, [lambda outputs: 1])
 
@@ -432,13 +440,13 @@ def test_collections_leave_out_what_was_there_before():
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["v", None, "raise", "list"]))))
-def test_lengths_and_results_agree(batch):
+def test_lengths_and_results_agree(batch: Any) -> None:
     """For any masks and returns: one call a due pair, lengths that add up, one row or more a due pair."""
     from backfill_spark.traces.assessment import Feedback
 
     calls = []
 
-    def score(outputs):
+    def score(outputs: Any) -> Any:
         calls.append(outputs)
         if outputs == "raise":
             raise ValueError

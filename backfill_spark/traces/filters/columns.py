@@ -78,7 +78,7 @@ def _holds(term: Comparison, available: frozenset[str]) -> Column:
 
 
 def _subject(subject: Subject, available: frozenset[str]) -> Column:
-    """Return what a comparison looks at; NULL where the frame lacks it."""
+    """The column that a comparison reads; NULL where the frame lacks it."""
     match subject.kind:
         case Kind.TAG:
             return _value_of("tags", subject.key, available)

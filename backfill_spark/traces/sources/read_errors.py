@@ -76,7 +76,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _texts(error: BaseException) -> Iterator[str]:
-    """Give what each link of the chain of causes says; Java errors without their frames."""
+    """The message of each error in the chain of causes; Java errors without their frames."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
