@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from tests.faults.world import World
 
 pytestmark = pytest.mark.faults
 CHUNK = 100
+PHASES = int(os.environ.get("OVERLAP_PHASES", "3"))
+"""Distances between the starts of two jobs; `make soak` takes 10."""
 
 
 @pytest.mark.parametrize("cleared", [True, False])
@@ -146,7 +149,7 @@ def test_f20_what_is_adopted_has_the_draw_of_its_own_jobs_seed(world: World) -> 
     assert rows.where((F.col("seed") != 7) | (F.col("draw") != draw(7))).count() == 0
 
 
-@pytest.mark.parametrize("phase", range(10))
+@pytest.mark.parametrize("phase", range(PHASES))
 @pytest.mark.parametrize("overlap", ["full", "partial"])
 def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, overlap: str, phase: int
