@@ -1,61 +1,42 @@
-"""Launch: how a job gets its runner, and how a runner ends."""
+"""The runner: how a job gets one, what it does, and how it ends."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.backfill.attempt import Attempt, Canceled
-from backfill_spark.backfill.judge_steps import run_slices
+from backfill_spark.backfill.attempt import Attempt, Progress
+from backfill_spark.backfill.ending import end_for, explained, finish
 from backfill_spark.backfill.preflight import executor_problems
-from backfill_spark.backfill.steps import collect_earlier, end_for, finish, merge, run
+from backfill_spark.backfill.reopen import inputs_of, repinned, request_of
+from backfill_spark.backfill.spending import Spending
+from backfill_spark.backfill.staging import collect_earlier, merge
+from backfill_spark.backfill.steps import run
 from backfill_spark.backfill.validate import Problems, limits_of
-from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, SourceGoneError, interrupt_behind
+from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, interrupt_behind
 from backfill_spark.jobs.events import End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
-from backfill_spark.jobs.heartbeat import Heartbeat
-from backfill_spark.jobs.store import JobStore
 from backfill_spark.judges.answers import close_journal, forget_answers
 from backfill_spark.judges.services import prices_missing, services_of
 from backfill_spark.models import Counts, JobState, Request
-from backfill_spark.results.counts import PairCounts
-from backfill_spark.results.store import ResultStore
-from backfill_spark.scorers.registry import Registry
-from backfill_spark.selection.frozen import WorkStore
-from backfill_spark.settings.locations import Location
 from backfill_spark.storage.delta_table import aside, error_text
-from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
     from backfill_spark.backfill.attempt import Bar
+    from backfill_spark.backfill.inputs import Inputs
+    from backfill_spark.backfill.tables import Tables
     from backfill_spark.jobs.lease import Lease
-    from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What planning has just found out, so that the first epoch need not find it again."""
-
-    request: Request
-    source: TraceSource
-    choice: DataFrame | None
-    selection: PairCounts
-    staging_version: int | None
-    services: Mapping[str, Service] = field(default_factory=dict)
-    probed: frozenset[str] = frozenset()
-    """Model URIs whose service has answered."""
 
 
 class _Silent:
@@ -64,96 +45,79 @@ class _Silent:
 
 
 def run_job(
-    spark: SparkSession,
-    settings: Settings,
-    job_id: str,
-    *,
-    lease: Lease | None = None,
-    prepared: Prepared | None = None,
-    bar: Bar | None = None,
+    tables: Tables, job_id: str, *, lease: Lease | None = None, planned: Inputs | None = None, bar: Bar | None = None
 ) -> JobRecord:
-    """Claim a job, unless its creator has (`lease`), and work on it until it ends; return it as it then is.
+    """Claim a job, unless its creator has, and work on it until it ends; return it as it then is.
+
+    Args:
+        tables: Session, settings and tables.
+        job_id: the job.
+        lease: of a job that its creator has claimed.
+        planned: what planning has just found out, so that the first epoch need not find it again.
+        bar: where progress shows.
 
     Raises:
         LeaseLostError: another runner took the job.
         KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
     """
-    jobs, results = JobStore(spark, settings), ResultStore(spark, settings)
+    jobs, results = tables.jobs, tables.results
     is_new = lease is not None
     record = lease.claimed if lease is not None else jobs.record(job_id)
     if record.state.is_terminal:
         return record
     # Before the claim: what is refused here leaves the job as it is.
-    request = prepared.request if prepared is not None else request_of(spark, settings, record)
-    if prepared is None and not record.cancel_requested:
-        _refuse_unfit(spark, settings, request)
+    request = planned.request if planned is not None else request_of(tables, record)
+    if planned is None and not record.cancel_requested:
+        _refuse_unfit(tables, request)
     if lease is None:
         results.ensure()
         lease = jobs.claim(record, [results.staging, results.assessments])
         if lease is None:
             return jobs.record(job_id)
-    attempt = Attempt(
-        spark=spark,
-        settings=settings,
-        job_id=job_id,
-        request=request,
-        source=None,  # type: ignore[arg-type]
-        results=results,
-        lease=lease,
-        bar=bar or _Silent(),
-        ask_judges=run_slices,
-        planned={n: Counts.from_json(c) for n, c in lease.claimed.created["counts"].items()},
-        spent_usd=sum(a["cost_usd"] or 0.0 for a in lease.claimed.asked),
-        asked=sum(a.get("attempts", 0) for a in lease.claimed.asked),
-    )
+    attempt = _attempt(tables, request, lease, bar or _Silent())
     earlier = sys.exception()
     try:
-        record = _work_and_end(attempt, jobs, prepared, earlier)
+        record = _work_and_end(attempt, planned, earlier)
     except BaseException as raised:
         interrupt = interrupt_behind(raised, earlier=earlier)
         if interrupt is None:
             raise
         jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_recorded())
         raise interrupt from None
-    has_staged = lease.epoch > 1 or any(t.finished for t in attempt.tallies.values())
-    close(spark, settings, record, has_row=is_new, has_staged=has_staged)
+    has_staged = lease.epoch > 1 or any(t.finished for t in attempt.progress.staged.values())
+    close(tables, record, has_row=is_new, has_staged=has_staged)
     if record.state is JobState.CANCELING:
         # Asked for when the epoch had ended already: nobody else need come back.
-        return run_job(spark, settings, job_id)
+        return run_job(tables, job_id)
     return record
 
 
-def _refuse_unfit(spark: SparkSession, settings: Settings, request: Request) -> None:
+def _refuse_unfit(tables: Tables, request: Request) -> None:
     """Refuse a job that cannot run here, as a plan would.
 
     Raises:
         BackfillRefusedError: with every problem at once.
     """
-    services_of(settings, request)  # a key is looked for when there is something to ask
-    if problems := executor_problems(spark, settings):
+    services_of(tables.settings, request)  # a key is looked for when there is something to ask
+    if problems := executor_problems(tables):
         raise BackfillRefusedError(problems)
 
 
-def _work_and_end(
-    attempt: Attempt, jobs: JobStore, prepared: Prepared | None, earlier: BaseException | None
-) -> JobRecord:
-    spark, settings, job_id, lease = attempt.spark, attempt.settings, attempt.job_id, attempt.lease
+def _attempt(tables: Tables, request: Request, lease: Lease, bar: Bar) -> Attempt:
+    claimed = lease.claimed
+    planned = {name: Counts.from_json(counts) for name, counts in claimed.created["counts"].items()}
+    return Attempt(tables, request, lease, Progress(planned, Spending.of(request, claimed.asked)), bar)
+
+
+def _work_and_end(attempt: Attempt, planned: Inputs | None, earlier: BaseException | None) -> JobRecord:
+    spark, job_id, lease = attempt.tables.spark, attempt.job_id, attempt.lease
     how, error = End.SUCCEEDED, None
     lease.start(lambda: _cancel_group(spark, job_id))
     try:
         with _job_group(spark, job_id):
             collect_earlier(attempt)
             attempt.check()
-            if prepared is not None:
-                attempt.source = prepared.source
-                attempt.selection, attempt.staging_version = prepared.selection, prepared.staging_version
-                attempt.services, attempt.probed = prepared.services, prepared.probed
-            else:
-                jobs.show(lease.claimed)
-                attempt.services = services_of(settings, attempt.request)
-                attempt.source = pinned_source(spark, settings, job_id, attempt.request)
-            # As it was kept: Spark's samples need not be drawn again for each chunk.
-            attempt.choice = WorkStore(spark, settings).choice(job_id, attempt.request)
+            attempt.open(_reopened(attempt) if planned is None else _kept(attempt, planned))
             run(attempt)
     except BaseException as raised:
         if interrupt_behind(raised, earlier=earlier) is not None:
@@ -163,12 +127,26 @@ def _work_and_end(
         if isinstance(raised, LeaseLostError) or not isinstance(raised, Exception):
             raise
         lease.check()
-        how, error = end_for(_explained(attempt, raised))
+        how, error = end_for(explained(attempt, raised))
         if how is not End.CANCELED:
             _merge_what_is_staged(attempt)
     finally:
         lease.stop()
     return finish(attempt, how, error)
+
+
+def _kept(attempt: Attempt, planned: Inputs) -> Inputs:
+    """Return what was planned, with the choice as it was kept: Spark's samples need not be drawn for each chunk."""
+    choice = attempt.tables.work.choice(attempt.job_id, attempt.request)
+    return replace(planned, job_id=attempt.job_id, choice=choice)
+
+
+def _reopened(attempt: Attempt) -> Inputs:
+    """Return what the job reads, counted again."""
+    attempt.tables.jobs.show(attempt.lease.claimed)
+    inputs = inputs_of(attempt.tables, attempt.job_id, attempt.request)
+    attempt.lease.record(Event.CHANGED, {"results_version": inputs.request.results_version})
+    return inputs
 
 
 def _merge_what_is_staged(attempt: Attempt) -> None:
@@ -181,16 +159,14 @@ def _merge_what_is_staged(attempt: Attempt) -> None:
         logger.warning("job %s: its staged results could not be merged: %s", attempt.job_id, error_text(error))
 
 
-def resume(
-    spark: SparkSession, settings: Settings, job_id: str, *, changes: Mapping[str, Any], repin: bool, bar: Bar | None
-) -> JobRecord:
+def resume(tables: Tables, job_id: str, *, changes: Mapping[str, Any], repin: bool, bar: Bar | None) -> JobRecord:
     """Go on with a job that rests, was interrupted, or whose runner is dead.
 
     Raises:
         JobNotFoundError: no job has this id.
         BackfillRefusedError: it has ended with something left or is to be changed, or its runner is alive.
     """
-    jobs = JobStore(spark, settings)
+    jobs = tables.jobs
     record = jobs.record(job_id)
     if record.state is JobState.SUCCEEDED and not changes and not repin:
         return record  # nothing is left
@@ -204,18 +180,17 @@ def resume(
             f"Job {job_id} is {record.state} and its runner {record.owner} is alive. Wait for it "
             f"(`backfill-spark wait {job_id}`) or cancel it."
         )
-    request = request_of(spark, settings, record)
-    changed = _checked_limits(settings, request, changes)
+    request = request_of(tables, record)
+    changed = _checked_limits(tables.settings, request, changes)
     if repin:
-        pins, files = repinned(spark, settings, request)
+        pins, files = repinned(tables, request)
         changed |= pins
-        work = WorkStore(spark, settings)
-        work.clear_of_source(job_id)
+        tables.work.clear_of_source(job_id)
         if files:
-            work.keep_files(job_id, files)
+            tables.work.keep_files(job_id, files)
     if changed:
         jobs.write(job_id, [(Event.CHANGED, changed)], epoch=record.epoch, n=(1 << 31))
-    return run_job(spark, settings, job_id, bar=bar)
+    return run_job(tables, job_id, bar=bar)
 
 
 def _checked_limits(settings: Settings, request: Request, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,13 +205,13 @@ def _checked_limits(settings: Settings, request: Request, changes: Mapping[str, 
     return changed
 
 
-def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
+def cancel(tables: Tables, job_id: str) -> JobRecord:
     """Ask for a job's end; end it here when nobody is working on it.
 
     Raises:
         JobNotFoundError: no job has this id.
     """
-    jobs = JobStore(spark, settings)
+    jobs = tables.jobs
     record = jobs.record(job_id)
     if record.state.is_terminal:
         return record
@@ -247,10 +222,10 @@ def cancel(spark: SparkSession, settings: Settings, job_id: str) -> JobRecord:
     record = jobs.record(job_id)
     if record.state.is_terminal or record.is_alive(jobs.clock()):
         return record
-    return run_job(spark, settings, job_id)
+    return run_job(tables, job_id)
 
 
-def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll_s: float = 5.0) -> Iterator[JobRecord]:
+def work(tables: Tables, *, forever: bool = False, poll_s: float = 5.0) -> Iterator[JobRecord]:
     """Run waiting jobs, oldest first: PENDING ones, interrupted ones and those of dead runners.
 
     Gives each job as it ended. What keeps one job from running does not keep the others: it is logged, and tried
@@ -259,7 +234,7 @@ def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll
     Raises:
         Exception: without `forever`, what kept the last job from running, when the others are done.
     """
-    jobs = JobStore(spark, settings)
+    jobs = tables.jobs
     tried: Counter[str] = Counter()
     trouble: dict[str, Exception] = {}
     while True:
@@ -269,7 +244,7 @@ def work(spark: SparkSession, settings: Settings, *, forever: bool = False, poll
         for job_id in waiting:
             tried[job_id] += 1
             with _logged(job_id, trouble):
-                ended = run_job(spark, settings, job_id)
+                ended = run_job(tables, job_id)
                 if ended.state.is_at_rest:
                     has_worked = True
                     yield ended
@@ -298,106 +273,30 @@ def _logged(what: str, trouble: dict[str, Exception]) -> Iterator[None]:
         trouble.pop(what, None)
 
 
-def close(
-    spark: SparkSession, settings: Settings, record: JobRecord, *, has_row: bool = False, has_staged: bool = True
-) -> None:
+def close(tables: Tables, record: JobRecord, *, has_row: bool = False, has_staged: bool = True) -> None:
     """Bring the job's row up to date and drop what an ended job no longer needs; its end stands already."""
     with (
         _logged(f"job {record.job_id} is {record.state}; its tables are tidied later", {}),
-        aside(lambda: JobStore(spark, settings).show(record, has_row=has_row)),
+        aside(lambda: tables.jobs.show(record, has_row=has_row)),
     ):
         if record.state.is_terminal:
-            _clean_up(spark, settings, record, has_staged=has_staged)
+            _clean_up(tables, record, has_staged=has_staged)
     if record.state.is_terminal:
         failpoint(Failpoint.AFTER_CLEANUP)
 
 
-def _clean_up(spark: SparkSession, settings: Settings, record: JobRecord, *, has_staged: bool) -> None:
+def _clean_up(tables: Tables, record: JobRecord, *, has_staged: bool) -> None:
     job_id, request = record.job_id, record.created["request"]
-    Heartbeat(settings).clear(job_id)
+    tables.jobs.heartbeat.clear(job_id)
     has_work = request["lists_traces"] or request["sampling"] != "hash" or request["models"]
     if has_work or record.created.get("has_files"):
-        WorkStore(spark, settings).clear(job_id)
+        tables.work.clear(job_id)
     if has_staged and record.state == End.SUCCEEDED.value:
-        ResultStore(spark, settings).clear(job_id)
+        tables.results.clear(job_id)
     if request["models"]:
-        close_journal(spark, settings, job_id)
-        if settings.judge.cache != "on":
-            forget_answers(spark, settings, job_id)
-
-
-def request_of(spark: SparkSession, settings: Settings, record: JobRecord) -> Request:
-    """Rebuild a job's frozen request, with the definitions of its pinned scorer versions and later changes."""
-    data: dict[str, Any] = dict(record.created["request"]) | dict(record.changes)
-    pinned = [(s["name"], s["version"]) for s in data["scorers"]]
-    definitions = Registry(spark, settings).definitions(data["experiment_id"], pinned)
-    return Request.from_json(json.loads(json.dumps(data)), definitions)
-
-
-def pinned_source(
-    spark: SparkSession, settings: Settings, job_id: str, request: Request, *, work_version: int | None = None
-) -> TraceSource:
-    """Open the job's source at its pinned version.
-
-    `work_version` is where an ended job, which has dropped its list of files, still has it.
-
-    Raises:
-        SourceGoneError: the version can no longer be read, or the table was replaced by another one.
-    """
-    files = None
-    if request.source_version.startswith("files:"):
-        try:
-            files = WorkStore(spark, settings).files(job_id, version=work_version) or None
-        except Exception as error:
-            if work_version is None or not source_gone(error):
-                raise
-            # Vacuumed by `maintain`: then the files that are there must be those that were pinned.
-    source = _open_recorded(spark, settings, request, version=request.source_version, files=files)
-    if source.table_id != request.source_table_id:
-        raise SourceGoneError(
-            f"The traces table {request.source!r} was replaced: its id is {source.table_id}, the job was planned on "
-            f"{request.source_table_id}. `backfill-spark resume {job_id} --repin` goes on with the new table."
-        )
-    return source
-
-
-def _open_recorded(spark: SparkSession, settings: Settings, request: Request, **pin: Any) -> TraceSource:
-    """Open the source that a request names, as it was when the request was made, whatever the settings say now."""
-    if request.source_kind:
-        is_table = request.source_kind == "table"
-        text, roots = request.source, settings.path_roots
-        location = Location.of_name(text) if is_table else Location.of_path(text, roots)
-        return open_source(spark, settings, location, columns=request.columns, **pin)
-    try:
-        return open_source(spark, settings, request.source, **pin)
-    except BackfillError as error:
-        if request.source.startswith("/") or ":" in request.source:
-            raise
-        raise SourceGoneError(
-            f"The job was recorded with the source {request.source!r}, without the folder that it starts from. From "
-            f"here it is not found; ask from the folder in which the job was made. {error}"
-        ) from error
-
-
-def _explained(attempt: Attempt, error: Exception) -> Exception:
-    """Name a lost or corrupt file of the source, and a cancel, behind a Spark error."""
-    if attempt.lease.is_canceled:
-        return Canceled(f"Job {attempt.job_id} was canceled.")
-    if isinstance(error, SourceGoneError):
-        return error
-    if source_gone(error):
-        return SourceGoneError(
-            f"Version {attempt.request.source_version} of {attempt.request.source!r} can no longer be read in full: "
-            "its "
-            f"files were removed. `backfill-spark resume {attempt.job_id} --repin` goes on from the newest version."
-        )
-    if (file := corrupt_file(error)) is not None:
-        return SourceGoneError(
-            f"The source file {file} is corrupt. Restore it and `backfill-spark resume {attempt.job_id}`, or repair "
-            "the "
-            "table and resume with --repin."
-        )
-    return error
+        close_journal(tables, job_id)
+        if tables.settings.judge.cache != "on":
+            forget_answers(tables, job_id)
 
 
 @contextmanager
@@ -420,10 +319,3 @@ def _cancel_group(spark: SparkSession, job_id: str) -> None:
         spark.sparkContext.cancelJobGroup(job_id)
     except Exception:
         return
-
-
-def repinned(spark: SparkSession, settings: Settings, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the changes that pin a request to the newest version of its source, and the frozen files."""
-    source = _open_recorded(spark, settings, request)
-    changed = replace(request, source_version=source.version, source_table_id=source.table_id)
-    return {"source_version": changed.source_version, "source_table_id": changed.source_table_id}, source.files

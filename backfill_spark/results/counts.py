@@ -70,7 +70,7 @@ class Watch:
         ms = F.sum(_ms(len(self._scorers))).alias("ms")
         return staged.observe(self._seen, F.count(F.when(plain, 1)).alias("plain"), ms, *of)
 
-    def tallies(self, rows: int) -> dict[str, StagedCounts] | None:
+    def counts(self, rows: int) -> dict[str, StagedCounts] | None:
         """Return what was written; None when the table has to be asked.
 
         Args:

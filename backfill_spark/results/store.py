@@ -16,13 +16,11 @@ from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, Score
 from backfill_spark.results.counts import StagedCounts, Watch, count_staged, without_call
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
-from backfill_spark.storage.delta_table import Store, Txn
+from backfill_spark.storage.delta_table import Stores, Txn
 
 if TYPE_CHECKING:
     from delta.tables import DeltaMergeBuilder
     from pyspark.sql import Row
-
-    from backfill_spark.settings.schema import Settings
 
 _PAIR = [*schema.PAIR_KEY, "trace_date"]
 
@@ -30,10 +28,9 @@ _PAIR = [*schema.PAIR_KEY, "trace_date"]
 class ResultStore:
     """Owner of `assessments` and `staging`."""
 
-    def __init__(self, spark: SparkSession, settings: Settings) -> None:
-        self.spark = spark
-        self.assessments = Store(spark, schema.ASSESSMENTS, settings)
-        self.staging = Store(spark, schema.STAGING, settings)
+    def __init__(self, tables: Stores) -> None:
+        self.assessments = tables.of(schema.ASSESSMENTS)
+        self.staging = tables.of(schema.STAGING)
 
     def ensure(self) -> None:
         """Create both tables when they are not there."""
@@ -175,7 +172,7 @@ class ResultStore:
         rows = self.staging.read().where(F.col("job_id") == job_id)
         return rows if chunks is None else rows.where(F.col("chunk").isin(list(chunks)))
 
-    def tally(
+    def count(
         self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None
     ) -> dict[str, StagedCounts]:
         """Count the staged pairs of one job by scorer and outcome."""
@@ -222,12 +219,6 @@ class ResultStore:
             )
 
         return self.assessments.merge(source, condition, clauses, txn=txn)
-
-    # --- read
-
-    def current(self) -> DataFrame:
-        """Return the newest version's rows of each (experiment, trace, scorer), of the latest trace date."""
-        return current(self.assessments.read())
 
 
 def current(rows: DataFrame) -> DataFrame:

@@ -22,10 +22,7 @@ from backfill_spark.settings import current
 from backfill_spark.traces.filters import compile_filter
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-    from backfill_spark.settings.schema import Settings
-    from backfill_spark.storage.delta_table import Store, Txn
+    from backfill_spark.storage.delta_table import Store, Stores, Txn
 
 _ATTEMPTS = 40
 _KEPT_WITH_VERSION = ("description", "aggregations", "timeout_s", "version_note")
@@ -64,14 +61,13 @@ def _append(store: Store, row: Mapping[str, Any], txn: Txn | None) -> bool:
 
 
 class Registry:
-    """The scorers of the tables that `settings` name."""
+    """Owner of `scorers` and `scorer_configs`."""
 
-    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+    def __init__(self, tables: Stores) -> None:
         from backfill_spark.schema import SCORER_CONFIGS, SCORERS
-        from backfill_spark.storage.delta_table import Store
 
-        self._scorers = Store(spark, SCORERS, settings)
-        self._configs = Store(spark, SCORER_CONFIGS, settings)
+        self._scorers = tables.of(SCORERS)
+        self._configs = tables.of(SCORER_CONFIGS)
 
     def catalog(self, experiment_id: str, *, name: str | None = None, definitions: bool = False) -> Catalog:
         """Return what is registered, of all names or one, in one Spark read: all that a plan needs.
@@ -322,9 +318,10 @@ def delete_scorer(*, name: str, version: int | str | None = None, experiment_id:
 def here(experiment_id: str | None) -> tuple[Registry, str]:
     """Return the registry of the current context, and the experiment that is meant."""
     now = current.current()
+    from backfill_spark.storage.delta_table import Stores
     from backfill_spark.storage.session import get_spark
 
-    return Registry(get_spark(now.settings), now.settings), current.experiment(experiment_id, now.settings)[0]
+    return Registry(Stores(get_spark(now.settings), now.settings)), current.experiment(experiment_id, now.settings)[0]
 
 
 def _definition_row(scorer: Scorer) -> dict[str, Any]:

@@ -130,10 +130,9 @@ def test_f18_a_cancel_that_races_the_end_leaves_one_terminal_state(make_world, h
 def test_f21_a_terminal_state_takes_no_other(world):
     """Of every end, the first one stays; a cancel or a resume of an ended job changes nothing."""
     from backfill_spark.jobs.events import End
-    from backfill_spark.jobs.store import JobStore
 
     job_id = world.run()
-    jobs = JobStore(world.spark, world.settings)
+    jobs = world.tables.jobs
     for how in ENDS:
         assert jobs.end(job_id, 1, End(how), {}).state == "SUCCEEDED"
     world.cancel(job_id)
@@ -149,10 +148,9 @@ def test_f21_a_terminal_state_takes_no_other(world):
 def test_f21_the_first_end_of_an_epoch_is_its_end(world, first):
     """Whoever comes later adopts it."""
     from backfill_spark.jobs.events import End
-    from backfill_spark.jobs.store import JobStore
 
     job_id = world.crash("after_claim")
-    jobs = JobStore(world.spark, world.settings)
+    jobs = world.tables.jobs
     payload = {"counts": {n: c.to_json() for n, c in world.job(job_id).counts.items()}, "calls": 0}
     ended = jobs.end(job_id, 1, End(first), payload)
     # RELEASED and LOST are no states: the job waits for a runner.
@@ -279,9 +277,8 @@ def test_an_exclusive_job_that_runs_here_is_no_workers_before_it_is_known_to_be_
 
 def test_a_canceled_job_is_never_claimed(world):
     """Neither `resume` nor a worker takes it."""
-    from backfill_spark.jobs.store import JobStore
 
     job_id = world.run(launch="queue")
     world.cancel(job_id)
-    assert job_id not in {r.job_id for r in JobStore(world.spark, world.settings).claimable()}
+    assert job_id not in {r.job_id for r in world.tables.jobs.claimable()}
     wait_until(lambda: world.job(job_id).state == "CANCELED", 30, "the job to be CANCELED")

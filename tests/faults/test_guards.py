@@ -54,7 +54,7 @@ def test_the_read_back(world, monkeypatch, guard):
 
 def claims(world):
     """Queue a job and claim it twice from one look at it, as two runners would; return both leases."""
-    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    jobs, results = world.tables.jobs, world.tables.results
     waiting = jobs.record(world.run(launch="queue"))
     return [jobs.claim(waiting, [results.staging, results.assessments]) for _ in range(2)]
 
@@ -74,8 +74,8 @@ def test_the_compare_and_set(world, monkeypatch, guard):
 def test_the_fence(world, monkeypatch, guard):
     """Without it a runner that another one has replaced, and that does not know, still writes."""
     first, _ = claims(world)
-    later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
-    results = ResultStore(world.spark, world.settings)
+    later = JobStore(world.tables, clock=lambda: time.time() + 100)
+    results = world.tables.results
     second = later.claim(later.record(first.job_id), [results.staging, results.assessments])
     assert (first.epoch, second.epoch) == (1, 2)
     txn = first.next_txn() if guard == "in" else None
@@ -90,7 +90,7 @@ def test_the_fence(world, monkeypatch, guard):
 def test_the_lease(make_world, monkeypatch, guard):
     """Without it a live runner's job is taken, and the runner stops."""
     world = make_world(gate_at=250)
-    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    jobs, results = world.tables.jobs, world.tables.results
     with world.meanwhile(world.run) as job:
         world.wait_for_calls(250)
         record = jobs.record(world.newest().job_id)
