@@ -146,7 +146,7 @@ def _machinery() -> Iterator[tuple[Any, str]]:
     yield from ((JobStore, name) for name in ("create_claimed", "claim", "write", "records", "show", "end"))
     yield from ((Lease, name) for name in ("flush", "start", "stop"))
     yield from ((ResultStore, name) for name in ("count", "clear", "adopt"))
-    yield Watch, "counts"
+    yield Watch, "count"
     yield from ((Store, name) for name in ("version", "versions_of_others"))
 
 

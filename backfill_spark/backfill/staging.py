@@ -55,7 +55,7 @@ def stage(attempt: Attempt, chunk: Chunk, frame: DataFrame) -> None:
         progress.stage_seconds += time.monotonic() - began
         failpoint(Failpoint.AFTER_STAGE)
         progress.waiting[chunk.index] = chunk.dates
-        staged = watch.counts(rows) or results.count(job_id, request.scorers, [chunk.index])
+        staged = watch.count(rows, results.staged_by(job_id, [chunk.index]), job_id)
     attempt.record_staged(chunk.index, staged)
 
 
