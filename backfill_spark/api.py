@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from backfill_spark.backfill import runner, validate
 from backfill_spark.backfill.plan import BackfillPlan
+from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.reopen import summary
 from backfill_spark.backfill.submit import accept, create, create_claimed, probe_models, withdraw_unless_alone
 from backfill_spark.backfill.tables import Tables
@@ -222,7 +223,7 @@ def resume_backfill(
         BackfillRefusedError: it has ended, or its runner is alive.
     """
     limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
-    problems = validate.Problems()
+    problems = Problems()
     validate.limits_of(limits, (), problems)
     problems.raise_any()
     tables = _tables(settings, spark, job_id=job_id)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.backfill.attempt import Attempt, Progress
 from backfill_spark.backfill.ending import end_for, explained, finish
 from backfill_spark.backfill.preflight import executor_problems
+from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.reopen import inputs_of, repinned, request_of
 from backfill_spark.backfill.spending import Spending
 from backfill_spark.backfill.staging import collect_earlier, merge
 from backfill_spark.backfill.steps import run
-from backfill_spark.backfill.validate import Problems, limits_of
+from backfill_spark.backfill.validate import limits_of
 from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, interrupt_behind
 from backfill_spark.jobs.events import End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint

@@ -11,6 +11,7 @@ from backfill_spark.backfill.inputs import Inputs
 from backfill_spark.backfill.judge_cost import expected_cost, has_questions
 from backfill_spark.backfill.plan import BackfillPlan, plan
 from backfill_spark.backfill.preflight import executor_problems
+from backfill_spark.backfill.problems import Problems
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.job import job_of
@@ -45,7 +46,7 @@ def accept(arguments: validate.Arguments, experiment_id: str | None, tables: Tab
     Raises:
         BackfillRefusedError: with every problem at once; no job is left behind.
     """
-    problems, settings, results = validate.Problems(), tables.settings, tables.results
+    problems, settings, results = Problems(), tables.settings, tables.results
     where = experiment(experiment_id, settings)
     catalog = tables.registry.catalog(where[0], definitions=True)
     request = validate.resolve(arguments, settings, problems, experiment=where, catalog=catalog, now=datetime.now(UTC))
@@ -74,7 +75,7 @@ def accept(arguments: validate.Arguments, experiment_id: str | None, tables: Tab
     return Accepted(inputs, replace(made, tables=settings.tables_at, **expected_cost(inputs)))
 
 
-def _usable_version(store: Store, problems: validate.Problems) -> int | None:
+def _usable_version(store: Store, problems: Problems) -> int | None:
     try:
         if store.exists():
             store.ensure().check_columns()
@@ -84,7 +85,7 @@ def _usable_version(store: Store, problems: validate.Problems) -> int | None:
     return None
 
 
-def _judge_services(tables: Tables, request: Request, problems: validate.Problems) -> dict[str, Service]:
+def _judge_services(tables: Tables, request: Request, problems: Problems) -> dict[str, Service]:
     """Return the services that the judges ask; what is wrong with them goes to `problems`."""
     if not request.models:
         return {}
@@ -162,7 +163,7 @@ def withdraw_unless_alone(made: Accepted, job_id: str, lease: Lease | None) -> N
     Raises:
         BackfillRefusedError: another live job covers its pairs; this one was canceled before any call.
     """
-    problems, tables = validate.Problems(), made.inputs.tables
+    problems, tables = Problems(), made.inputs.tables
     for other in live_overlaps(tables, made.inputs.request, but=job_id):
         problems.note(f"{other} It was created at the same moment; {job_id} was canceled before any call.")
     if problems.all and lease is None:

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backfill_spark.backfill.validate import Arguments, Problems, limits_of
+from backfill_spark.backfill.problems import Problems
+from backfill_spark.backfill.validate import Arguments, limits_of
 from backfill_spark.models import Counts, ScorerKind, ScorerSpec, parse_moment
 
 JUDGE = ScorerSpec("judge", 1, "d", ScorerKind.JUDGE, {}, None, ("outputs",), 1.0)
