@@ -17,7 +17,7 @@ from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, Job
 from backfill_spark.jobs.events import JobRecord
 from backfill_spark.jobs.job import BackfillJob, job_of
 from backfill_spark.models import BackfillScorerConfig, Counts, JobState, is_job_id
-from backfill_spark.results.store import current as current_rows
+from backfill_spark.results.rows import current as current_rows
 from backfill_spark.scorers.registry import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.settings.current import configure, current, set_experiment
 from backfill_spark.storage.session import active_session, get_spark, is_running, usable
