@@ -6,7 +6,7 @@ import time
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
 
-from backfill_spark.backfill import runner, validate
+from backfill_spark.backfill import queue, runner, validate
 from backfill_spark.backfill.plan import BackfillPlan
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.reopen import summary
@@ -252,7 +252,7 @@ def work(
 ) -> Iterator[BackfillJob]:
     """Run jobs that wait (PENDING, interrupted, dead runner), oldest first; give each as it ended."""
     tables = _tables(settings, spark)
-    for record in runner.work(tables, forever=forever):
+    for record in queue.work(tables, forever=forever):
         yield _job(tables, record)
 
 

@@ -1,8 +1,10 @@
-"""Ending: what an attempt comes to, in counts and in the state that it leaves its job in."""
+"""Ending: what an attempt comes to, in counts and in the state that it leaves its job in, and what is then dropped."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +12,19 @@ from pyspark.errors import AnalysisException
 
 from backfill_spark.backfill.attempt import Attempt, Canceled, TooManyErrors
 from backfill_spark.backfill.staging import fence_open_merge
-from backfill_spark.errors import BackfillError, SourceGoneError
+from backfill_spark.errors import BackfillError, LeaseLostError, SourceGoneError, interrupt_behind
 from backfill_spark.jobs.events import End, Event, JobRecord
+from backfill_spark.jobs.failpoints import Failpoint, failpoint
+from backfill_spark.judges.answers import close_journal, forget_answers
 from backfill_spark.models import Counts, ScorerKind, mostly_failed
 from backfill_spark.results.counts import StagedCounts, error_rows, most_frequent_errors
 from backfill_spark.results.due import highest_rate
 from backfill_spark.selection import pairs as P
-from backfill_spark.storage.delta_table import error_text
+from backfill_spark.storage.delta_table import aside, error_text
 from backfill_spark.traces.sources import corrupt_file, source_gone
 
 if TYPE_CHECKING:
+    from backfill_spark.backfill.tables import Tables
     from backfill_spark.models import ScorerSpec
 
 logger = logging.getLogger(__name__)
@@ -157,3 +162,46 @@ def explained(attempt: Attempt, error: Exception) -> Exception:
             "the table and resume with --repin."
         )
     return error
+
+
+def close(tables: Tables, record: JobRecord, *, has_row: bool = False, has_staged: bool = True) -> None:
+    """Bring the job's row up to date and drop what an ended job no longer needs; its end stands already."""
+    with (
+        logged(f"job {record.job_id} is {record.state}; its tables are tidied later", {}),
+        aside(lambda: tables.jobs.show(record, has_row=has_row)),
+    ):
+        if record.state.is_terminal:
+            _clean_up(tables, record, has_staged=has_staged)
+    if record.state.is_terminal:
+        failpoint(Failpoint.AFTER_CLEANUP)
+
+
+def _clean_up(tables: Tables, record: JobRecord, *, has_staged: bool) -> None:
+    job_id, request = record.job_id, record.created["request"]
+    tables.jobs.heartbeat.clear(job_id)
+    has_work = request["lists_traces"] or request["sampling"] != "hash" or request["models"]
+    if has_work or record.created.get("has_files"):
+        tables.work.clear(job_id)
+    if has_staged and record.state == End.SUCCEEDED.value:
+        tables.results.clear(job_id)
+    if request["models"]:
+        close_journal(tables, job_id)
+        if tables.settings.judge.cache != "on":
+            forget_answers(tables, job_id)
+
+
+@contextmanager
+def logged(what: str, trouble: dict[str, Exception]) -> Iterator[None]:
+    """Log what goes wrong in the block and keep it in `trouble`; forget it when it goes well."""
+    try:
+        yield
+    except LeaseLostError as error:
+        logger.warning("%s", error)
+    except Exception as error:
+        if interrupt_behind(error) is not None:
+            raise
+        said = str(error) if isinstance(error, BackfillError) else f"{type(error).__name__}: {error_text(error)}"
+        logger.warning("%s: %s", what, said)
+        trouble[what] = error
+    else:
+        trouble.pop(what, None)

@@ -156,8 +156,9 @@ def ask_slice(attempt: Attempt, pairs: DataFrame, piece: Slice, draw_from: float
             f"What the executors asked, and wrote to {folder!r}, cannot be seen by the driver: no budget can be kept. "
             "Set judge.spool to a folder that all machines share, as an absolute path or a URI."
         )
-    left = questions_left(attempt, inside)
-    draw_to = piece.draw_to if left is None else left
+    # The lowest draw of a question that got no answer.
+    left = unanswered(attempt.inputs, inside).agg(F.min("first")).collect()[0][0]
+    draw_to = piece.draw_to if left is None else float(left)
     record_spent(attempt, written, sum(a.attempts for a in found), draw_to)
     delete_journal(folder, attempt.job_id)
     return draw_to
@@ -200,12 +201,6 @@ def _write_answers(attempt: Attempt, answers: DataFrame) -> Asked:
     nothing = {"questions": 0, "attempts": 0, "failures": 0, "verdicts": 0, "why": None, "code": None, "message": None}
     got: dict[str, Any] = nothing | {name: value for name, value in seen.get.items() if value is not None}
     return Asked(**got)
-
-
-def questions_left(attempt: Attempt, inside: DataFrame) -> float | None:
-    """Return the lowest draw among the slice's questions that got no answer."""
-    row = unanswered(attempt.inputs, inside).agg(F.min("first").alias("first")).collect()[0]
-    return None if row["first"] is None else float(row["first"])
 
 
 # --- fan out

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill.attempt import Attempt, Progress
-from backfill_spark.backfill.ending import end_for, explained, finish
+from backfill_spark.backfill.ending import close, end_for, explained, finish
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.reopen import inputs_of, repinned, request_of
@@ -20,13 +18,11 @@ from backfill_spark.backfill.spending import Spending
 from backfill_spark.backfill.staging import collect_earlier, merge
 from backfill_spark.backfill.steps import run
 from backfill_spark.backfill.validate import limits_of
-from backfill_spark.errors import BackfillError, BackfillRefusedError, LeaseLostError, interrupt_behind
+from backfill_spark.errors import BackfillRefusedError, LeaseLostError, interrupt_behind
 from backfill_spark.jobs.events import End, Event, JobRecord
-from backfill_spark.jobs.failpoints import Failpoint, failpoint
-from backfill_spark.judges.answers import close_journal, forget_answers
 from backfill_spark.judges.services import prices_missing, services_of
 from backfill_spark.models import Counts, JobState, Request
-from backfill_spark.storage.delta_table import aside, error_text
+from backfill_spark.storage.delta_table import error_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -224,80 +220,6 @@ def cancel(tables: Tables, job_id: str) -> JobRecord:
     if record.state.is_terminal or record.is_alive(jobs.clock()):
         return record
     return run_job(tables, job_id)
-
-
-def work(tables: Tables, *, forever: bool = False, poll_s: float = 5.0) -> Iterator[JobRecord]:
-    """Run waiting jobs, oldest first: PENDING ones, interrupted ones and those of dead runners.
-
-    Gives each job as it ended. What keeps one job from running does not keep the others: it is logged, and tried
-    again. Without `forever` it stops when nothing waits, or has been tried three times.
-
-    Raises:
-        Exception: without `forever`, what kept the last job from running, when the others are done.
-    """
-    jobs = tables.jobs
-    tried: Counter[str] = Counter()
-    trouble: dict[str, Exception] = {}
-    while True:
-        has_worked, waiting = False, []
-        with _logged("the queue", trouble):
-            waiting = [r.job_id for r in jobs.claimable() if forever or tried[r.job_id] < 3]
-        for job_id in waiting:
-            tried[job_id] += 1
-            with _logged(job_id, trouble):
-                ended = run_job(tables, job_id)
-                if ended.state.is_at_rest:
-                    has_worked = True
-                    yield ended
-        if not waiting and not forever:
-            for error in trouble.values():
-                raise error
-            return
-        if not has_worked:
-            time.sleep(poll_s)
-
-
-@contextmanager
-def _logged(what: str, trouble: dict[str, Exception]) -> Iterator[None]:
-    """Log what goes wrong in the block and keep it in `trouble`; forget it when it goes well."""
-    try:
-        yield
-    except LeaseLostError as error:
-        logger.warning("%s", error)
-    except Exception as error:
-        if interrupt_behind(error) is not None:
-            raise
-        said = str(error) if isinstance(error, BackfillError) else f"{type(error).__name__}: {error_text(error)}"
-        logger.warning("%s: %s", what, said)
-        trouble[what] = error
-    else:
-        trouble.pop(what, None)
-
-
-def close(tables: Tables, record: JobRecord, *, has_row: bool = False, has_staged: bool = True) -> None:
-    """Bring the job's row up to date and drop what an ended job no longer needs; its end stands already."""
-    with (
-        _logged(f"job {record.job_id} is {record.state}; its tables are tidied later", {}),
-        aside(lambda: tables.jobs.show(record, has_row=has_row)),
-    ):
-        if record.state.is_terminal:
-            _clean_up(tables, record, has_staged=has_staged)
-    if record.state.is_terminal:
-        failpoint(Failpoint.AFTER_CLEANUP)
-
-
-def _clean_up(tables: Tables, record: JobRecord, *, has_staged: bool) -> None:
-    job_id, request = record.job_id, record.created["request"]
-    tables.jobs.heartbeat.clear(job_id)
-    has_work = request["lists_traces"] or request["sampling"] != "hash" or request["models"]
-    if has_work or record.created.get("has_files"):
-        tables.work.clear(job_id)
-    if has_staged and record.state == End.SUCCEEDED.value:
-        tables.results.clear(job_id)
-    if request["models"]:
-        close_journal(tables, job_id)
-        if tables.settings.judge.cache != "on":
-            forget_answers(tables, job_id)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import pytest
 
 from backfill_spark import BackfillRefusedError, delete_scorer
-from backfill_spark.backfill import preflight, runner
+from backfill_spark.backfill import preflight, queue
 from backfill_spark.jobs import failpoints
 from backfill_spark.jobs.events import Event
 from tests.faults.world import refusal
@@ -107,7 +107,7 @@ def test_a_job_that_cannot_run_here_does_not_keep_a_worker_from_the_others(world
     world.tables.jobs.write(odd, [(Event.CHANGED, {"from_a_newer_version": True})])
     done = []
     with pytest.raises(TypeError, match="from_a_newer_version"):
-        done.extend(runner.work(world.tables, poll_s=0.1))
+        done.extend(queue.work(world.tables, poll_s=0.1))
     assert (world.job(odd).state, world.job(good).state) == ("PENDING", "SUCCEEDED")
 
 
