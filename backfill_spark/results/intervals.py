@@ -8,7 +8,6 @@ lengths, both cover the truth in 93 to 96 % of samples; without the correction u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,14 +26,6 @@ class MeanInterval:
     low: float | None
     """None when no bound can be told: fewer than two values, or more values than the population has."""
     high: float | None
-    n: int
-    population: int | None
-    """None: unknown or unlimited, so no correction."""
-
-    @property
-    def is_full(self) -> bool:
-        """True when every member of the population was measured: the mean is the answer, not an estimate."""
-        return self.population is not None and self.n == self.population and self.n > 0
 
 
 def mean_interval(
@@ -62,27 +53,15 @@ def mean_interval(
     if n < 0 or (population is not None and population < 0):
         raise ValueError(f"counts must not be negative: n={n}, population={population}")
     if n == 0 or mean is None:
-        return MeanInterval(None, None, None, n, population)
+        return MeanInterval(None, None, None)
     if binary and not -1e-9 <= mean <= 1 + 1e-9:
         raise ValueError(f"a mean of 0/1 values lies in [0, 1], got {mean!r}")
     if n == population:
-        return MeanInterval(mean, mean, mean, n, population)
+        return MeanInterval(mean, mean, mean)
     if not math.isfinite(mean) or (population is not None and n > population):
-        return MeanInterval(mean, None, None, n, population)
+        return MeanInterval(mean, None, None)
     low, high = _wilson(n, mean, population) if binary else _student(n, mean, sd, population)
-    return MeanInterval(mean, low, high, n, population)
-
-
-def mean_interval_of(values: Iterable[float], *, population: int | None = None) -> MeanInterval:
-    """Return the 95 % interval of the mean of `values` (booleans count as 1 and 0)."""
-    numbers = [float(value) for value in values]
-    n = len(numbers)
-    if n == 0:
-        return mean_interval(0, mean=None, population=population)
-    mean = math.fsum(numbers) / n
-    sd = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (n - 1)) if n > 1 else None
-    binary = all(x in (0.0, 1.0) for x in numbers)
-    return mean_interval(n, mean=mean, sd=sd, population=population, binary=binary)
+    return MeanInterval(mean, low, high)
 
 
 def _wilson(n: int, mean: float, population: int | None) -> tuple[float, float]:

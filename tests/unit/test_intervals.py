@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill_spark.results.intervals import mean_interval, mean_interval_of, t_975
+from backfill_spark.results.intervals import MeanInterval, mean_interval, t_975
 
 # Two-sided 95 % points of Student's t as printed in tables (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
 T_TABLE = [
@@ -29,6 +30,18 @@ T_TABLE = [
     (1_000, 1.962),
     (10**9, 1.960),
 ]
+
+
+def mean_interval_of(values: Iterable[float], *, population: int | None = None) -> MeanInterval:
+    """Return the 95 % interval of the mean of `values` (booleans count as 1 and 0)."""
+    numbers = [float(value) for value in values]
+    n = len(numbers)
+    if n == 0:
+        return mean_interval(0, mean=None, population=population)
+    mean = math.fsum(numbers) / n
+    sd = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (n - 1)) if n > 1 else None
+    binary = all(x in (0.0, 1.0) for x in numbers)
+    return mean_interval(n, mean=mean, sd=sd, population=population, binary=binary)
 
 
 @pytest.mark.parametrize(("df", "expected"), T_TABLE)
@@ -76,7 +89,7 @@ def test_student_with_the_correction_is_the_formula():
 
 def test_nothing_measured_has_no_mean():
     found = mean_interval(0, mean=None, population=10)
-    assert (None, None, None, False) == (found.mean, found.low, found.high, found.is_full)
+    assert (None, None, None) == (found.mean, found.low, found.high)
 
 
 def test_one_value_has_a_mean_but_no_bounds():
@@ -93,16 +106,16 @@ def test_one_yes_has_bounds():
 @pytest.mark.parametrize("values", [[3.0], [1, 0, 1], [2.5, 2.5], [1, 2, 30]])
 def test_a_full_pass_has_no_width(values):
     found = mean_interval_of(values, population=len(values))
-    assert (found.mean, found.mean, True) == (found.low, found.high, found.is_full)
+    assert (found.mean, found.mean) == (found.low, found.high)
 
 
-def test_an_empty_population_is_not_full():
-    assert not mean_interval(0, mean=None, population=0).is_full
+def test_an_empty_population_has_no_mean():
+    assert MeanInterval(None, None, None) == mean_interval(0, mean=None, population=0)
 
 
 def test_equal_values_that_are_no_rate_have_no_spread():
     found = mean_interval_of([5.0] * 30, population=3_000)
-    assert (5.0, 5.0, False) == (found.low, found.high, found.is_full)
+    assert (5.0, 5.0) == (found.low, found.high)
 
 
 @pytest.mark.parametrize("value", [0, 1])
@@ -114,7 +127,7 @@ def test_equal_zeros_or_ones_still_have_a_width(value):
 def test_more_values_than_the_population_tell_no_bounds():
     """A count that does not fit must not be sold as certainty."""
     found = mean_interval(12, mean=0.5, population=10, binary=True)
-    assert (0.5, None, None, False) == (found.mean, found.low, found.high, found.is_full)
+    assert (0.5, None, None) == (found.mean, found.low, found.high)
 
 
 def test_a_mean_that_overflowed_has_no_bounds():
