@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from backfill_spark.backfill.judge_prompts import rendered, unanswered
+from backfill_spark.backfill.judge_prompts import answers_of, rendered
 
 if TYPE_CHECKING:
     from backfill_spark.backfill.inputs import Inputs
@@ -20,10 +20,11 @@ def has_questions(inputs: Inputs) -> bool:
     """True when at least one prompt has no answer yet."""
     if not sum(inputs.pairs.asks_by_hour.values()):
         return False
-    prompts = rendered(inputs)
+    prompts = rendered(inputs).where("prompt_hash is not null").select("prompt_hash")
     if inputs.tables.judgements.exists():
-        return bool(unanswered(inputs, prompts).head(1))
-    return bool(prompts.where("prompt_hash is not null").head(1))
+        # Broadcast, so that rendering ends with the first prompt that is not known.
+        prompts = prompts.join(F.broadcast(answers_of(inputs).select("prompt_hash")), "prompt_hash", "left_anti")
+    return bool(prompts.head(1))
 
 
 def expected_cost(inputs: Inputs) -> dict[str, Any]:
