@@ -85,9 +85,8 @@ class ResultStore:
                 .agg(F.max((F.col("outcome") == Outcome.ERROR.value).cast("int")).alias("failed"))
                 .where("failed = 0")
             )
-        zero = F.lit(0).cast("bigint")
-        one = F.expr("shiftleft(1L, i)")
-        return rows.select("trace_id", "trace_date", one.alias("done"), zero.alias("own"), zero.alias("elsewhere"))
+        zero, done = F.lit(0).cast("bigint"), F.expr("shiftleft(1L, i) AS done")
+        return rows.select("trace_id", "trace_date", done, zero.alias("own"), zero.alias("elsewhere"))
 
     def _staged(self, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None) -> DataFrame:
         rows = _within(self.staging.read(version), request, dates)
@@ -153,7 +152,7 @@ class ResultStore:
         first = Window.partitionBy("trace_id", "trace_date", "i").orderBy("job_id", "staged_at")
         long = long.withColumn("k", F.dense_rank().over(first)).where("k = 1")
         rows = long.groupBy(*keys).agg(F.sort_array(F.collect_list(F.struct("p", "r"))).alias("all"))
-        fields = [F.expr(f"transform(all, x -> x.r.{n})").alias(n) for n in names]
+        fields = [F.expr(f"transform(`all`, x -> x.r.`{n}`)").alias(n) for n in names]
         rows = rows.withColumn("draw", sampling.draw(request.seed))  # theirs may have another seed
         rows = rows.select(
             F.lit(job_id).alias("job_id"),
