@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
 
-from backfill_spark.backfill import runner, validate
+from backfill_spark.backfill import queue, runner, validate
 from backfill_spark.backfill.plan import BackfillPlan
-from backfill_spark.backfill.runner import pinned_source, request_of
+from backfill_spark.backfill.problems import Problems
+from backfill_spark.backfill.reopen import summary
 from backfill_spark.backfill.submit import accept, create, create_claimed, probe_models, withdraw_unless_alone
+from backfill_spark.backfill.tables import Tables
 from backfill_spark.display.progress import Progress
-from backfill_spark.errors import BackfillError, BackfillFailedError, BackfillRefusedError, JobNotFoundError
+from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, JobNotFoundError
 from backfill_spark.jobs.events import JobRecord
 from backfill_spark.jobs.job import BackfillJob, job_of
-from backfill_spark.jobs.store import JobStore
 from backfill_spark.models import Arguments, BackfillScorerConfig, Counts, JobState, is_job_id
-from backfill_spark.results.due import candidates
-from backfill_spark.results.store import ResultStore
-from backfill_spark.results.store import current as current_rows
+from backfill_spark.results.rows import current as current_rows
 from backfill_spark.scorers.lookup import delete_scorer, get_scorer, list_scorer_versions, list_scorers
-from backfill_spark.selection.frozen import WorkStore
 from backfill_spark.settings.current import configure, current, set_experiment
 from backfill_spark.storage.session import active_session, get_spark, is_running, usable
-from backfill_spark.traces.sources import corrupt_file, open_source, source_gone
+from backfill_spark.traces.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -74,8 +71,7 @@ def plan_backfill(
         max_calls=max_calls,
         max_cost_usd=max_cost_usd,
     )
-    settings, spark = _context(settings, spark, arguments=arguments)
-    return accept(arguments, experiment_id, spark, settings).plan
+    return accept(arguments, experiment_id, _tables(settings, spark, arguments=arguments)).plan
 
 
 def backfill_scorers(
@@ -136,8 +132,8 @@ def backfill_scorers(
         max_cost_usd=max_cost_usd,
         launch=launch,
     )
-    settings, spark = _context(settings, spark, arguments=arguments)
-    made = accept(arguments, experiment_id, spark, settings)
+    tables = _tables(settings, spark, arguments=arguments)
+    made = accept(arguments, experiment_id, tables)
     from backfill_spark.display import views
 
     views.announce(made.plan)
@@ -148,9 +144,9 @@ def backfill_scorers(
         withdraw_unless_alone(made, job_id, claim)
     if launch == "queue":
         return job_id
-    total = sum(c.due for c in made.prepared.selection.counts.values())
+    total = sum(c.due for c in made.inputs.pairs.counts.values())
     with Progress(job_id, total=total) as bar:
-        record = runner.run_job(spark, settings, job_id, claim=claim, prepared=made.prepared, bar=bar)
+        record = runner.run_job(tables, job_id, claim=claim, planned=made.inputs, bar=bar)
     return _ended(record)
 
 
@@ -160,10 +156,8 @@ def get_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Se
     Raises:
         JobNotFoundError: no job has this id.
     """
-    settings, spark = _context(settings, spark, job_id=job_id)
-    jobs = JobStore(spark, settings)
-    record = jobs.record(job_id)
-    return _job(spark, settings, record)
+    tables = _tables(settings, spark, job_id=job_id)
+    return _job(tables, tables.jobs.record(job_id))
 
 
 def list_backfills(
@@ -176,9 +170,9 @@ def list_backfills(
 ) -> list[BackfillJob]:
     """Return jobs, newest first."""
     wanted = None if state is None else _state(state)
-    settings, spark = _context(settings, spark)
-    records = JobStore(spark, settings).newest(None if experiment_id is None else str(experiment_id), wanted, limit)
-    return [_job(spark, settings, r) for r in records]
+    tables = _tables(settings, spark)
+    records = tables.jobs.newest(None if experiment_id is None else str(experiment_id), wanted, limit)
+    return [_job(tables, r) for r in records]
 
 
 def wait_for_backfill(
@@ -229,16 +223,16 @@ def resume_backfill(
         BackfillRefusedError: it has ended, or its runner is alive.
     """
     limits = {"max_calls": max_calls, "max_cost_usd": max_cost_usd}
-    problems = validate.Problems()
+    problems = Problems()
     validate.limits_of(limits, (), problems)
     problems.raise_any()
-    settings, spark = _context(settings, spark, job_id=job_id)
-    job = get_backfill(job_id, spark=spark, settings=settings)
+    tables = _tables(settings, spark, job_id=job_id)
+    job = _job(tables, tables.jobs.record(job_id))
     total = sum(c.due for c in job.counts.values())
     changes = {k: v for k, v in limits.items() if v is not None}
     with Progress(job_id, total=total) as bar:
-        record = runner.resume(spark, settings, job_id, changes=changes, repin=repin, bar=bar)
-    return _job(spark, settings, record)
+        record = runner.resume(tables, job_id, changes=changes, repin=repin, bar=bar)
+    return _job(tables, record)
 
 
 def cancel_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Settings | None = None) -> BackfillJob:
@@ -249,17 +243,17 @@ def cancel_backfill(job_id: str, *, spark: SparkSession | None = None, settings:
     Raises:
         JobNotFoundError: no job has this id.
     """
-    settings, spark = _context(settings, spark, job_id=job_id)
-    return _job(spark, settings, runner.cancel(spark, settings, job_id))
+    tables = _tables(settings, spark, job_id=job_id)
+    return _job(tables, runner.cancel(tables, job_id))
 
 
 def work(
     *, forever: bool = False, spark: SparkSession | None = None, settings: Settings | None = None
 ) -> Iterator[BackfillJob]:
     """Run jobs that wait (PENDING, interrupted, dead runner), oldest first; give each as it ended."""
-    settings, spark = _context(settings, spark)
-    for record in runner.work(spark, settings, forever=forever):
-        yield _job(spark, settings, record)
+    tables = _tables(settings, spark)
+    for record in queue.work(tables, forever=forever):
+        yield _job(tables, record)
 
 
 def read_traces(
@@ -270,8 +264,8 @@ def read_traces(
     Raises:
         TraceSourceError: there are no traces, or their columns do not fit.
     """
-    settings, spark = _context(settings, spark)
-    return open_source(spark, settings, source).traces()
+    tables = _tables(settings, spark)
+    return open_source(tables.spark, tables.settings, source).traces()
 
 
 def read_assessments(
@@ -285,8 +279,7 @@ def read_assessments(
     """Return the current results without `empty` rows: columns of the table `assessments`."""
     from pyspark.sql import functions as F
 
-    settings, spark = _context(settings, spark)
-    store = ResultStore(spark, settings).assessments
+    store = _tables(settings, spark).results.assessments
     rows = current_rows(store.read() if store.exists() else store.frame([])).where("outcome != 'empty'")
     if experiment_id is not None:
         rows = rows.where(F.col("experiment_id") == str(experiment_id))
@@ -310,21 +303,21 @@ def _ended(record: JobRecord) -> str:
     return record.job_id
 
 
-def _context(
+def _tables(
     settings: Settings | None,
     spark: SparkSession | None,
     *,
     arguments: Arguments | None = None,
     job_id: str | None = None,
-) -> tuple[Settings, SparkSession]:
-    """Return settings and session; before one is started, arguments that are wrong in themselves are refused."""
+) -> Tables:
+    """Return the tables in the session; before one is started, arguments that are wrong in themselves are refused."""
     settings = settings or current().settings
     if spark is None and active_session() is None:
         if arguments is not None:
             validate.refuse_values(arguments, settings)
         if job_id is not None and not is_job_id(job_id):
             raise JobNotFoundError.for_id(job_id)
-    return settings, usable(spark, settings)
+    return Tables(usable(spark, settings), settings)
 
 
 def _state(value: JobState | str) -> JobState:
@@ -334,36 +327,13 @@ def _state(value: JobState | str) -> JobState:
         raise BackfillRefusedError(f"state must be one of {[str(s) for s in JobState]}, got {value!r}.") from None
 
 
-def _job(spark: SparkSession, settings: Settings, record: JobRecord) -> BackfillJob:
-    return job_of(record, tables=settings.tables_at, summarise=lambda job: _summary(spark, settings, record, job))
+def _job(tables: Tables, record: JobRecord) -> BackfillJob:
+    def summarise(job: BackfillJob) -> pd.DataFrame:
+        # A job outlives the session that read it.
+        is_there = is_running(tables.spark)
+        return summary(tables if is_there else Tables(get_spark(tables.settings), tables.settings), record, job)
 
-
-def _summary(spark: SparkSession, settings: Settings, record: JobRecord, job: BackfillJob) -> pd.DataFrame:
-    import pandas as pd
-
-    from backfill_spark.results.summary import only_seen, selected_rows, summarise
-
-    spark = spark if is_running(spark) else get_spark(settings)  # a job outlives the session that read it
-    if "has_files" not in record.created:  # a row of `jobs` does not tell everything
-        record = JobStore(spark, settings).record(record.job_id)
-    results = ResultStore(spark, settings)
-    # Which pairs have a result is not asked here, so no old version of the results is read.
-    request = replace(request_of(spark, settings, record), results_version=None)
-    version = record.created.get("work_version") if record.state.is_terminal else None
-    try:
-        source = pinned_source(spark, settings, job.job_id, request, work_version=version)
-        choice = WorkStore(spark, settings).choice(job.job_id, request, version=version)
-        pairs = candidates(request, source, results, choice=choice, job_id=None, staging_version=None)
-        return pd.DataFrame(summarise(selected_rows(results, request, pairs, job.job_id), request, job.counts))
-    except Exception as error:
-        is_ours, damaged = isinstance(error, BackfillError), corrupt_file(error)
-        if not is_ours and damaged is None and not source_gone(error):
-            raise
-        why = str(error) if is_ours else f"{damaged or 'Files'} of {job.source!r}, version {job.source_version}, "
-        why += "" if is_ours else "can no longer be read: removed, as by VACUUM." if damaged is None else "is damaged."
-    # What the job itself merged is still there, and is not what was asked for.
-    rows = summarise(selected_rows(results, request, None, job.job_id), request, job.counts)
-    return pd.DataFrame(only_seen(rows, why))
+    return job_of(record, tables=tables.settings.tables_at, summarise=summarise)
 
 
 __all__ = [

@@ -58,8 +58,7 @@ def share(spark: SparkSession, folder: Path, pairs: int, scorers: int) -> tuple[
     """Run a job of `pairs` with the first `scorers` of three, and print what the machinery takes of its time."""
     from backfill_spark import get_backfill
     from backfill_spark.api import backfill_scorers
-    from backfill_spark.jobs.store import JobStore
-    from backfill_spark.results.store import ResultStore
+    from backfill_spark.backfill.tables import Tables
     from benchmarks import world
 
     names = list(world.NAMES[:scorers])
@@ -68,8 +67,9 @@ def share(spark: SparkSession, folder: Path, pairs: int, scorers: int) -> tuple[
     world.backfill(0.3)
     settings = world.settle(folder / "traces", folder / "tables")
     # Tables are made once, not for each job.
-    JobStore(spark, settings).ensure()
-    ResultStore(spark, settings).ensure()
+    tables = Tables(spark, settings)
+    tables.jobs.ensure()
+    tables.results.ensure()
     with usage.measured() as whole, Stopwatch() as machinery:
         job_id = backfill_scorers(scorers=names, start_time=world.START, end_time=world.END)
     job = get_backfill(job_id)
@@ -146,16 +146,16 @@ def _machinery() -> Iterator[tuple[Any, str]]:
     yield runner, "close"
     yield from ((JobStore, name) for name in ("create_claimed", "claim", "write", "records", "show", "end"))
     yield from ((Lease, name) for name in ("flush", "start", "stop"))
-    yield from ((ResultStore, name) for name in ("tally", "clear", "adopt"))
-    yield Watch, "tallies"
+    yield from ((ResultStore, name) for name in ("count", "clear", "adopt"))
+    yield Watch, "count"
     yield from ((Store, name) for name in ("version", "versions_of_others"))
 
 
 def many(spark: SparkSession, settings: Settings, *, jobs: int, events: int) -> None:
     """Multiply the one job that is there: rows and events of `jobs` more."""
-    from backfill_spark.jobs.store import JobStore
+    from backfill_spark.backfill.tables import Tables
 
-    store = JobStore(spark, settings)
+    store = Tables(spark, settings).jobs
     fake = F.format_string("bf-20200101-%08d", "id").alias("job_id")
     row = store.jobs.read().limit(1).drop("job_id")
     store.jobs.append(spark.range(jobs).select("id", fake).crossJoin(row).drop("id").select(*store.jobs.read().columns))

@@ -6,79 +6,44 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from backfill_spark import schema
-from backfill_spark.backfill.attempt import Attempt
-from backfill_spark.backfill.judge_steps import judge_specs, rendered
-from backfill_spark.judges.answers import known
-from backfill_spark.results.store import ResultStore
-from backfill_spark.storage.delta_table import Store
+from backfill_spark.backfill.judge_prompts import answers_of, rendered
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-    from backfill_spark.backfill.runner import Prepared
-    from backfill_spark.models import Request
-    from backfill_spark.settings.schema import Settings
-
-
-def draft(prepared: Prepared, spark: SparkSession, settings: Settings) -> Attempt:
-    """Return an epoch of no job, good for rendering prompts and for nothing else."""
-    return Attempt(
-        spark=spark,
-        settings=settings,
-        job_id="",
-        request=prepared.request,
-        source=prepared.source,
-        results=ResultStore(spark, settings),
-        lease=None,  # type: ignore[arg-type]
-        bar=None,  # type: ignore[arg-type]
-        planned={},
-        choice=prepared.choice,
-        selection=prepared.selection,
-        staging_version=prepared.staging_version,
-    )
-
-
-def has_questions(prepared: Prepared, spark: SparkSession, settings: Settings) -> bool:
-    """True when at least one prompt has no answer yet."""
-    if not sum(prepared.selection.asks_by_hour.values()):
-        return False
-    attempt = draft(prepared, spark, settings)
-    prompts = rendered(attempt, prepared.selection).where("prompt_hash is not null").select("prompt_hash")
-    store = Store(spark, schema.JUDGEMENTS, settings)
-    if store.exists():
-        prompts = prompts.join(
-            F.broadcast(known(store, attempt.job_id, attempt.settings.judge.cache).select("prompt_hash")),
-            "prompt_hash",
-            "left_anti",
-        )
-    return bool(prompts.head(1))
-
+    from backfill_spark.backfill.inputs import Inputs
 
 SAMPLED_PROMPTS = 200
 ANSWER_TOKENS = (30, 227)
 """Tokens of an answer where nothing is known: a bare verdict, and the mean of 8,181 real judge replies."""
 
 
-def expected_cost(prepared: Prepared, spark: SparkSession, settings: Settings) -> dict[str, Any]:
+def has_questions(inputs: Inputs) -> bool:
+    """True when at least one prompt has no answer yet."""
+    if not sum(inputs.pairs.asks_by_hour.values()):
+        return False
+    prompts = rendered(inputs).where("prompt_hash is not null").select("prompt_hash")
+    if inputs.tables.judgements.exists():
+        # Broadcast, so that rendering ends with the first prompt that is not known.
+        prompts = prompts.join(F.broadcast(answers_of(inputs).select("prompt_hash")), "prompt_hash", "left_anti")
+    return bool(prompts.head(1))
+
+
+def expected_cost(inputs: Inputs) -> dict[str, Any]:
     """Return the plan's fields about judges: calls, tokens and cost as ranges, without any call.
 
     From earlier results of the same judge where there are 30 of them, else from sampled prompts.
     """
-    request, selection = prepared.request, prepared.selection
-    asks = {
-        s.name: selection.counts[s.name].due - selection.own[s.name] - selection.elsewhere[s.name]
-        for s in judge_specs(request)
-    }
+    request, pairs = inputs.request, inputs.pairs
+    names = [request.scorers[i].name for i in request.judges]
+    asks = {n: pairs.counts[n].due - pairs.own[n] - pairs.elsewhere[n] for n in names}
     if not sum(asks.values()):
         return {}
-    tokens = {**_sampled_tokens(prepared, spark, settings), **_earlier_tokens(request, spark, settings)}
+    tokens = _sampled_tokens(inputs) | _earlier_tokens(inputs, names)
     ranges: dict[str, Any] = {}
     notes = []
     for name, calls in asks.items():
         uri = request.models[name]
         read, (least, most) = tokens.get(name, (0, ANSWER_TOKENS))
-        price = prepared.services[uri].price
+        price = inputs.services[uri].price
         cost = None if price is None else [calls * price.of(read, least), calls * price.of(read, most)]
         ranges[name] = {
             "model": uri,
@@ -96,26 +61,20 @@ def expected_cost(prepared: Prepared, spark: SparkSession, settings: Settings) -
     return {"cost_usd": known_cost, "notes": (*request.notes, *notes), "extra": {"judges": ranges}}
 
 
-def _sampled_tokens(
-    prepared: Prepared, spark: SparkSession, settings: Settings
-) -> dict[str, tuple[int, tuple[int, int]]]:
-    attempt = draft(prepared, spark, settings)
-    some = rendered(attempt, prepared.selection).where("prompt_hash is not null").limit(SAMPLED_PROMPTS)
+def _sampled_tokens(inputs: Inputs) -> dict[str, tuple[int, tuple[int, int]]]:
+    some = rendered(inputs).where("prompt_hash is not null").limit(SAMPLED_PROMPTS)
     rows = some.groupBy("scorer_name").agg(F.avg("tokens").alias("tokens")).collect()
     return {r["scorer_name"]: (round(r["tokens"]), ANSWER_TOKENS) for r in rows}
 
 
-def _earlier_tokens(
-    request: Request, spark: SparkSession, settings: Settings
-) -> dict[str, tuple[int, tuple[int, int]]]:
-    store = ResultStore(spark, settings).assessments
+def _earlier_tokens(inputs: Inputs, names: list[str]) -> dict[str, tuple[int, tuple[int, int]]]:
+    store = inputs.tables.results.assessments
     if not store.exists():
         return {}
-    names = [s.name for s in judge_specs(request)]
     rows = (
         store.read()
         .where(
-            (F.col("experiment_id") == request.experiment_id)
+            (F.col("experiment_id") == inputs.request.experiment_id)
             & F.col("scorer_name").isin(names)
             & (F.col("input_tokens") > 0)
         )

@@ -13,8 +13,6 @@ from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.jobs.events import Event
-from backfill_spark.jobs.heartbeat import Heartbeat
-from backfill_spark.jobs.store import JobStore
 from backfill_spark.judges.answers import close_journal
 from backfill_spark.judges.llm.journal import forget_journaled, journal_folder, journaled_jobs
 from backfill_spark.models import JobState, compact_json, new_job_id
@@ -25,12 +23,14 @@ from backfill_spark.storage.retry import until_alone
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from backfill_spark.backfill.tables import Tables
+    from backfill_spark.jobs.store import JobStore
     from backfill_spark.settings.schema import Settings
 
 DAY_S = 86_400.0
 
 
-def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], float] = time.time) -> dict[str, Any]:
+def maintain(tables: Tables, *, clock: Callable[[], float] = time.time) -> dict[str, Any]:
     """Drop what has expired, compact the files of our tables, and remove files that no version needs.
 
     Returns:
@@ -39,30 +39,30 @@ def maintain(spark: SparkSession, settings: Settings, *, clock: Callable[[], flo
         of jobs whose creator died before the job was there),
         `heartbeats` (number of jobs whose heartbeat events were dropped), `optimized` and `vacuumed` (tables).
     """
-    stores = [s for s in (Store(spark, t, settings) for t in schema.ALL_TABLES) if s.exists()]
+    stores = [s for s in map(tables.of, schema.ALL_TABLES) if s.exists()]
     by_name = {s.table.name: s.ensure() for s in stores}
     done: dict[str, Any] = {"staging_jobs": [], "work_jobs": [], "file_jobs": [], "heartbeats": 0}
     done |= {"optimized": [], "vacuumed": []}
-    jobs = JobStore(spark, settings)
+    jobs = tables.jobs
     if "jobs" in by_name:
         ended = _ended(jobs)
         final = {j for j, (state, _) in ended.items() if JobState(state).is_terminal}
         if "staging" in by_name:
-            done["staging_jobs"] = _expire_staging(by_name["staging"], settings, ended, clock())
+            done["staging_jobs"] = _expire_staging(by_name["staging"], tables.settings, ended, clock())
         if "work" in by_name:
             done["work_jobs"] = _drop_jobs(by_name["work"], final | _never_created(by_name["work"], jobs, clock()))
-        done["file_jobs"] = _drop_files(spark, settings, final)
+        done["file_jobs"] = _drop_files(tables, final)
         done["heartbeats"] = _drop_heartbeats(by_name["job_events"], final)
     for name, store in by_name.items():
         until_alone(store.delta().optimize().executeCompaction)
-        with _quiet(spark):
+        with _quiet(tables.spark):
             store.delta().vacuum()
         done["optimized"].append(name)
         done["vacuumed"].append(name)
     return done
 
 
-def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict[str, int]:
+def forget_trace(tables: Tables, trace_id: str) -> dict[str, int]:
     """Delete every row about one trace from our tables; returns rows deleted by table, and answers in files (`spool`).
 
     Older versions of the tables keep the rows until VACUUM removes their files (7 days by default). The traces
@@ -71,7 +71,7 @@ def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict
     deleted: dict[str, int] = {}
     hashes: list[str] = []
     for table in (schema.ASSESSMENTS, schema.STAGING, schema.WORK):
-        store = Store(spark, table, settings)
+        store = tables.of(table)
         if not store.exists():
             continue
         mine = store.read().where(F.col("trace_id") == trace_id)
@@ -83,14 +83,14 @@ def forget_trace(spark: SparkSession, settings: Settings, trace_id: str) -> dict
         hashes += [r[0] for r in found]
         if deleted[table.name]:
             store.delete(F.col("trace_id") == trace_id)
-    deleted["job_events"] = _forget_missing(Store(spark, schema.JOB_EVENTS, settings), trace_id)
-    judgements = Store(spark, schema.JUDGEMENTS, settings)
+    deleted["job_events"] = _forget_missing(tables.of(schema.JOB_EVENTS), trace_id)
+    judgements = tables.judgements
     if hashes and judgements.exists():
         # An answer may quote the trace. Another trace with the same prompt is asked again when it is due.
         condition = F.col("prompt_hash").isin(sorted(set(hashes)))
         deleted["judgements"] = judgements.read().where(condition).count()
         judgements.delete(condition)
-        deleted["spool"] = forget_journaled(journal_folder(settings), set(hashes))
+        deleted["spool"] = forget_journaled(journal_folder(tables.settings), set(hashes))
     return deleted
 
 
@@ -145,14 +145,14 @@ def _drop_jobs(store: Store, jobs: set[str]) -> list[str]:
     return found
 
 
-def _drop_files(spark: SparkSession, settings: Settings, jobs: set[str]) -> list[str]:
+def _drop_files(tables: Tables, jobs: set[str]) -> list[str]:
     """Delete the heartbeat and spool files of these jobs; return those that had some."""
-    heartbeat = Heartbeat(settings)
-    beating, spooled = jobs & heartbeat.jobs(), jobs & journaled_jobs(journal_folder(settings))
+    heartbeat = tables.jobs.heartbeat
+    beating, spooled = jobs & heartbeat.jobs(), jobs & journaled_jobs(journal_folder(tables.settings))
     for job_id in beating:
         heartbeat.clear(job_id)
     for job_id in spooled:
-        close_journal(spark, settings, job_id)
+        close_journal(tables, job_id)
     return sorted(beating | spooled)
 
 

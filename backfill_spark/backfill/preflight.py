@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-    from backfill_spark.settings.schema import Settings
+    from backfill_spark.storage.delta_table import Stores
 
 _passed: set[str] = set()
 """Applications whose executors have what they need; what they lack may be there at the next look."""
 
 
-def executor_problems(spark: SparkSession, settings: Settings) -> list[str]:
+def executor_problems(tables: Stores) -> list[str]:
     """Return why scorers cannot run here: wrong Python, missing package, speculation."""
-    problems = []
+    problems, spark = [], tables.spark
     speculation = str(spark.conf.get("spark.speculation", "false")).lower() == "true"
-    if speculation and not settings.limits.allow_speculation:
+    if speculation and not tables.settings.limits.allow_speculation:
         problems.append(
             "spark.speculation is on: it calls scorers twice for slow tasks. Turn it off, or accept the double "
             "calls with the setting limits.allow_speculation."

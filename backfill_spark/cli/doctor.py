@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from backfill_spark.cli.program import Program
     from backfill_spark.settings.judges import JudgeSettings
-    from backfill_spark.settings.schema import Settings
 
 PACKAGES = ("pyspark", "delta-spark", "pandas", "pyarrow")
 
@@ -58,7 +57,7 @@ def examine(program: Program) -> Iterator[Finding]:
     if not session:
         return
     yield _looked_at("Delta", lambda: _delta(session[0]), "Put delta-spark's archives on the session's class path.")
-    yield _looked_at("Python on executors", lambda: _executors(session[0], program.settings), "")
+    yield _looked_at("Python on executors", lambda: _executors(program, session[0]), "")
     if asked:
         yield _looked_at("keys on executors", lambda: _keys(session[0], program.settings.judge, asked), "")
     yield _tables(program)
@@ -152,12 +151,13 @@ def _delta(spark: SparkSession) -> str:
     return "ready"
 
 
-def _executors(spark: SparkSession, settings: Settings) -> str:
+def _executors(program: Program, spark: SparkSession) -> str:
     """Run the probe job that each plan runs."""
     from backfill_spark.backfill.preflight import executor_problems
+    from backfill_spark.storage.delta_table import Stores
     from backfill_spark.storage.session import scheduling_slots
 
-    problems = executor_problems(spark, settings)
+    problems = executor_problems(Stores(spark, program.settings))
     if problems:
         raise SessionError("\n".join(problems))
     return f"the driver's version, with this package, in {scheduling_slots(spark)} slots"

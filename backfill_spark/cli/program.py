@@ -107,9 +107,9 @@ class Program:
 
     def store(self, table: Table) -> Store:
         """Return the owner of one of our tables."""
-        from backfill_spark.storage.delta_table import Store
+        from backfill_spark.storage.delta_table import Stores
 
-        return Store(self.api.get_spark(self.settings), table, self.settings)
+        return Stores(self.api.get_spark(self.settings), self.settings).of(table)
 
     @cached_property
     def out(self) -> Console:

@@ -59,11 +59,12 @@ def work(ctx: click.Context, once: bool) -> None:
 def maintain(program: Program, forget_trace: str | None) -> None:
     """Compact and clean our own tables: OPTIMIZE, VACUUM, old events, expired staging."""
     from backfill_spark.backfill import maintenance
+    from backfill_spark.backfill.tables import Tables
     from backfill_spark.display.render import Sheet
 
-    spark = program.api.get_spark(program.settings)
+    tables = Tables(program.api.get_spark(program.settings), program.settings)
     if forget_trace is not None:
-        deleted = maintenance.forget_trace(spark, program.settings, forget_trace)
+        deleted = maintenance.forget_trace(tables, forget_trace)
         said = ", ".join(f"{rows} rows of {table}" for table, rows in deleted.items() if rows) or "no rows"
         notes = (
             "Older table versions keep them until VACUUM removes their files, after 7 days by default.",
@@ -71,7 +72,7 @@ def maintain(program: Program, forget_trace: str | None) -> None:
         )
         program.answer(lambda: Sheet(f"Deleted {said}", notes=notes), lambda: {"deleted": deleted})
         return
-    done = maintenance.maintain(spark, program.settings)
+    done = maintenance.maintain(tables)
     lines = (
         f"compacted and vacuumed: {', '.join(done['optimized']) or 'no tables yet'}",
         f"dropped: staged rows of {len(done['staging_jobs'])} jobs, heartbeats of {done['heartbeats']}",

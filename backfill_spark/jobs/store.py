@@ -30,13 +30,11 @@ from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.heartbeat import Heartbeat
 from backfill_spark.jobs.row import record_of, row_of
 from backfill_spark.models import JobState, compact_json
-from backfill_spark.storage.delta_table import Store, Txn, aside
+from backfill_spark.storage.delta_table import Store, Stores, Txn, aside
 from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
-
-    from backfill_spark.settings.schema import Settings
 
 _TERMINAL = [s.value for s in JobState if s.is_terminal]
 _FINAL = ", ".join(f"'{s}'" for s in _TERMINAL)
@@ -46,13 +44,13 @@ _IS_NEWER = f"t.state NOT IN ({_FINAL}) AND coalesce(t.epoch, 0) <= coalesce(s.e
 class JobStore:
     """Owner of `job_events` and `jobs`."""
 
-    def __init__(self, spark: SparkSession, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
-        self.spark = spark
-        self.settings = settings
+    def __init__(self, tables: Stores, *, clock: Callable[[], float] = time.time) -> None:
+        self.spark = tables.spark
+        self.settings = tables.settings
         self.clock = clock
-        self.events = Store(spark, schema.JOB_EVENTS, settings)
-        self.jobs = Store(spark, schema.JOBS, settings)
-        self.heartbeat = Heartbeat(settings)
+        self.events = tables.of(schema.JOB_EVENTS)
+        self.jobs = tables.of(schema.JOBS)
+        self.heartbeat = Heartbeat(tables.settings)
 
     def ensure(self) -> None:
         """Create both tables when they are not there."""

@@ -10,20 +10,12 @@ from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.judges.llm.journal import delete_journal, journal_folder, read_journal
-from backfill_spark.storage.delta_table import Store
+from backfill_spark.storage.delta_table import Store, Stores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyspark.sql import SparkSession
-
     from backfill_spark.judges.llm.messages import Answer
-    from backfill_spark.settings.schema import Settings
-
-
-def judgements_of(spark: SparkSession, settings: Settings) -> Store:
-    """Return the table."""
-    return Store(spark, schema.JUDGEMENTS, settings).ensure()
 
 
 def known(judgements: Store, job_id: str, cache: str) -> DataFrame:
@@ -51,16 +43,16 @@ def keep(judgements: Store, job_id: str, answers: Sequence[Answer]) -> None:
     )
 
 
-def close_journal(spark: SparkSession, settings: Settings, job_id: str) -> None:
+def close_journal(tables: Stores, job_id: str) -> None:
     """Keep what stands in the files of a job that has ended, for other jobs, and delete the files."""
-    folder = journal_folder(settings)
-    if settings.judge.cache == "on":
-        keep(judgements_of(spark, settings), job_id, read_journal(folder, job_id).answers)
+    folder = journal_folder(tables.settings)
+    if tables.settings.judge.cache == "on":
+        keep(tables.of(schema.JUDGEMENTS).ensure(), job_id, read_journal(folder, job_id).answers)
     delete_journal(folder, job_id)
 
 
-def forget_answers(spark: SparkSession, settings: Settings, job_id: str) -> None:
+def forget_answers(tables: Stores, job_id: str) -> None:
     """Drop the answers that an ended job paid for, where the cache keeps none."""
-    store = Store(spark, schema.JUDGEMENTS, settings)
+    store = tables.of(schema.JUDGEMENTS)
     if store.exists():
         store.delete(F.col("job_id") == job_id)

@@ -1,4 +1,4 @@
-"""Tallies: what has been staged, counted by scorer and outcome."""
+"""What has been staged, counted by scorer and outcome."""
 
 from __future__ import annotations
 
@@ -67,26 +67,33 @@ class Watch:
             F.count(F.when(plain & F.array_contains("results.scorer_name", s.name), 1)).alias(f"of_{i}")
             for i, s in enumerate(self._scorers)
         ]
-        ms = F.sum(_ms(len(self._scorers))).alias("ms")
-        return staged.observe(self._seen, F.count(F.when(plain, 1)).alias("plain"), ms, *of)
+        ms = F.sum(F.when(plain, _ms(len(self._scorers)))).alias("ms")
+        rows = F.count(F.lit(1)).alias("rows")
+        return staged.observe(self._seen, rows, F.count(F.when(plain, 1)).alias("plain"), ms, *of)
 
-    def tallies(self, rows: int) -> dict[str, StagedCounts] | None:
-        """Return what was written; None when the table has to be asked.
+    def count(self, rows: int, staged: DataFrame, job_id: str) -> dict[str, StagedCounts]:
+        """Count what was written: plain traces as they were seen, the others in the table.
 
         Args:
-            rows: that the commit holds. A task that ran twice may have been watched twice.
+            rows: that the commit holds. A task that ran twice may have been watched twice: then the table is counted.
+            staged: the rows in the table.
+            job_id: whose calls they are.
         """
         if rows == 0:
             return {s.name: StagedCounts() for s in self._scorers}
         found = self._found()
-        if found is None or found["plain"] != rows:
-            return None
-        counts = [found[f"of_{i}"] for i in range(len(self._scorers))]
-        first = next(i for i, n in enumerate(counts) if n)
-        seconds = [found["ms"] / 1000 if i == first else 0.0 for i in range(len(counts))]
-        return {
-            s.name: StagedCounts(n, calls=n, seconds=t) for s, n, t in zip(self._scorers, counts, seconds, strict=True)
+        if found is None or found["rows"] != rows:
+            return count_staged(staged, job_id, self._scorers)
+        plain = [found[f"of_{i}"] for i in range(len(self._scorers))]
+        first = next((i for i, n in enumerate(plain) if n), None)
+        seconds = [found["ms"] / 1000 if i == first else 0.0 for i in range(len(plain))]
+        counts = {
+            s.name: StagedCounts(n, calls=n, seconds=t) for s, n, t in zip(self._scorers, plain, seconds, strict=True)
         }
+        if found["plain"] == rows:
+            return counts
+        others = count_staged(staged.where(~is_plain()), job_id, self._scorers)
+        return {name: seen + others[name] for name, seen in counts.items()}
 
     def _found(self) -> Mapping[str, Any] | None:
         """What was seen; None when Spark does not say, as of a write whose reply was lost."""
@@ -125,27 +132,6 @@ def _ms(scorers: int) -> Column:
 
 def count_staged(staged: DataFrame, job_id: str, scorers: Sequence[ScorerSpec]) -> dict[str, StagedCounts]:
     """Count staged pairs by scorer and outcome; calls and costs are those that `job_id` made itself."""
-    kinds = (
-        staged.select(
-            F.col("results.scorer_name").alias("names"),
-            is_plain().alias("is_plain"),
-            (F.col("scored_job_id") == job_id).alias("mine"),
-            _ms(len(scorers)).alias("ms"),
-        )
-        .groupBy("names", "is_plain", "mine")
-        .agg(F.count(F.lit(1)).alias("n"), F.sum("ms").alias("ms"))
-        .collect()
-    )
-    found = {} if all(r["is_plain"] for r in kinds) else _pair_by_pair(staged.where(~is_plain()), job_id)
-    for row in kinds:
-        for i, name in enumerate(row["names"] if row["is_plain"] else ()):
-            calls, seconds = (row["n"], row["ms"] / 1000 if i == 0 else 0.0) if row["mine"] else (0, 0.0)
-            found[name] = found.get(name, StagedCounts()) + StagedCounts(row["n"], calls=calls, seconds=seconds)
-    return {s.name: found.get(s.name, StagedCounts()) for s in scorers}
-
-
-def _pair_by_pair(staged: DataFrame, job_id: str) -> dict[str, StagedCounts]:
-    """Count pair by pair, whatever the traces' results look like."""
     names = ("scorer_name", "ordinal", "value", "error_code", "latency_ms", "extra")
     feedbacks = F.arrays_zip(*[f"results.{n}" for n in ("scorer_name", "value", "error_code")])
 
@@ -181,12 +167,13 @@ def _pair_by_pair(staged: DataFrame, job_id: str) -> dict[str, StagedCounts]:
         )
         .collect()
     )
-    return {
+    found = {
         r["scorer_name"]: StagedCounts(
             r["scored"], r["empty"], r["errored"], r["calls"] or 0, r["cost"], (r["ms"] or 0.0) / 1000
         )
         for r in sums
     }
+    return {s.name: found.get(s.name, StagedCounts()) for s in scorers}
 
 
 def error_rows(staged: DataFrame) -> DataFrame:

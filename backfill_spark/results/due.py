@@ -43,7 +43,7 @@ def experiment_filter(request: Request) -> str | None:
     return request.experiment_id if request.experiment_given else None
 
 
-def select(
+def count_due(
     request: Request,
     source: TraceSource,
     results: ResultStore,

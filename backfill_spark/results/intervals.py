@@ -26,14 +26,6 @@ class MeanInterval:
     low: float | None
     """None when no bound can be told: fewer than two values, or more values than the population has."""
     high: float | None
-    n: int
-    population: int | None
-    """None: unknown or unlimited, so no correction."""
-
-    @property
-    def is_full(self) -> bool:
-        """True when every member of the population was measured: the mean is the answer, not an estimate."""
-        return self.population is not None and self.n == self.population and self.n > 0
 
 
 def mean_interval(
@@ -61,15 +53,15 @@ def mean_interval(
     if n < 0 or (population is not None and population < 0):
         raise ValueError(f"counts must not be negative: n={n}, population={population}")
     if n == 0 or mean is None:
-        return MeanInterval(None, None, None, n, population)
+        return MeanInterval(None, None, None)
     if binary and not -1e-9 <= mean <= 1 + 1e-9:
         raise ValueError(f"a mean of 0/1 values lies in [0, 1], got {mean!r}")
     if n == population:
-        return MeanInterval(mean, mean, mean, n, population)
+        return MeanInterval(mean, mean, mean)
     if not math.isfinite(mean) or (population is not None and n > population):
-        return MeanInterval(mean, None, None, n, population)
+        return MeanInterval(mean, None, None)
     low, high = _wilson(n, mean, population) if binary else _student(n, mean, sd, population)
-    return MeanInterval(mean, low, high, n, population)
+    return MeanInterval(mean, low, high)
 
 
 def _wilson(n: int, mean: float, population: int | None) -> tuple[float, float]:

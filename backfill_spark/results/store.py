@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from backfill_spark import schema
-from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
-from backfill_spark.results.counts import StagedCounts, Watch, count_staged, without_call
+from backfill_spark.models import Outcome, Reprocess, Request, ScorerSpec
+from backfill_spark.results.counts import StagedCounts, Watch, count_staged
+from backfill_spark.results.rows import assessments, position_of
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
-from backfill_spark.storage.delta_table import Store, Txn
+from backfill_spark.storage.delta_table import Stores, Txn
 
 if TYPE_CHECKING:
     from delta.tables import DeltaMergeBuilder
     from pyspark.sql import Row
-
-    from backfill_spark.settings.schema import Settings
 
 _PAIR = [*schema.PAIR_KEY, "trace_date"]
 
@@ -30,10 +28,9 @@ _PAIR = [*schema.PAIR_KEY, "trace_date"]
 class ResultStore:
     """Owner of `assessments` and `staging`."""
 
-    def __init__(self, spark: SparkSession, settings: Settings) -> None:
-        self.spark = spark
-        self.assessments = Store(spark, schema.ASSESSMENTS, settings)
-        self.staging = Store(spark, schema.STAGING, settings)
+    def __init__(self, tables: Stores) -> None:
+        self.assessments = tables.of(schema.ASSESSMENTS)
+        self.staging = tables.of(schema.STAGING)
 
     def ensure(self) -> None:
         """Create both tables when they are not there."""
@@ -79,9 +76,7 @@ class ResultStore:
         return joined.withColumn("done", F.col("done").bitwiseAND(F.bitwise_not(F.col("own"))))
 
     def _existing(self, request: Request, dates: tuple[date, date] | None) -> DataFrame:
-        rows = self.assessments.read(request.results_version).where(F.col("experiment_id") == request.experiment_id)
-        if dates is not None:
-            rows = rows.where(F.col("trace_date").between(*map(_day, dates)))
+        rows = _within(self.assessments.read(request.results_version), request, dates)
         position = position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
         rows = rows.select("trace_id", "trace_date", "outcome", position.alias("i")).where("i is not null")
         if request.reprocess is Reprocess.FAILED:
@@ -90,14 +85,11 @@ class ResultStore:
                 .agg(F.max((F.col("outcome") == Outcome.ERROR.value).cast("int")).alias("failed"))
                 .where("failed = 0")
             )
-        zero = F.lit(0).cast("bigint")
-        one = F.expr("shiftleft(1L, i)")
-        return rows.select("trace_id", "trace_date", one.alias("done"), zero.alias("own"), zero.alias("elsewhere"))
+        zero, done = F.lit(0).cast("bigint"), F.expr("shiftleft(1L, i) AS done")
+        return rows.select("trace_id", "trace_date", done, zero.alias("own"), zero.alias("elsewhere"))
 
     def _staged(self, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None) -> DataFrame:
-        rows = self.staging.read(version).where(F.col("experiment_id") == request.experiment_id)
-        if dates is not None:
-            rows = rows.where(F.col("trace_date").between(*map(_day, dates)))
+        rows = _within(self.staging.read(version), request, dates)
         if request.reprocess is Reprocess.ALL:
             rows = rows.where(F.col("job_id") == F.lit(job_id))
         is_own = F.coalesce(F.col("job_id") == F.lit(job_id), F.lit(False))
@@ -160,7 +152,7 @@ class ResultStore:
         first = Window.partitionBy("trace_id", "trace_date", "i").orderBy("job_id", "staged_at")
         long = long.withColumn("k", F.dense_rank().over(first)).where("k = 1")
         rows = long.groupBy(*keys).agg(F.sort_array(F.collect_list(F.struct("p", "r"))).alias("all"))
-        fields = [F.transform("all", _field(n)).alias(n) for n in names]
+        fields = [F.expr(f"transform(`all`, x -> x.r.`{n}`)").alias(n) for n in names]
         rows = rows.withColumn("draw", sampling.draw(request.seed))  # theirs may have another seed
         rows = rows.select(
             F.lit(job_id).alias("job_id"),
@@ -175,7 +167,7 @@ class ResultStore:
         rows = self.staging.read().where(F.col("job_id") == job_id)
         return rows if chunks is None else rows.where(F.col("chunk").isin(list(chunks)))
 
-    def tally(
+    def count(
         self, job_id: str, scorers: Sequence[ScorerSpec], chunks: Sequence[int] | None = None
     ) -> dict[str, StagedCounts]:
         """Count the staged pairs of one job by scorer and outcome."""
@@ -207,9 +199,8 @@ class ResultStore:
                 return puts
             old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([_day(d) for d in dates]))
             old = old.select(*schema.ASSESSMENTS.schema.fieldNames())  # a newer version may have added columns
-            if request.reprocess is Reprocess.FAILED:
-                puts = _without_mended(puts, old, job_id)
-            return _with_deletes(puts, old)
+            kept = _without_mended(puts, old, job_id) if request.reprocess is Reprocess.FAILED else puts
+            return _with_deletes(kept, old)
 
         def clauses(builder: DeltaMergeBuilder) -> DeltaMergeBuilder:
             values: Mapping[str, str | Column] = {n: f"s.{n}" for n in schema.ASSESSMENTS.schema.fieldNames()}
@@ -223,20 +214,6 @@ class ResultStore:
             )
 
         return self.assessments.merge(source, condition, clauses, txn=txn)
-
-    # --- read
-
-    def current(self) -> DataFrame:
-        """Return the newest version's rows of each (experiment, trace, scorer), of the latest trace date."""
-        return current(self.assessments.read())
-
-
-def current(rows: DataFrame) -> DataFrame:
-    """Keep of each (experiment, trace, scorer) the rows of the newest version and of the latest trace date."""
-    pair = Window.partitionBy("experiment_id", "trace_id", "scorer_name")
-    rows = rows.withColumn("_version", F.max("scorer_version").over(pair)).where("scorer_version = _version")
-    newest = F.max_by("trace_date", F.struct("created_at", "trace_date")).over(pair)
-    return rows.withColumn("_date", newest).where("trace_date = _date").drop("_version", "_date")
 
 
 def _without_mended(puts: DataFrame, old: DataFrame, job_id: str) -> DataFrame:
@@ -253,85 +230,14 @@ def _with_deletes(puts: DataFrame, old: DataFrame) -> DataFrame:
     return puts.withColumn("op", F.lit("put")).unionByName(gone.withColumn("op", F.lit("delete")))
 
 
+def _within(rows: DataFrame, request: Request, dates: tuple[date, date] | None) -> DataFrame:
+    rows = rows.where(F.col("experiment_id") == request.experiment_id)
+    return rows if dates is None else rows.where(F.col("trace_date").between(*map(_day, dates)))
+
+
 def _day(day: date) -> Column:
     """A date as Spark takes it: PySpark writes years before 1000 with too few digits."""
     return F.lit(day.isoformat()).cast("date")
-
-
-def assessments(staged: DataFrame, request: Request) -> DataFrame:
-    """Turn staged rows into rows of `assessments`, one a feedback."""
-    names = schema.RESULTS.fieldNames()
-    keys = [f.name for f in schema.STAGING.schema.fields if f.name != "results"]
-    long = staged.select(*keys, F.inline(F.arrays_zip(*[f"results.{n}" for n in names])))
-    extra = T.StructType(schema.EXTRA.fields)
-    long = long.withColumn("extra", F.from_json("extra", extra))
-
-    def of_scorer(value: Callable[[ScorerSpec], Any]) -> Column:
-        mine = [_is(s, F.col("scorer_name"), F.col("scorer_version")) for s in request.scorers]
-        return F.coalesce(*[F.when(m, F.lit(value(s))) for m, s in zip(mine, request.scorers, strict=True)])
-
-    outcome = (
-        F.when(F.col("error_code").isNotNull(), Outcome.ERROR.value)
-        .when(F.col("value").isNull(), Outcome.EMPTY.value)
-        .otherwise(Outcome.SCORED.value)
-    )
-    now = F.current_timestamp()
-    own = {
-        "assessment_id": assessment_id(),
-        "target": F.when(F.col("extra.span_id").isNotNull(), "span").otherwise("trace"),
-        "assessment_name": F.coalesce("assessment_name", "scorer_name"),
-        "scorer_digest": of_scorer(lambda s: s.digest),
-        "outcome": outcome,
-        "source_type": F.coalesce(
-            F.col("extra.source_type"), of_scorer(lambda s: "LLM_JUDGE" if s.kind is ScorerKind.JUDGE else "CODE")
-        ),
-        "source_id": F.coalesce(F.col("extra.source_id"), F.col("extra.model"), F.col("scorer_name")),
-        "sample_rate": of_scorer(lambda s: s.sample_rate),
-        "seed": F.lit(request.seed).cast("bigint"),
-        "attempts": F.coalesce(F.col("extra.attempts"), F.when(without_call(), 0).otherwise(1)),
-        "created_at": now,
-        "updated_at": now,
-    }
-    inside = {f.name for f in schema.EXTRA.fields}
-    columns = []
-    for field in schema.ASSESSMENTS.schema.fields:
-        column = own.get(field.name)
-        if column is None:
-            column = F.col(f"extra.{field.name}") if field.name in inside else F.col(field.name)
-        columns.append(column.cast(field.dataType).alias(field.name))
-    return long.select(*columns)
-
-
-def assessment_id() -> Column:
-    """Return `a-` + 32 hex digits of SHA-256 over the row key as a compact JSON array, in key order."""
-    text = F.concat_ws(
-        ",",
-        *[_json_text(k) if k not in ("scorer_version", "ordinal") else F.col(k).cast("string") for k in schema.ROW_KEY],
-    )
-    return F.concat(F.lit("a-"), F.substring(F.sha2(F.concat(F.lit("["), text, F.lit("]")), 256), 1, 32))
-
-
-def _json_text(name: str) -> Column:
-    """JSON text of a string column; Jackson writes control characters in upper case, Python (and we) in lower."""
-    whole = F.to_json(F.struct(F.col(name).alias("c")))
-    text = F.regexp_extract(whole, r'(?s)^\{"c":(.*)\}$', 1)
-    fixed = text
-    for code in ("0B", "0E", "0F", "1A", "1B", "1C", "1D", "1E", "1F"):
-        fixed = F.regexp_replace(fixed, rf"(?<!\\)((?:\\\\)*)\\u00{code}", rf"$1\\u00{code.lower()}")
-    return F.when(F.col(name).rlike(r"[\x00-\x1f]"), fixed).otherwise(text)
-
-
-def _field(name: str) -> Callable[[Column], Column]:
-    return lambda x: x["r"][name]
-
-
-def _is(spec: ScorerSpec, name: Column, version: Column) -> Column:
-    return (name == spec.name) & (version == spec.version)
-
-
-def position_of(scorers: Sequence[ScorerSpec], name: Column, version: Column) -> Column:
-    """Index of the scorer in the job, or NULL."""
-    return F.coalesce(*[F.when(_is(s, name, version), F.lit(i)) for i, s in enumerate(scorers)])
 
 
 def _holds(spec: ScorerSpec, reprocess: Reprocess) -> Column:

@@ -9,9 +9,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from backfill_spark.models import Counts, Outcome, Request, ScorerSpec
-from backfill_spark.results import store as R
 from backfill_spark.results.counts import most_frequent_errors
 from backfill_spark.results.intervals import mean_interval
+from backfill_spark.results.rows import current, position_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,19 +33,19 @@ def selected_rows(results: ResultStore, request: Request, pairs: DataFrame | Non
     """Return the results of the selected pairs that are current among the job's scorer versions.
 
     Args:
-        pairs: what `plan.chosen_pairs` gives; None (the source is gone): the rows that the job itself merged.
+        pairs: what `due.candidates` gives; None (the source is gone): the rows that the job itself merged.
     """
     store = results.assessments
     rows = store.read() if store.exists() else store.frame([])
     rows = rows.where(F.col("experiment_id") == request.experiment_id)
-    position = R.position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
+    position = position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
     rows = rows.withColumn("i", position).where("i is not null")
     if pairs is None:
-        return R.current(rows.where(F.col("job_id") == job_id))
+        return current(rows.where(F.col("job_id") == job_id))
     chosen = F.when(F.col("skip").isNull(), F.col("matched").bitwiseAND(F.col("sampled"))).otherwise(F.lit(0))
     selected = pairs.select("trace_id", "trace_date", chosen.alias("selected")).where("selected != 0")
     rows = rows.join(selected, ["trace_id", "trace_date"]).where("(selected & shiftleft(1L, i)) != 0")
-    return R.current(rows)
+    return current(rows)
 
 
 def only_seen(rows: Sequence[dict[str, Any]], why: str) -> list[dict[str, Any]]:

@@ -16,9 +16,10 @@ from backfill_spark.traces.filters import compile_filter
 def here(experiment_id: str | None) -> tuple[Registry, str]:
     """Return the registry of the current context, and the experiment that is meant."""
     now = current.current()
+    from backfill_spark.storage.delta_table import Stores
     from backfill_spark.storage.session import get_spark
 
-    return Registry(get_spark(now.settings), now.settings), current.experiment(experiment_id, now.settings)[0]
+    return Registry(Stores(get_spark(now.settings), now.settings)), current.experiment(experiment_id, now.settings)[0]
 
 
 def register(new: RegisteredScorer, *, name: str, experiment_id: str | None) -> RegisteredScorer:

@@ -18,10 +18,7 @@ from backfill_spark.scorers.registered import Catalog, Config, RegisteredScorer,
 from backfill_spark.traces.filters import compile_filter
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-    from backfill_spark.settings.schema import Settings
-    from backfill_spark.storage.delta_table import Store
+    from backfill_spark.storage.delta_table import Store, Stores
 
 _ATTEMPTS = 40
 _OF_A_DELETED = ("experiment_id", "name", "version", "digest", "kind")
@@ -60,14 +57,13 @@ def _append(store: Store, row: Mapping[str, Any], claim: str = "", number: int =
 
 
 class Registry:
-    """The scorers of the tables that `settings` name."""
+    """Owner of `scorers` and `scorer_configs`."""
 
-    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+    def __init__(self, tables: Stores) -> None:
         from backfill_spark.schema import SCORER_CONFIGS, SCORERS
-        from backfill_spark.storage.delta_table import Store
 
-        self._scorers = Store(spark, SCORERS, settings)
-        self._configs = Store(spark, SCORER_CONFIGS, settings)
+        self._scorers = tables.of(SCORERS)
+        self._configs = tables.of(SCORER_CONFIGS)
 
     def catalog(self, experiment_id: str, *, name: str | None = None, definitions: bool = False) -> Catalog:
         """Return what is registered, of all names or one, in one Spark read: all that a plan needs.

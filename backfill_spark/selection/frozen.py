@@ -10,12 +10,10 @@ from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.models import Request, Sampling
-from backfill_spark.storage.delta_table import Store, Txn
+from backfill_spark.storage.delta_table import Stores, Txn
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, SparkSession
-
-    from backfill_spark.settings.schema import Settings
 
 CHOICE, FILE, PROMPT = "choice", "file", "prompt"
 
@@ -28,9 +26,8 @@ def listed(spark: SparkSession, trace_ids: Sequence[str]) -> DataFrame:
 class WorkStore:
     """Owner of `work`."""
 
-    def __init__(self, spark: SparkSession, settings: Settings) -> None:
-        self.spark = spark
-        self.store = Store(spark, schema.WORK, settings)
+    def __init__(self, tables: Stores) -> None:
+        self.store = tables.of(schema.WORK)
 
     def keep_choice(self, job_id: str, choice: DataFrame) -> None:
         """Write a job's choice; the mask is kept in `tokens` of its rows."""

@@ -201,6 +201,21 @@ class Store(CommitLog):
         return rows[0] if rows else None
 
 
+class Stores:
+    """Our tables in one session: each store is made when it is first asked for, and handed down from then on."""
+
+    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+        self.spark = spark
+        self.settings = settings
+        self._made: dict[str, Store] = {}
+
+    def of(self, table: Table) -> Store:
+        """Return the store of one table."""
+        if table.name not in self._made:
+            self._made[table.name] = Store(self.spark, table, self.settings)
+        return self._made[table.name]
+
+
 @contextmanager
 def _session_of_txn(spark: SparkSession, txn: Txn | None) -> Iterator[SparkSession]:
     """Give a session of its own, since these settings leak to other writes and drop data in silence."""

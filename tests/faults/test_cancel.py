@@ -146,7 +146,7 @@ def test_f21_a_terminal_state_takes_no_other(world: World) -> None:
     from backfill_spark.jobs.events import End
 
     job_id = world.run()
-    jobs = JobStore(world.spark, world.settings)
+    jobs = world.tables.jobs
     for how in ENDS:
         assert jobs.end(job_id, 1, End(how), {}).state == "SUCCEEDED"
     world.cancel(job_id)
@@ -164,7 +164,7 @@ def test_f21_the_first_end_of_an_epoch_is_its_end(world: World, first: str) -> N
     from backfill_spark.jobs.events import End
 
     job_id = world.crash("after_claim")
-    jobs = JobStore(world.spark, world.settings)
+    jobs = world.tables.jobs
     payload = {"counts": {n: c.to_json() for n, c in world.job(job_id).counts.items()}, "calls": 0}
     ended = jobs.end(job_id, 1, End(first), payload)
     # RELEASED and LOST are no states: the job waits for a runner.
@@ -298,5 +298,5 @@ def test_a_canceled_job_is_never_claimed(world: World) -> None:
     """Neither `resume` nor a worker takes it."""
     job_id = world.run(launch="queue")
     world.cancel(job_id)
-    assert job_id not in {r.job_id for r in JobStore(world.spark, world.settings).claimable()}
+    assert job_id not in {r.job_id for r in world.tables.jobs.claimable()}
     wait_until(lambda: world.job(job_id).state == "CANCELED", 30, "the job to be CANCELED")

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from backfill_spark import BackfillRefusedError, delete_scorer, resume_backfill
-from backfill_spark.backfill import preflight, runner
+from backfill_spark.backfill import preflight, queue
 from backfill_spark.jobs import failpoints
 from backfill_spark.jobs.events import Event
-from backfill_spark.jobs.store import JobStore
 from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
@@ -132,10 +131,10 @@ def test_a_limit_that_no_job_may_have_is_refused_at_a_resume(world: World) -> No
 def test_a_job_that_cannot_run_here_does_not_keep_a_worker_from_the_others(world: World) -> None:
     """It is tried three times, told at the end, and left as it is."""
     odd, good = world.run(launch="queue"), world.run(launch="queue")
-    JobStore(world.spark, world.settings).write(odd, [(Event.CHANGED, {"from_a_newer_version": True})])
+    world.tables.jobs.write(odd, [(Event.CHANGED, {"from_a_newer_version": True})])
     done: list[Any] = []
     with pytest.raises(TypeError, match="from_a_newer_version"):
-        done.extend(runner.work(world.spark, world.settings, poll_s=0.1))
+        done.extend(queue.work(world.tables, poll_s=0.1))
     assert (world.job(odd).state, world.job(good).state) == ("PENDING", "SUCCEEDED")
 
 
@@ -153,11 +152,9 @@ def test_f14_of_two_that_resume_at_once_one_runs(make_world: Callable[..., World
 
 def test_f14_a_live_runners_job_is_not_taken(make_world: Callable[..., World]) -> None:
     """Whoever read the job when it waited, and claims it now, gets nothing; the runner goes on."""
-    from backfill_spark.jobs.store import JobStore
-    from backfill_spark.results.store import ResultStore
 
     world = make_world(gate_at=250)
-    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    jobs, results = world.tables.jobs, world.tables.results
     with world.meanwhile(world.run) as job:
         world.wait_for_calls(250)
         record = jobs.record(world.newest().job_id)

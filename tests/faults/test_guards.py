@@ -59,7 +59,7 @@ def test_the_read_back(world: World, monkeypatch: pytest.MonkeyPatch, guard: str
 
 def claims(world: World) -> Any:
     """Queue a job and claim it twice from one look at it, as two runners would; return both claims."""
-    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    jobs, results = world.tables.jobs, world.tables.results
     waiting = jobs.record(world.run(launch="queue"))
     return [jobs.claim(waiting, [results.staging, results.assessments]) for _ in range(2)]
 
@@ -79,8 +79,8 @@ def test_the_compare_and_set(world: World, monkeypatch: pytest.MonkeyPatch, guar
 def test_the_fence(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a runner that another one has replaced, and that does not know, still writes."""
     first, _ = claims(world)
-    later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
-    results = ResultStore(world.spark, world.settings)
+    later = JobStore(world.tables, clock=lambda: time.time() + 100)
+    results = world.tables.results
     second = later.claim(later.record(first.job_id), [results.staging, results.assessments])
     assert first is not None
     assert second is not None
@@ -97,7 +97,7 @@ def test_the_fence(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) ->
 def test_the_lease(make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a live runner's job is taken, and the runner stops."""
     world = make_world(gate_at=250)
-    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    jobs, results = world.tables.jobs, world.tables.results
     with world.meanwhile(world.run) as job:
         world.wait_for_calls(250)
         record = jobs.record(world.newest().job_id)

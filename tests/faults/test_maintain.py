@@ -21,8 +21,7 @@ from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.judges.llm.journal import journal_folder
 from backfill_spark.models import new_job_id
-from backfill_spark.results.store import ResultStore
-from backfill_spark.selection.frozen import WorkStore, listed
+from backfill_spark.selection.frozen import listed
 from backfill_spark.storage.delta_table import Store
 from tests.factories import kept
 from tests.faults.world import World
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.faults
 
 def upkeep(world: World, *, days: float = 0.0) -> Any:
     """Do the upkeep as it would be done in `days`."""
-    return maintenance.maintain(world.spark, world.settings, clock=lambda: time.time() + days * maintenance.DAY_S)
+    return maintenance.maintain(world.tables, clock=lambda: time.time() + days * maintenance.DAY_S)
 
 
 def rows(world: World, table: Any) -> Any:
@@ -64,7 +63,7 @@ def test_what_a_job_at_rest_has_staged_is_kept_until_it_expires(world: World) ->
 def test_what_a_runner_left_that_died_behind_its_jobs_end_is_dropped(world: World, capfd: Any) -> None:
     """Staged rows, listed traces, heartbeats, spooled answers; the job and its results stay, in fewer files."""
     job_id = world.crash("after_end", trace_ids=world.ids)
-    jobs = JobStore(world.spark, world.settings)
+    jobs = world.tables.jobs
     # Where the tables have no folder, heartbeats are events.
     jobs.write(job_id, [(Event.HEARTBEAT, {})], epoch=1)
     Heartbeat(world.settings).beat(job_id, 1)
@@ -107,7 +106,7 @@ def test_a_job_at_rest_keeps_what_it_chose(world: World) -> None:
 def test_a_choice_of_a_job_that_was_never_created_is_dropped_after_a_day(world: World) -> None:
     """Its creator died while it planned: nobody can go on with it."""
     world.run(launch="queue")
-    work, now = WorkStore(world.spark, world.settings), datetime.now(UTC)
+    work, now = world.tables.work, datetime.now(UTC)
     ids = [new_job_id(now - timedelta(hours=hours)) for hours in (25, 23)]
     for job_id in ids:
         work.keep_choice(job_id, listed(world.spark, world.ids))
@@ -130,11 +129,11 @@ def test_upkeep_while_a_job_runs(make_world: Callable[..., World]) -> None:
 
 def test_a_runner_that_was_replaced_stays_fenced_off_after_upkeep(world: World) -> None:
     """What its fence stands on is neither compacted away nor vacuumed."""
-    jobs, results = JobStore(world.spark, world.settings), ResultStore(world.spark, world.settings)
+    jobs, results = world.tables.jobs, world.tables.results
     fence = [results.staging, results.assessments]
     first = jobs.claim(jobs.record(world.run(launch="queue")), fence)
     assert first is not None
-    later = JobStore(world.spark, world.settings, clock=lambda: time.time() + 100)
+    later = JobStore(world.tables, clock=lambda: time.time() + 100)
     second = later.claim(later.record(first.job_id), fence)
     assert second is not None
     assert second.epoch == 2
@@ -168,7 +167,7 @@ def test_a_trace_that_is_forgotten_is_in_no_table(world: World) -> None:
     assert set(holding(missing)) == {"job_events", "work"}
     staged = rows(world, "staging").select("trace_id").head()[0]
     for word in (gone, missing, staged):
-        told = maintenance.forget_trace(world.spark, world.settings, word)
+        told = maintenance.forget_trace(world.tables, word)
         assert any(told.values())
         assert holding(word) == {}
     assert rows(world, "assessments").count() == results - len({gone, staged})
@@ -180,5 +179,5 @@ def test_forgetting_a_trace_of_which_nothing_is_known_changes_nothing(world: Wor
     """Each count is 0."""
     world.run()
     before = rows(world, "assessments").count()
-    assert not any(maintenance.forget_trace(world.spark, world.settings, "tr-unknown").values())
+    assert not any(maintenance.forget_trace(world.tables, "tr-unknown").values())
     assert rows(world, "assessments").count() == before

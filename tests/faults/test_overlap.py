@@ -17,7 +17,6 @@ from backfill_spark import BackfillFailedError, ScorerSamplingConfig, read_asses
 from backfill_spark.api import work
 from backfill_spark.backfill import chunks
 from backfill_spark.backfill.staging import reuse_staged
-from backfill_spark.results.store import ResultStore
 from backfill_spark.selection.sampling import draw
 from tests.factories import NOON, some_traces
 from tests.faults.world import World
@@ -79,11 +78,11 @@ def test_f20_what_another_job_writes_about_other_traces_changes_nothing(
 
     world.run()
     before = read_assessments(spark=world.spark, settings=world.settings).count()
-    staging = ResultStore(world.spark, world.settings).staging
+    staging = world.tables.results.staging
 
-    def adopt_late(epoch: Any, selection: Any) -> None:
-        reuse_staged(epoch, selection)
-        keys = {"experiment_id": epoch.request.experiment_id, "trace_date": date(2024, 6, 1)}
+    def adopt_late(attempt: Any) -> None:
+        reuse_staged(attempt)
+        keys = {"experiment_id": attempt.request.experiment_id, "trace_date": date(2024, 6, 1)}
         staging.append(staging.frame([{"job_id": "bf-another", "trace_id": "tr-elsewhere", **keys}]))
 
     monkeypatch.setattr(steps, "reuse_staged", adopt_late)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from backfill_spark.backfill import steps
-from backfill_spark.results.store import ResultStore
+from backfill_spark.backfill import staging
 from backfill_spark.storage.delta_table import Txn
 from tests.checker import commits, transactions
 from tests.faults.world import World, refusal
@@ -45,16 +44,16 @@ def test_commits_that_come_while_a_job_looks_for_others_hide_none(
     """Where the log is no folder of this machine, Delta counts its history from the newest commit."""
     from backfill_spark.storage import commit_log
 
-    staging = ResultStore(world.spark, world.settings).staging
+    table = world.tables.results.staging
     monkeypatch.setattr(commit_log, "_local_folder", lambda path: None)
-    before = staging.version()
-    staging.append(staging.frame([{"job_id": "bf-other"}]))
-    staging.append(staging.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", 1))
-    looked_at = staging.version()
+    before = table.version()
+    table.append(table.frame([{"job_id": "bf-other"}]))
+    table.append(table.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", 1))
+    looked_at = table.version()
     for number in range(2, 5):
-        staging.append(staging.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", number))
-    assert staging.versions_of_others(before, looked_at, "bf-mine") == [looked_at]
-    assert staging.versions_of_others(looked_at, staging.version(), "bf-mine") == []
+        table.append(table.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", number))
+    assert table.versions_of_others(before, looked_at, "bf-mine") == [looked_at]
+    assert table.versions_of_others(looked_at, table.version(), "bf-mine") == []
 
 
 @pytest.mark.parametrize("seen", ["twice", "never"])
@@ -136,7 +135,7 @@ def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PARTIAL, every result staged; the resume calls nothing."""
-    monkeypatch.setattr(steps, "MERGE_ATTEMPTS", 2)
+    monkeypatch.setattr(staging, "MERGE_ATTEMPTS", 2)
     with faulty(FaultPlan(Fault(*MERGE, Kind.CONFLICT, times=100))):
         job_id = world.run()
     assert world.job(job_id).state == "PARTIAL"
@@ -146,7 +145,7 @@ def test_f23_more_conflicts_than_the_limit_leave_a_job_that_can_be_resumed(
 
 def test_f22_a_reader_sees_whole_chunks_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each version of `assessments` there are the pairs of none or more whole MERGEs."""
-    monkeypatch.setattr(steps, "MERGE_ROWS", 1)
+    monkeypatch.setattr(staging, "MERGE_ROWS", 1)
     world.run()
     table = f"{world.settings.tables.root}/assessments"
     events = world.spark.read.format("delta").load(f"{world.settings.tables.root}/job_events")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import backfill_spark
+from backfill_spark.backfill.tables import Tables
 from tests.checker import Pair, check
 from tests.factories import NOON, some_traces, write_traces
 from tests.nemesis import Runner, ledger_count, wait_until
@@ -97,6 +98,11 @@ class World:
     ids: list[str] = field(default_factory=list)
     options: Mapping[str, str] = field(default_factory=lambda: SHORT_LIVED)
     """Spark's settings for runners."""
+
+    @property
+    def tables(self) -> Tables:
+        """Session, settings and owners of the tables, as a new call makes them."""
+        return Tables(self.spark, self.settings)
 
     @property
     def ledger(self) -> str:

@@ -28,8 +28,8 @@ from backfill_spark import (
     scorer,
     wait_for_backfill,
 )
+from backfill_spark.backfill.tables import Tables
 from backfill_spark.models import TimeWindow
-from backfill_spark.results.store import ResultStore
 from tests.factories import NOON, Ledger, a_trace, ledger_scorer, some_traces, write_traces
 from tests.spark.test_gsm8k import selected_ids
 
@@ -136,7 +136,7 @@ def test_pairs_are_replaced_as_a_whole(spark: SparkSession, settings: Settings, 
     write_traces(spark, rows, settings.traces_path, files=2)
     configure(settings)
     several(str(tmp_path)).register().start()
-    store = ResultStore(spark, settings)
+    store = Tables(spark, settings).results
 
     def stored(version: int = 1) -> dict[tuple[str, int], str]:
         rows = store.assessments.read().where(f"scorer_version = {version}").collect()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfill_spark.selection.frozen import WorkStore, listed
+from backfill_spark.backfill.tables import Tables
+from backfill_spark.selection.frozen import listed
 from backfill_spark.storage.delta_table import Txn
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def test_a_source_that_is_pinned_anew_replaces_what_was_read_of_the_old_one(
     spark: SparkSession, settings: Settings
 ) -> None:
     """Files and prompts, not the choice and no other job's; and nothing where another runner came first."""
-    work = WorkStore(spark, settings)
+    work = Tables(spark, settings).work
     prompt = spark.createDataFrame([("tr-1", "polite")], "trace_id string, scorer_name string")
     for job_id in ("bf-1", "bf-2"):
         work.keep_choice(job_id, listed(spark, ["tr-1"]))

@@ -32,10 +32,9 @@ from backfill_spark import (
 )
 from backfill_spark.backfill import judge_steps
 from backfill_spark.backfill.maintenance import forget_trace
-from backfill_spark.judges.answers import judgements_of
+from backfill_spark.backfill.tables import Tables
 from backfill_spark.judges.llm.journal import Journal, Permit, journal_folder, read_journal
 from backfill_spark.judges.llm.messages import Answer
-from backfill_spark.results.store import ResultStore
 from tests.factories import NOON, a_span, an_expectation, some_traces, write_traces
 from tests.judge_server import serving
 
@@ -164,7 +163,7 @@ def test_a_budget_ends_at_one_draw_and_a_larger_one_goes_on_from_there(
     waiting = prompts.sort("draw", ascending=False).first()
     assert waiting is not None
     waits_in_a_file(asked, job_id, [waiting["prompt_hash"]], cost_usd=0.5)
-    deleted = forget_trace(spark, asked, waiting["trace_id"])
+    deleted = forget_trace(Tables(spark, asked), waiting["trace_id"])
     assert {"work": 1, "spool": 1} == {table: n for table, n in deleted.items() if n}
     assert 0 == prompts.where(f"trace_id = '{waiting['trace_id']}'").count()
 
@@ -228,7 +227,7 @@ def test_answers_of_a_canceled_job_that_were_in_no_table_are_kept(spark: SparkSe
     """Its runner died before it wrote them: other jobs find them with all others."""
     Guidelines(name="polite", guidelines="The answer is polite.").register().start()
     job_id = backfill_scorers(scorers=["polite"], max_calls=50)
-    judgements = judgements_of(spark, asked)
+    judgements = Tables(spark, asked).judgements.ensure()
     known = {r["prompt_hash"] for r in judgements.read().collect()}
     answered = min(known)
     waits_in_a_file(asked, job_id, [answered, "h-1", "h-2"])
@@ -253,14 +252,14 @@ def test_a_spool_that_the_driver_cannot_see_stops_the_asking(
 
 def test_the_answer_of_a_staged_pair_is_forgotten_with_its_trace(spark: SparkSession, asked: Settings) -> None:
     """A job that was canceled has dropped its prompts: only what it staged tells which answer was the trace's."""
-    results = ResultStore(spark, asked)
+    results = Tables(spark, asked).results
     results.ensure()
     extra = dict.fromkeys(schema.RESULTS.fieldNames()) | {"extra": ['{"prompt_hash":"h-1"}']}
     row = {"job_id": "bf-canceled", "trace_id": "tr-gone", "results": extra}
     results.staging.append(results.staging.frame([row]))
-    judgements = judgements_of(spark, asked)
+    judgements = Tables(spark, asked).judgements.ensure()
     judgements.append(judgements.frame([{"prompt_hash": f"h-{i}", "answer": "{}"} for i in (1, 2)]))
-    deleted = forget_trace(spark, asked, "tr-gone")
+    deleted = forget_trace(Tables(spark, asked), "tr-gone")
     assert {"staging": 1, "judgements": 1} == {table: n for table, n in deleted.items() if n}
     assert ["h-2"] == [r["prompt_hash"] for r in judgements.read().collect()]
 

@@ -18,7 +18,7 @@ from backfill_spark import (
     read_assessments,
     scorer,
 )
-from backfill_spark.results.store import ResultStore
+from backfill_spark.backfill.tables import Tables
 from tests.factories import NOON, Ledger, a_span, a_trace
 from tests.spark.test_gsm8k import selected_ids
 
@@ -198,7 +198,7 @@ def test_one_job_gives_each_pair_its_outcome(
     assert sorted(ledger.lines()) == sorted(set(ids) - {"large"})
 
     # One row a pair.
-    kept = ResultStore(spark, settings).assessments.read().collect()
+    kept = Tables(spark, settings).results.assessments.read().collect()
     found = {(r["scorer_name"], r["trace_id"]): r for r in kept}
     assert len(kept) == len(found)
     expected = {("odd", i) for i in ids} | {("tools", i) for i in ids}

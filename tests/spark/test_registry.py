@@ -25,6 +25,7 @@ from backfill_spark import (
     scorer,
     set_experiment,
 )
+from backfill_spark.backfill.tables import Tables
 from backfill_spark.errors import (
     FilterError,
     ScorerLifecycleError,
@@ -51,7 +52,7 @@ def _context(spark: SparkSession, settings: Settings) -> Iterator[None]:
 
 @pytest.fixture
 def registry(spark: SparkSession, settings: Settings) -> Registry:
-    return Registry(spark, settings)
+    return Tables(spark, settings).registry
 
 
 @scorer(aggregations=["mean", "min", "max"])
@@ -270,7 +271,7 @@ def test_two_registrations_at_once_lose_nothing(spark: SparkSession, settings: S
     done: list[Any] = []
 
     def register(number: int) -> None:
-        own = Registry(spark.newSession(), settings)
+        own = Tables(spark.newSession(), settings).registry
         barrier.wait()
         new = dataclasses.replace(numbered(number).to_register(), experiment_id="0")
         done.append((number, own.register(new).spec.version))
@@ -292,7 +293,7 @@ def test_two_configs_at_once_lose_nothing(spark: SparkSession, settings: Setting
     barrier = threading.Barrier(2)
 
     def write(rate: float | None, text: str | None) -> None:
-        own = Registry(spark.newSession(), settings)
+        own = Tables(spark.newSession(), settings).registry
         barrier.wait()
         own.configure("numbered", "0", rate, text)
 

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from backfill_spark import BackfillScorerConfig, Settings, backfill_scorers, configure, get_backfill, plan_backfill
-from backfill_spark.backfill.runner import pinned_source, request_of
+from backfill_spark.backfill.reopen import pinned_source, request_of
+from backfill_spark.backfill.tables import Tables
 from backfill_spark.cli import main
 from backfill_spark.errors import SourceGoneError
-from backfill_spark.jobs.store import JobStore
 from tests.factories import Ledger, ledger_scorer, some_traces, traces_frame, write_traces
 
 if TYPE_CHECKING:
@@ -98,10 +98,12 @@ def test_files_that_come_later_and_tables_of_earlier_versions(
     write_traces(spark, some_traces(3), tmp_path / "traces", format="parquet", mode="append")
     assert [2] == list(job.summary()["n"])
 
-    record = JobStore(spark, made).record(job_id)
-    request, version = request_of(spark, made, record), record.created["work_version"]
+    record = Tables(spark, made).jobs.record(job_id)
+    request, version = request_of(Tables(spark, made), record), record.created["work_version"]
     for word in ("traces", "./none"):
         with pytest.raises(SourceGoneError, match=rf"recorded with the source '{word}', without the folder"):
-            pinned_source(spark, made, job_id, replace(request, source=word, source_kind=""), work_version=version)
+            pinned_source(
+                Tables(spark, made), job_id, replace(request, source=word, source_kind=""), work_version=version
+            )
     old = replace(request, source="./traces", source_kind="")
-    assert pinned_source(spark, made, job_id, old, work_version=version).version == request.source_version
+    assert pinned_source(Tables(spark, made), job_id, old, work_version=version).version == request.source_version

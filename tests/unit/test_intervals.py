@@ -90,7 +90,7 @@ def test_student_with_the_correction_is_the_formula() -> None:
 
 def test_nothing_measured_has_no_mean() -> None:
     found: Any = mean_interval(0, mean=None, population=10)
-    assert (None, None, None, False) == (found.mean, found.low, found.high, found.is_full)
+    assert (None, None, None) == (found.mean, found.low, found.high)
 
 
 def test_one_value_has_a_mean_but_no_bounds() -> None:
@@ -107,16 +107,16 @@ def test_one_yes_has_bounds() -> None:
 @pytest.mark.parametrize("values", [[3.0], [1, 0, 1], [2.5, 2.5], [1, 2, 30]])
 def test_a_full_pass_has_no_width(values: Any) -> None:
     found: Any = mean_interval_of(values, population=len(values))
-    assert (found.mean, found.mean, True) == (found.low, found.high, found.is_full)
+    assert (found.mean, found.mean) == (found.low, found.high)
 
 
-def test_an_empty_population_is_not_full() -> None:
-    assert not mean_interval(0, mean=None, population=0).is_full
+def test_an_empty_population_has_no_mean() -> None:
+    assert MeanInterval(None, None, None) == mean_interval(0, mean=None, population=0)
 
 
 def test_equal_values_that_are_no_rate_have_no_spread() -> None:
     found: Any = mean_interval_of([5.0] * 30, population=3_000)
-    assert (5.0, 5.0, False) == (found.low, found.high, found.is_full)
+    assert (5.0, 5.0) == (found.low, found.high)
 
 
 @pytest.mark.parametrize("value", [0, 1])
@@ -128,7 +128,7 @@ def test_equal_zeros_or_ones_still_have_a_width(value: int) -> None:
 def test_more_values_than_the_population_tell_no_bounds() -> None:
     """A count that does not fit must not be sold as certainty."""
     found: Any = mean_interval(12, mean=0.5, population=10, binary=True)
-    assert (0.5, None, None, False) == (found.mean, found.low, found.high, found.is_full)
+    assert (0.5, None, None) == (found.mean, found.low, found.high)
 
 
 def test_a_mean_that_overflowed_has_no_bounds() -> None:

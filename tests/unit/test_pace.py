@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from backfill_spark.backfill import steps
-from backfill_spark.models import ScorerKind, ScorerSpec, TimeWindow
+from backfill_spark.backfill.attempt import JobProgress
+from backfill_spark.backfill.spending import Spending
+from backfill_spark.models import Chunk, ScorerKind, ScorerSpec, TimeWindow
+from backfill_spark.results.counts import StagedCounts
 
 SLOTS = 2
 
@@ -19,30 +23,30 @@ class Machine:
     def __init__(self, asyncs: int, *, latency_s: float, sync_s: float = 0.0) -> None:
         kinds = [ScorerKind.ASYNC_FUNCTION] * asyncs + [ScorerKind.FUNCTION]
         scorers = tuple(ScorerSpec(f"s{i}", 1, "d", kind, {}, None, ("outputs",), 1.0) for i, kind in enumerate(kinds))
-        request = SimpleNamespace(scorers=scorers, code=tuple(range(len(scorers))), window=TimeWindow())
-        self.epoch: Any = SimpleNamespace(
-            spark=None, request=request, calls=0, call_seconds=0.0, stage_seconds=0.0, next_chunk=0
-        )
+        code = tuple(range(len(scorers)))
+        self.request: Any = SimpleNamespace(scorers=scorers, code=code, window=TimeWindow(), lists_traces=True)
+        self.progress = JobProgress({}, Spending(None, None))
         self.asyncs, self.latency_s, self.sync_s = asyncs, latency_s, sync_s
+
+    def chunks(self, pairs: int) -> Iterator[tuple[Chunk, int | None]]:
+        return steps.next_chunks(self.request, self.progress, {0: pairs}, SLOTS)
+
+    def count(self, calls: int, seconds: float) -> None:
+        """Count a chunk's calls."""
+        staged = self.progress.staged
+        staged["all"] = staged.get("all", StagedCounts()) + StagedCounts(calls=calls, seconds=seconds)
 
     def run(self, traces: int) -> float:
         """Score all traces; return the seconds that it took."""
         scorers = self.asyncs + 1
-        selection: Any = SimpleNamespace(calls_by_hour={0: traces * scorers})
-        for chunk, tasks in steps.next_chunks(self.epoch, selection):
+        for chunk, tasks in self.chunks(traces * scorers):
             of_chunk, of_task = chunk.pairs / scorers, chunk.pairs / scorers / (tasks or 1)
             waves, rounds = -(-(tasks or 1) // SLOTS), -(-int(of_task * self.asyncs) // 64)
-            self.epoch.calls += chunk.pairs
-            self.epoch.call_seconds += of_chunk * (self.asyncs * self.latency_s + self.sync_s)
-            self.epoch.stage_seconds += 1.0 + waves * (rounds * self.latency_s + of_task * self.sync_s)
-        assert self.epoch.calls == traces * scorers
-        return float(self.epoch.stage_seconds)
-
-
-@pytest.fixture(autouse=True)
-def two_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "scheduling_slots", lambda spark: SLOTS)
-    monkeypatch.setattr(steps, "highest_rate", lambda request: 1.0)
+            took = of_chunk * (self.asyncs * self.latency_s + self.sync_s)
+            self.count(chunk.pairs, took)
+            self.progress.stage_seconds += 1.0 + waves * (rounds * self.latency_s + of_task * self.sync_s)
+        assert self.progress.calls == traces * scorers
+        return self.progress.stage_seconds
 
 
 @pytest.mark.parametrize(
@@ -67,11 +71,9 @@ def test_calls_that_others_wait_for_are_what_they_take() -> None:
     """Without async scorers a chunk of slow calls is as long as it was: some 30 seconds of two slots."""
     machine = Machine(0, latency_s=0.0, sync_s=0.1)
     sizes = []
-    selection: Any = SimpleNamespace(calls_by_hour={0: 3_000})
-    for chunk, _ in steps.next_chunks(machine.epoch, selection):
+    for chunk, _ in machine.chunks(3_000):
         sizes.append(chunk.pairs)
-        machine.epoch.calls += chunk.pairs
-        machine.epoch.call_seconds += chunk.pairs * 0.1
-        machine.epoch.stage_seconds += chunk.pairs * 0.1 / SLOTS + 5
+        machine.count(chunk.pairs, chunk.pairs * 0.1)
+        machine.progress.stage_seconds += chunk.pairs * 0.1 / SLOTS + 5
     assert sizes[0] == 200
     assert set(sizes[1:-1]) == {600}

@@ -10,6 +10,7 @@ import pytest
 
 from backfill_spark.backfill import preflight
 from backfill_spark.settings.schema import Settings
+from backfill_spark.storage.delta_table import Stores
 
 MISMATCH = (
     "[PYTHON_VERSION_MISMATCH] Python in worker has different version: 3.10 than that in driver: 3.11, "
@@ -71,21 +72,21 @@ class FakeSpark:
 )
 def test_what_executors_lack_is_a_problem(error: str, said: str) -> None:
     """Another Python, a missing package, and anything else."""
-    (problem,) = preflight.executor_problems(FakeSpark(error), Settings())  # type: ignore[arg-type]
+    (problem,) = preflight.executor_problems(Stores(FakeSpark(error), Settings()))  # type: ignore[arg-type]
     assert said in problem
 
 
 def test_speculation_is_a_problem_unless_it_is_allowed() -> None:
     """It repeats calls of slow tasks."""
     spark: Any = FakeSpark(spark_speculation="true")
-    (problem,) = preflight.executor_problems(spark, Settings())
+    (problem,) = preflight.executor_problems(Stores(spark, Settings()))
     assert "spark.speculation is on" in problem
-    assert preflight.executor_problems(spark, Settings(limits={"allow_speculation": True})) == []
+    assert preflight.executor_problems(Stores(spark, Settings(limits={"allow_speculation": True}))) == []
 
 
 def test_what_was_lacking_is_looked_for_again() -> None:
     """It may have been installed meanwhile; a session that passed is not asked twice."""
     spark: Any = FakeSpark("ModuleNotFoundError: No module named 'backfill_spark'")
-    assert preflight.executor_problems(spark, Settings()) != []
+    assert preflight.executor_problems(Stores(spark, Settings())) != []
     spark.error = None
-    assert preflight.executor_problems(spark, Settings()) == []
+    assert preflight.executor_problems(Stores(spark, Settings())) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backfill_spark.backfill.judge_steps import FIRST_ANSWERS, GROWTH, Spending
+from backfill_spark.backfill.spending import FIRST_ANSWERS, GROWTH, Spending
 
 
 def test_without_a_budget_there_is_no_limit() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backfill_spark.backfill.validate import Problems, limits_of
+from backfill_spark.backfill.problems import Problems
+from backfill_spark.backfill.validate import limits_of
 from backfill_spark.models import Arguments, Counts, ScorerKind, ScorerSpec, parse_moment
 
 JUDGE = ScorerSpec("judge", 1, "d", ScorerKind.JUDGE, {}, None, ("outputs",), 1.0)

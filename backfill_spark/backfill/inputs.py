@@ -1,0 +1,98 @@
+"""Inputs: what a job reads, and a plan that has no job yet: its request, traces and pairs, at pinned versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from backfill_spark.results.due import candidates, count_due, experiment_filter
+from backfill_spark.scoring.spark import columns_needed
+from backfill_spark.selection import pairs as P
+from backfill_spark.selection import sampling
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from backfill_spark.backfill.tables import Tables
+    from backfill_spark.judges.llm.endpoints import Service
+    from backfill_spark.models import Chunk, Request
+    from backfill_spark.results.counts import PairCounts
+    from backfill_spark.traces.sources import TraceSource
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is read, and what it comes to."""
+
+    tables: Tables
+    request: Request
+    source: TraceSource
+    choice: DataFrame | None
+    """Listed traces, or Spark's samples; None where the draw alone decides."""
+    services: Mapping[str, Service]
+    """Model URI → the service that is asked."""
+    staging_version: int | None
+    """What other jobs have staged by then is not called."""
+    pairs: PairCounts
+    job_id: str | None = None
+
+    @classmethod
+    def counted(
+        cls,
+        tables: Tables,
+        request: Request,
+        source: TraceSource,
+        *,
+        choice: DataFrame | None,
+        services: Mapping[str, Service],
+        staging_version: int | None,
+        job_id: str | None = None,
+    ) -> Inputs:
+        """Count the request's pairs: of the pinned source, and of the results at the request's version."""
+        pairs = count_due(
+            request, source, tables.results, choice=choice, job_id=job_id, staging_version=staging_version
+        )
+        return cls(tables, request, source, choice, services, staging_version, pairs, job_id)
+
+    def candidates(self, staging_version: int | None, *, own_version: int | None = None) -> DataFrame:
+        """Return the light rows of the whole window with their masks, by a version of staging."""
+        return candidates(
+            self.request,
+            self.source,
+            self.tables.results,
+            choice=self.choice,
+            job_id=self.job_id,
+            staging_version=staging_version,
+            own_version=own_version,
+        )
+
+    def due_traces(self, indexes: Sequence[int], chunk: Chunk | None = None) -> DataFrame:
+        """Return the traces (of a chunk) that are due for the scorers at `indexes`: columns, keys and masks."""
+        request, source = self.request, self.source
+        scorers = [request.scorers[i] for i in indexes]
+        wanted = columns_needed(scorers, source.columns) | P.light_columns(request, source.columns)
+        traces = source.read(
+            wanted,
+            request.window if chunk is None else chunk.window,
+            positions=self.pairs.has_duplicates,
+            experiment_id=experiment_filter(request),
+        )
+        pairs = P.choose(traces, request, source.columns, self.choice).where("skip is null")
+        if chunk is not None and (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
+            pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
+        if self.pairs.has_duplicates:
+            winners = P.winners(self.candidates(self.staging_version))
+            pairs = P.drop_duplicates(pairs, winners, ties=self.pairs.has_ties)
+        pairs = self.tables.results.with_done(
+            pairs,
+            request,
+            job_id=self.job_id,
+            staging_version=self.staging_version,
+            dates=None if chunk is None else (chunk.dates[0], chunk.dates[-1]),
+        )
+        unreadable = P.submask(F.col("unreadable"), indexes)
+        due = P.submask(P.to_call_mask(), indexes)
+        return pairs.withColumns({"due": due, "unreadable": unreadable}).where("due != 0")
