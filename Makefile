@@ -66,8 +66,9 @@ reliability: test test-faults ## run every test, and write docs/reliability.md f
 	$(BIN)/python -m scripts.reliability build/spark.xml build/faults.xml
 
 .PHONY: soak
-soak: venv ## 100 kills and stops in one job (NEMESIS_BLOWS and NEMESIS_SEED change them)
-	NEMESIS_BLOWS=$${NEMESIS_BLOWS:-100} $(BIN)/python -m pytest tests/faults/test_kills.py -k f10
+soak: venv ## 100 kills and stops in one job, 20 overlaps of two (NEMESIS_BLOWS and NEMESIS_SEED change them)
+	NEMESIS_BLOWS=$${NEMESIS_BLOWS:-100} OVERLAP_PHASES=10 $(BIN)/python -m pytest tests/faults/test_kills.py \
+		tests/faults/test_overlap.py -k "f10 or any_distance"
 
 .PHONY: docs
 docs: venv ## write the pages that follow from the code

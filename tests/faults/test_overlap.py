@@ -1,6 +1,7 @@
 """F20, F24: two live jobs over the same pairs, in one process."""
 
 import json
+import os
 import random
 from collections import Counter
 from datetime import date, timedelta
@@ -18,6 +19,8 @@ from tests.factories import NOON, some_traces
 
 pytestmark = pytest.mark.faults
 CHUNK = 100
+PHASES = int(os.environ.get("OVERLAP_PHASES", "3"))
+"""Distances between the starts of two jobs; `make soak` takes 10."""
 
 
 @pytest.mark.parametrize("cleared", [True, False])
@@ -137,7 +140,7 @@ def test_f20_what_is_adopted_has_the_draw_of_its_own_jobs_seed(world):
     assert rows.where((F.col("seed") != 7) | (F.col("draw") != draw(7))).count() == 0
 
 
-@pytest.mark.parametrize("phase", range(10))
+@pytest.mark.parametrize("phase", range(PHASES))
 @pytest.mark.parametrize("overlap", ["full", "partial"])
 def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(make_world, monkeypatch, overlap, phase):
     """Rows and values are those of one job; a pair is called twice at most."""
