@@ -21,11 +21,12 @@ import re
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,6 +90,7 @@ class JudgeServer:
         self,
         *,
         latency_s: float = 0.0,
+        fills: tuple[int, int] | None = None,
         rpm: float | None = None,
         burst: float | None = None,
         tells_quota: bool = True,
@@ -100,6 +102,9 @@ class JudgeServer:
         log_file: str | None = None,
     ) -> None:
         self.latency_s = latency_s
+        # (window, all): nothing is answered while fewer than `window` are under way, until `all` have come.
+        self.fills = fills
+        self.held: deque[Callable[[], None]] = deque()
         self.rpm = rpm
         self.burst = rpm if burst is None else burst
         self.tells_quota = tells_quota
@@ -374,10 +379,19 @@ class _Connection(asyncio.Protocol):
             log.most_in_flight = max(log.most_in_flight, log.in_flight)
             canned = self._server.answer(path, head, body)
             latency = 0.0 if path == "/log" else self._server.latency_s
-            if latency:
+            if self._server.fills is not None and path != "/log":
+                self._hold(canned, *self._server.fills)
+            elif latency:
                 self._loop.call_later(latency, self._send, canned)
             else:
                 self._send(canned)
+
+    def _hold(self, canned: Canned, window: int, expected: int) -> None:
+        """Answer the oldest request when the window is full, and all of them when no more will come."""
+        held, log = self._server.held, self._server.log
+        held.append(partial(self._send, canned))
+        while held and (log.in_flight >= window or log.requests >= expected):
+            held.popleft()()
 
     def _send(self, canned: Canned) -> None:
         self._server.log.in_flight -= 1

@@ -337,23 +337,28 @@ def test_the_cost_never_passes_its_budget(server):
     assert any(a.left == "budget" for a in found.values())
 
 
-def test_the_window_stays_full_and_never_overflows():
-    with serving(latency_s=0.05) as server:
+def test_the_window_stays_full_and_never_overflows() -> None:
+    # The server answers only while 40 are under way: who drains at a batch's end waits for ever.
+    with serving(fills=(40, 400)) as server:
         texts = [f"q{n}" for n in range(400)]
         batches = [[question(t) for t in texts[i : i + 50]] for i in range(0, 400, 50)]
-        started = time.monotonic()
-        found = [a for batch in ask(batches, service(server, max_in_flight=40)) for a in batch]
-        taken = time.monotonic() - started
-    assert 400 == len(found)
+        found = [a for batch in ask(batches, service(server, max_in_flight=40, timeout_s=20)) for a in batch]
+    assert 400 == sum(a.verdict is not None for a in found)
+    assert 400 == server.log.requests
     assert 40 == server.log.most_in_flight
     assert server.log.connections <= 40
-    # Ten rounds of 50 ms; draining at each of the eight batches' ends would take sixteen.
-    assert taken < 0.05 * 10 * 2.5
 
 
 def test_a_quota_is_used_to_the_full_and_hardly_passed():
     # The issue's figures at ten times the pace: 6,000 a minute, 5 % of requests fail.
-    def lag():
+    def unlimited() -> float:
+        """Seconds that this machine takes for as many requests without a quota."""
+        with serving(latency_s=0.02) as server:
+            started = time.monotonic()
+            answers_to([f"q{n}" for n in range(900)], service(server, timeout_s=60))
+            return time.monotonic() - started
+
+    def lag() -> float:
         """Seconds beyond a tenth more than the quota allows."""
         with serving(rpm=6_000, burst=600, error_rate=0.05, latency_s=0.02) as server:
             asked = service(server, rpm=6_000, timeout_s=60)
@@ -366,8 +371,8 @@ def test_a_quota_is_used_to_the_full_and_hardly_passed():
         assert server.log.requests <= 900 + failed + 9
         return taken - 1.1 * (server.log.requests - failed - 600) / 100
 
-    # A machine that is busy with something else takes longer once.
-    assert any(lag() <= 0.5 for _ in range(3))
+    # A machine that is busy with something else is slow without a quota, too.
+    assert any(lag() <= 0.5 + unlimited() for _ in range(3))
 
 
 def test_a_quota_that_the_server_does_not_tell_is_found_out():
