@@ -3,20 +3,22 @@
 The judge is `Safety`, the texts are the same, and the server is a process of its own that is not counted. Each side
 runs in a fresh process, turn by turn, and counts its own CPU from the trace's text to the verdict, after a warm-up.
 MLflow may lie in another environment: --mlflow-python. `--spark N` asks N prompts through a whole job instead, and
-tells the pace of its ask step.
+tells the pace of its ask step; `--budgets N` compares a third of N texts' cost as a budget with a third as calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ def main() -> int:
         return 0
     if options.spark:
         print(through_spark(options.spark, options.latency))
+        return 0
+    if options.budgets:
+        print("\n".join(budgets(options.budgets, options.latency)))
         return 0
     has_mlflow = can_import(options.mlflow_python)
     if not has_mlflow:
@@ -63,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.01, help="seconds before each answer of the server")
     parser.add_argument("--spark", type=int, metavar="N", help="judgements of one job on Spark, in place of the rest")
+    parser.add_argument("--budgets", type=int, metavar="N", help="N texts under two budgets, in place of the rest")
     parser.add_argument("--mlflow-python", default=sys.executable, metavar="PATH", help="Python that has mlflow")
     parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -142,10 +148,69 @@ def here() -> Side:
     return judge
 
 
-def through_spark(count: int, latency: float) -> str:
-    """Run a job of `count` prompts on two cores; return its pace while it asks."""
+@contextlib.contextmanager
+def texts_on_spark(count: int, latency: float) -> Iterator[Any]:
+    """Give settings for `count` texts in a table, a session on two cores, and a server for their judges."""
     from pyspark.sql import functions as F
 
+    import backfill_spark as b
+
+    server, url = started_server(latency)
+    os.environ["BENCH_KEY"] = "EMPTY"
+    with tempfile.TemporaryDirectory() as folder:
+        prices = {"tiny": {"input": 1, "output": 1}}
+        endpoint = {"provider": "openai", "base_url": url, "api_key_env": "BENCH_KEY", "prices": prices}
+        settings = b.Settings(
+            tables={"root": f"{folder}/tables"},
+            traces={"path": f"{folder}/traces"},
+            spark={"spark.master": "local[2]", "spark.driver.memory": "2g"},
+            judge={"model": "local:/tiny", "endpoints": {"local": endpoint | {"max_in_flight": 600}}},
+        )
+        b.configure(settings)
+        spark = b.get_spark(settings)
+        try:
+            spark.range(count).select(
+                F.format_string("tr-%d", "id").alias("trace_id"),
+                F.lit("2024-06-01T12:00:00").cast("timestamp").alias("request_time"),
+                F.lit("What about the parcel?").alias("request"),
+                F.concat(F.col("id").cast("string"), F.lit(": " + texts("", 1)[0])).alias("response"),
+            ).write.format("delta").save(settings.traces_path)
+            yield settings
+        finally:
+            server.terminate()
+            server.wait()
+            spark.stop()
+
+
+def budgets(count: int, latency: float) -> list[str]:
+    """Run jobs over a third of `count` texts, by calls and by dollars; return a line for each."""
+    import backfill_spark as b
+
+    lines = ["| limit | slices | requests | USD | of the budget | wall s |", "|---|---:|---:|---:|---:|---:|"]
+    with texts_on_spark(count, latency) as settings:
+
+        def run(name: str, **limit: Any) -> tuple[float, str]:
+            judge = b.make_judge(name=name, instructions=f"Is {{{{ outputs }}}} fine, {name}?")
+            judge.register().start()
+            began = time.perf_counter()
+            job = b.get_backfill(b.backfill_scorers(scorers=[name], **limit))
+            took = time.perf_counter() - began
+            events = b.get_spark().read.format("delta").load(f"{settings.tables.root}/job_events")
+            slices = events.where(f"job_id = '{job.job_id}' AND event = 'asked'").count()
+            cost = job.cost_usd or 0.0
+            share = cost / limit["max_cost_usd"] if "max_cost_usd" in limit else math.nan
+            row = f"| {limit} | {slices} | {job.calls:,} | {cost:.6f} | {share:.1%} | {took:.1f} |"
+            return cost, row
+
+        run("first", max_calls=20)  # the session is warm after it
+        cost, row = run("by_calls", max_calls=count // 3)
+        lines.append(row)
+        lines.append(run("by_cost", max_cost_usd=cost)[1])
+    return lines
+
+
+def through_spark(count: int, latency: float) -> str:
+    """Run a job of `count` prompts on two cores; return its pace while it asks."""
     import backfill_spark as b
     from backfill_spark.backfill import judge_steps
 
@@ -161,31 +226,9 @@ def through_spark(count: int, latency: float) -> str:
             asked += time.perf_counter() - began
 
     judge_steps.ask_slice = timed
-    server, url = started_server(latency)
-    os.environ["BENCH_KEY"] = "EMPTY"
-    with tempfile.TemporaryDirectory() as folder:
-        endpoint = {"provider": "openai", "base_url": url, "api_key_env": "BENCH_KEY", "max_in_flight": 600}
-        settings = b.Settings(
-            tables={"root": f"{folder}/tables"},
-            traces={"path": f"{folder}/traces"},
-            spark={"spark.master": "local[2]", "spark.driver.memory": "2g"},
-            judge={"model": "local:/tiny", "endpoints": {"local": endpoint}},
-        )
-        b.configure(settings)
-        spark = b.get_spark(settings)
-        try:
-            spark.range(count).select(
-                F.format_string("tr-%d", "id").alias("trace_id"),
-                F.lit("2024-06-01T12:00:00").cast("timestamp").alias("request_time"),
-                F.lit("What about the parcel?").alias("request"),
-                F.concat(F.col("id").cast("string"), F.lit(": " + texts("", 1)[0])).alias("response"),
-            ).write.format("delta").save(settings.traces_path)
-            b.Safety().register().start()
-            job = b.get_backfill(b.backfill_scorers(scorers=["safety"]))
-        finally:
-            server.terminate()
-            server.wait()
-            spark.stop()
+    with texts_on_spark(count, latency):
+        b.Safety().register().start()
+        job = b.get_backfill(b.backfill_scorers(scorers=["safety"]))
     calls = sum(c.calls for c in job.counts.values())
     return f"{calls:,} judgements, {asked:.1f} s in the ask step: {calls / asked:,.0f}/s"
 

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -41,6 +41,10 @@ def clean(value: object, *, lines: bool = False) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+# In a notebook rich would hand what is printed to the cell instead of to a stream.
+_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "force_jupyter": False}
+
+
 def one_line(text: str, length: int = LINE_LENGTH) -> str:
     """Return `text` without line breaks and control characters, and cut to `length`."""
     plain = clean(text)
@@ -62,8 +66,7 @@ def console(stream: TextIO) -> Console:
     """Return a rich console on `stream` that reads no markup; wide when it is no terminal."""
     from rich.console import Console
 
-    # In a notebook rich would hand what is printed to the cell instead of to `stream`.
-    made = Console(file=stream, markup=False, highlight=False, emoji=False, force_jupyter=False)
+    made = Console(file=stream, **_PLAIN)
     if not made.is_terminal:
         made.width = PIPE_WIDTH
     return made
@@ -118,9 +121,11 @@ class Sheet:
 
     def text(self, width: int = PIPE_WIDTH) -> str:
         """Return plain text without colours, lines of at most `width` characters."""
+        from rich.console import Console
+
         stream = io.StringIO()
-        plain = console(stream)
-        plain.width = width
+        # A notebook's FORCE_COLOR is not for a text.
+        plain = Console(file=stream, width=width, force_terminal=False, color_system=None, **_PLAIN)
         plain.print(self)
         return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
 

@@ -357,7 +357,10 @@ class TestAnnouncing:
 
 
 def test_a_notebook_leaves_a_sheet_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """rich takes a shell of this name for a cell to draw in."""
+    """rich takes a shell of this name for a cell to draw in, and ipykernel asks every program for colours."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)
-    assert "800 for 800 due pairs" in plan_sheet(a_plan()).text(120)
+    text = plan_sheet(a_plan()).text(120)
+    assert "800 for 800 due pairs" in text
+    assert "\x1b" not in text
