@@ -41,7 +41,7 @@ def clean(value: object, *, lines: bool = False) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-# In a notebook rich would hand what is printed to the cell instead of to a stream.
+# No markup; and in a notebook rich would hand what is printed to the cell instead of to the stream.
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "force_jupyter": False}
 
 
