@@ -4,7 +4,7 @@
     with faulty(plan):
         backfill_scorers(…)
 
-Below the package's own reading back: what `Store` does about the fault is what is tested.
+Below the package's own reading back: what `Store` and `DeltalakeTable` do about the fault is what is tested.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from delta.exceptions.base import ConcurrentAppendException
 
 from backfill_spark.storage.delta_table import Store
+from backfill_spark.storage.deltalake_table import DeltalakeTable
 
 HOLD_S = 300.0
 CONFLICT = "[DELTA_CONCURRENT_APPEND.WITH_PARTITION_HINT] ConcurrentAppendException: invented by a test"
@@ -123,24 +124,39 @@ class FaultyStore(Store):
         return self.plan.around(self.table.name, Operation.MERGE, lambda: merge(*args, **options))
 
 
+class FaultyDeltalakeTable(DeltalakeTable):
+    """A DeltalakeTable whose storage follows a plan; `plan` is set on a subclass."""
+
+    plan: FaultPlan
+
+    def _save(self, *args: Any, **mode: Any) -> None:
+        save = super()._save
+        operation = Operation.APPEND if mode["mode"] == "append" else Operation.MERGE
+        self.plan.around(self.table.name, operation, lambda: save(*args, **mode))
+
+
 @contextmanager
 def faulty(plan: FaultPlan) -> Iterator[FaultPlan]:
-    """Make every Store of the package one whose storage follows `plan`."""
-    planned = type("PlannedStore", (FaultyStore,), {"plan": plan})
-    modules = [module for module in _modules() if getattr(module, "Store", None) is Store]
-    for module in modules:
-        module.Store = planned
+    """Make every table of the package one whose storage follows `plan`."""
+    planned = {
+        Store: type("PlannedStore", (FaultyStore,), {"plan": plan}),
+        DeltalakeTable: type("PlannedDeltalakeTable", (FaultyDeltalakeTable,), {"plan": plan}),
+    }
+    places = [(m, kind) for m in _modules() for kind in planned if getattr(m, kind.__name__, None) is kind]
+    for module, kind in places:
+        setattr(module, kind.__name__, planned[kind])
     try:
         yield plan
     finally:
         plan.go.set()
-        for module in modules:
-            module.Store = Store
+        for module, kind in places:
+            setattr(module, kind.__name__, kind)
 
 
 def _modules() -> list[Any]:
     import sys
 
-    import backfill_spark.api  # noqa: F401 - every module that has a store is loaded by it
+    import backfill_spark.api
+    import backfill_spark.backfill.runner  # noqa: F401 - the modules that have a store are loaded by these
 
     return [m for name, m in list(sys.modules.items()) if name.startswith("backfill_spark.") and m is not None]

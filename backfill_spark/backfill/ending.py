@@ -22,7 +22,7 @@ from backfill_spark.models import Counts, ScorerKind, mostly_failed
 from backfill_spark.results.counts import StagedCounts, error_rows, most_frequent_errors
 from backfill_spark.results.due import highest_rate
 from backfill_spark.selection import pairs as P
-from backfill_spark.storage.delta_table import aside, error_text
+from backfill_spark.storage.retry import error_text
 from backfill_spark.traces.sources import corrupt_file, source_gone
 
 if TYPE_CHECKING:
@@ -176,12 +176,10 @@ def explained(attempt: Attempt, error: Exception) -> Exception:
     return error
 
 
-def close(tables: Tables, record: JobRecord, *, has_row: bool = False, has_staged: bool = True) -> None:
+def close(tables: Tables, record: JobRecord, *, has_staged: bool = True) -> None:
     """Bring the job's row up to date and drop what an ended job no longer needs; its end stands already."""
-    with (
-        logged(f"job {record.job_id} is {record.state}; its tables are tidied later", {}),
-        aside(lambda: tables.jobs.show(record, has_row=has_row)),
-    ):
+    with logged(f"job {record.job_id} is {record.state}; its tables are tidied later", {}):
+        tables.jobs.show(record)
         if record.state.is_terminal:
             _clean_up(tables, record, has_staged=has_staged)
     if record.state.is_terminal:

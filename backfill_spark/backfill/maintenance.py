@@ -115,10 +115,8 @@ def _forget_missing(store: Store, trace_id: str) -> int:
 
 def _ended(jobs: JobStore) -> dict[str, tuple[str, float]]:
     """Jobs at rest: id → state and when it ended, in seconds since the epoch."""
-    at_rest = [s.value for s in JobState if s.is_at_rest]
-    rows = jobs.jobs.read().where(F.col("state").isin(at_rest))
-    seconds = (F.unix_micros(F.coalesce("ended_at", "created_at")) / 1e6).alias("seconds")
-    return {r["job_id"]: (r["state"], r["seconds"]) for r in rows.select("job_id", "state", seconds).collect()}
+    rows = jobs.jobs.read({"state": [s.value for s in JobState if s.is_at_rest]})
+    return {r["job_id"]: (r["state"], (r["ended_at"] or r["created_at"]).timestamp()) for r in rows}
 
 
 def _expire_staging(store: Store, settings: Settings, ended: dict[str, tuple[str, float]], now: float) -> list[str]:

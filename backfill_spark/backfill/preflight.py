@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-    from backfill_spark.storage.delta_table import Stores
+    from backfill_spark.storage.stores import Stores
 
 _passed: set[str] = set()
 """Applications whose executors have what they need; what they lack may be there at the next look."""

@@ -24,8 +24,7 @@ from backfill_spark.jobs.events import End, JobRecord
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.judges.services import prices_missing, services_of
 from backfill_spark.models import Counts, JobState, Request
-from backfill_spark.storage.delta_table import error_text
-from backfill_spark.storage.retry import until_alone
+from backfill_spark.storage.retry import error_text, until_alone
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -72,7 +71,6 @@ def run_job(
         KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
     """
     jobs, results = tables.jobs, tables.results
-    is_new = claim is not None
     record = claim.record if claim is not None else jobs.record(job_id)
     if record.state.is_terminal:
         return record
@@ -104,7 +102,7 @@ def run_job(
         attempt.bar.tell("interrupted and given back; `resume` or `work` goes on")
         raise interrupt from None
     has_staged = lease.epoch > 1 or any(t.finished for t in attempt.progress.staged.values())
-    close(tables, record, has_row=is_new, has_staged=has_staged)
+    close(tables, record, has_staged=has_staged)
     if record.state is JobState.CANCELING:
         # Asked for when the epoch had ended already: nobody else need come back.
         return run_job(tables, job_id)

@@ -154,8 +154,8 @@ def _delta(spark: SparkSession) -> str:
 def _executors(program: Program, spark: SparkSession) -> str:
     """Run the probe job that each plan runs."""
     from backfill_spark.backfill.preflight import executor_problems
-    from backfill_spark.storage.delta_table import Stores
     from backfill_spark.storage.session import scheduling_slots
+    from backfill_spark.storage.stores import Stores
 
     problems = executor_problems(Stores(spark, program.settings))
     if problems:

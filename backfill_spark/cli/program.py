@@ -107,7 +107,7 @@ class Program:
 
     def store(self, table: Table) -> Store:
         """Return the owner of one of our tables."""
-        from backfill_spark.storage.delta_table import Stores
+        from backfill_spark.storage.stores import Stores
 
         return Stores(self.api.get_spark(self.settings), self.settings).of(table)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.errors import LeaseLostError, interrupt_behind
 from backfill_spark.jobs.events import EPOCH_SHIFT, Claim, End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
-from backfill_spark.storage.delta_table import FULL_DISK, Txn, error_text
+from backfill_spark.storage.retry import FULL_DISK, error_text
+from backfill_spark.storage.small_table import Txn
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -115,7 +116,7 @@ class Lease:
             self._teller.start()
 
     def _flush_aside(self) -> None:
-        _use_pool(self.store.spark, "heartbeat")
+        _use_pool(self.store.tables.running, "heartbeat")
         try:
             self.flush()
         except LeaseLostError:
@@ -185,7 +186,7 @@ class Lease:
 
     def _beat(self) -> None:
         limits = self.store.settings.limits
-        _use_pool(self.store.spark, "heartbeat")
+        _use_pool(self.store.tables.running, "heartbeat")
         while not self._stop.wait(limits.heartbeat_s):
             if self._lost is not None:
                 self._interrupt()
@@ -204,8 +205,10 @@ class Lease:
                 self._interrupt()
 
 
-def _use_pool(spark: SparkSession, pool: str) -> None:
+def _use_pool(spark: SparkSession | None, pool: str) -> None:
     """Give this thread's jobs the next free slot where the scheduler is FAIR; without effect elsewhere."""
+    if spark is None:
+        return
     try:
         spark.sparkContext.setLocalProperty("spark.scheduler.pool", pool)
     except Exception:

@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import functions as F
-
 from backfill_spark import schema
 from backfill_spark.errors import JobNotFoundError, LeaseLostError
 from backfill_spark.jobs.events import EPOCH_SHIFT, Claim, End, Event, JobRecord, fold, moment
@@ -30,26 +28,29 @@ from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.heartbeat import Heartbeat
 from backfill_spark.jobs.row import record_of, row_of
 from backfill_spark.models import JobState, compact_json
-from backfill_spark.storage.delta_table import Store, Stores, Txn, aside
-from backfill_spark.storage.retry import until_alone
+from backfill_spark.storage.small_table import Txn
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import SparkSession
+
+    from backfill_spark.storage.delta_table import Store
+    from backfill_spark.storage.small_table import Where
+    from backfill_spark.storage.stores import Stores
 
 _TERMINAL = [s.value for s in JobState if s.is_terminal]
-_FINAL = ", ".join(f"'{s}'" for s in _TERMINAL)
-_IS_NEWER = f"t.state NOT IN ({_FINAL}) AND coalesce(t.epoch, 0) <= coalesce(s.epoch, 0)"
+_MOVING = [s.value for s in JobState if not s.is_terminal]
+_NOT_AT_REST = [s.value for s in JobState if not s.is_at_rest]
 
 
 class JobStore:
     """Owner of `job_events` and `jobs`."""
 
     def __init__(self, tables: Stores, *, clock: Callable[[], float] = time.time) -> None:
-        self.spark = tables.spark
+        self.tables = tables
         self.settings = tables.settings
         self.clock = clock
-        self.events = tables.of(schema.JOB_EVENTS)
-        self.jobs = tables.of(schema.JOBS)
+        self.events = tables.small(schema.JOB_EVENTS)
+        self.jobs = tables.small(schema.JOBS)
         self.heartbeat = Heartbeat(tables.settings)
 
     def ensure(self) -> None:
@@ -77,8 +78,8 @@ class JobStore:
         self.ensure()
         now = self.clock()
         record = fold(job_id, [{**r, "at": now, "seen": now} for r in rows])
-        with aside(lambda: self.jobs.append(self.jobs.frame([row_of(record)]))):
-            self.events.append(self.events.frame(rows))
+        self.events.append(rows)
+        self.jobs.append([row_of(record)])
         return record
 
     def write(
@@ -93,7 +94,7 @@ class JobStore:
         """Append events in one commit; with `txn`, say whether it landed."""
         now = self.clock()
         rows = [_row_of(job_id, event, payload, epoch, n + i, now) for i, (event, payload) in enumerate(events)]
-        return self.events.append(self.events.frame(rows), txn=txn)
+        return self.events.append(rows, txn=txn)
 
     def record(self, job_id: str) -> JobRecord:
         """Return one job as its events tell it.
@@ -108,12 +109,10 @@ class JobStore:
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord]:
         """Return several jobs as their events tell them, in one read."""
-        if not job_ids or not self.events.exists():
-            return []
-        rows = self._events().where(F.col("job_id").isin(list(job_ids))).collect()
         by_job: dict[str, list[Mapping[str, Any]]] = {}
-        for row in rows:
-            by_job.setdefault(row["job_id"], []).append(row.asDict())
+        # The commit's clock is the storage's, the same for every runner: the time of the event's file.
+        for row in self.events.read({"job_id": job_ids}, seen=True) if job_ids else ():
+            by_job.setdefault(row["job_id"], []).append(row | {"at": row["at"].timestamp()})
         known = [j for j in job_ids if any(r["event"] == Event.CREATED for r in by_job.get(j, []))]
         return [self._with_heartbeat(fold(j, by_job[j])) for j in known]
 
@@ -122,12 +121,6 @@ class JobStore:
             return record
         seen = self.heartbeat.seen(record.job_id, record.epoch)
         return record if seen is None else replace(record, last_seen=max(seen, record.last_seen or 0.0))
-
-    def _events(self) -> DataFrame:
-        # The commit's clock is the storage's, the same for every runner: the time of the event's file.
-        seen = (F.unix_micros("_metadata.file_modification_time") / 1e6).alias("seen")
-        at = (F.unix_micros("at") / 1e6).alias("at")
-        return self.events.read().select("job_id", "event", "epoch", "n", "payload", at, seen)
 
     def ask_cancel(self, record: JobRecord) -> None:
         """Ask for the job's end: an event for its record, and a mark, since a runner that can look for marks does."""
@@ -140,23 +133,18 @@ class JobStore:
         is_marked = self.heartbeat.is_cancel_asked(job_id)
         if is_marked is not None:
             return is_marked
-        rows = self.events.read().where((F.col("job_id") == job_id) & (F.col("event") == Event.CANCEL_REQUESTED.value))
-        return bool(rows.select("event").head(1))
+        return bool(self.events.read({"job_id": [job_id], "event": [Event.CANCEL_REQUESTED.value]}))
 
     def newest(self, experiment_id: str | None, state: JobState | None, limit: int) -> list[JobRecord]:
         """Return jobs, newest first; rows that are not at rest are read again from the events."""
-        if not self.jobs.exists():
-            return []
-        rows = self.jobs.read()
-        if experiment_id is not None:
-            rows = rows.where(F.col("experiment_id") == experiment_id)
+        where = {} if experiment_id is None else {"experiment_id": [experiment_id]}
         if state is None:
-            wanted = rows.orderBy(F.col("job_id").desc()).limit(limit).collect()
+            wanted = self.jobs.read(where, newest=("job_id", limit))
         else:
             # A row that is not at rest may be stale, so every such job is looked at.
-            moving = F.col("state").isin([s.value for s in JobState if not s.is_terminal])
-            at_rest = rows.where(F.col("state") == state.value).orderBy(F.col("job_id").desc()).limit(limit)
-            wanted = at_rest.where(~moving).unionByName(rows.where(moving)).collect()
+            wanted = self.jobs.read(where | {"state": _MOVING})
+            if state.is_terminal:
+                wanted += self.jobs.read(where | {"state": [state.value]}, newest=("job_id", limit))
             wanted.sort(key=lambda r: r["job_id"], reverse=True)
         moving_ids = [r["job_id"] for r in wanted if not JobState(r["state"]).is_terminal]
         fresh = {r.job_id: r for r in self.records(moving_ids)}
@@ -169,51 +157,26 @@ class JobStore:
     def live(self, experiment_id: str) -> list[JobRecord]:
         """Return the experiment's jobs that wait or have a live runner."""
         now = self.clock()
-        found = self._not_at_rest(F.col("experiment_id") == experiment_id)
+        found = self._not_at_rest({"experiment_id": [experiment_id]})
         return [r for r in found if r.state is JobState.PENDING or r.is_alive(now)]
 
     def claimable(self) -> list[JobRecord]:
         """Return jobs that wait for a runner, oldest first: PENDING, interrupted, or with a dead runner."""
         now = self.clock()
-        return [r for r in self._not_at_rest() if not r.state.is_at_rest and not r.is_alive(now)]
+        return [r for r in self._not_at_rest({}) if not r.state.is_at_rest and not r.is_alive(now)]
 
-    def _not_at_rest(self, condition: Column | None = None) -> list[JobRecord]:
+    def _not_at_rest(self, where: Where) -> list[JobRecord]:
         """Return the jobs whose row is not at rest, as their events tell them now."""
-        if not self.jobs.exists():
-            return []
-        rows = self.jobs.read().where(F.col("state").isin([s.value for s in JobState if not s.is_at_rest]))
-        rows = rows if condition is None else rows.where(condition)
-        return self.records([r["job_id"] for r in rows.select("job_id").orderBy("job_id").collect()])
+        rows = self.jobs.read({**where, "state": _NOT_AT_REST})
+        return self.records(sorted(r["job_id"] for r in rows))
 
-    def show(self, record: JobRecord, *, has_row: bool = False) -> None:
-        """Bring the job's row in `jobs` up to date; conflicts with other jobs' rows are tried again.
+    def show(self, record: JobRecord) -> None:
+        """Bring the job's row in `jobs` up to date; a stale reader does not show an older state over a newer one."""
 
-        With `has_row` the row is known to be there: an UPDATE takes half the CPU of a MERGE.
-        """
-        row = row_of(record)
-        changes = {k: f"s.{k}" for k in row if k != "job_id"}
-        if has_row:
-            until_alone(lambda: self._update(record, row))
-            return
-        until_alone(
-            lambda: self.jobs.merge(
-                lambda _: self.jobs.frame([row]),
-                "t.job_id = s.job_id",
-                # A stale reader must not show an older state over a newer or final one.
-                lambda b: b.whenMatchedUpdate(_IS_NEWER, set=dict(changes)).whenNotMatchedInsert(
-                    values={"job_id": "s.job_id", **changes}  # by name: a newer version may have added columns
-                ),
-            )
-        )
+        def is_newer(row: Mapping[str, Any]) -> bool:
+            return row["state"] not in _TERMINAL and (row["epoch"] or 0) <= record.epoch
 
-    def _update(self, record: JobRecord, row: Mapping[str, Any]) -> None:
-        is_older = ~F.col("state").isin(_TERMINAL)
-        is_older &= F.coalesce(F.col("epoch"), F.lit(0)) <= record.epoch
-        types = {f.name: f.dataType for f in schema.JOBS.schema.fields}
-        values: dict[str, str | Column] = {
-            k: F.lit(v).cast(types[k]) for k, v in row.items() if k not in ("job_id", "request")
-        }
-        self.jobs.delta().update((F.col("job_id") == record.job_id) & is_older, values)
+        self.jobs.put(row_of(record), key="job_id", guard=("state", "epoch"), is_newer=is_newer)
 
     # --- claims
 
@@ -260,7 +223,7 @@ class JobStore:
         """Return what a claim of this runner holds: its name, among others."""
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         lease_s = self.settings.limits.lease_s
-        return {"owner": owner, "lease_s": lease_s, "spark_app_id": _app_id(self.spark)}
+        return {"owner": owner, "lease_s": lease_s, "spark_app_id": _app_id(self.tables.running)}
 
     def end(
         self,
@@ -287,7 +250,9 @@ class JobStore:
         return record
 
 
-def _app_id(spark: SparkSession) -> str | None:
+def _app_id(spark: SparkSession | None) -> str | None:
+    if spark is None:
+        return None
     try:
         return str(spark.sparkContext.applicationId)
     except Exception:

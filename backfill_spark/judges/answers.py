@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.judges.llm.journal import delete_journal, journal_folder, read_journal
-from backfill_spark.storage.delta_table import Store, Stores
+from backfill_spark.storage.delta_table import Store
+from backfill_spark.storage.stores import Stores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

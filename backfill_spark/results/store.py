@@ -16,7 +16,8 @@ from backfill_spark.results.counts import StagedCounts, Watch, count_staged
 from backfill_spark.results.rows import assessments, position_of
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
-from backfill_spark.storage.delta_table import Stores, Txn
+from backfill_spark.storage.small_table import Txn
+from backfill_spark.storage.stores import Stores
 
 if TYPE_CHECKING:
     from delta.tables import DeltaMergeBuilder

@@ -10,16 +10,14 @@ from backfill_spark.scorers import validation
 from backfill_spark.scorers.registered import Catalog, RegisteredScorer
 from backfill_spark.scorers.registry import Registry
 from backfill_spark.settings import current
+from backfill_spark.storage.stores import Stores
 from backfill_spark.traces.filters import compile_filter
 
 
 def here(experiment_id: str | None) -> tuple[Registry, str]:
     """Return the registry of the current context, and the experiment that is meant."""
     now = current.current()
-    from backfill_spark.storage.delta_table import Stores
-    from backfill_spark.storage.session import get_spark
-
-    return Registry(Stores(get_spark(now.settings), now.settings)), current.experiment(experiment_id, now.settings)[0]
+    return Registry(Stores(None, now.settings)), current.experiment(experiment_id, now.settings)[0]
 
 
 def register(new: RegisteredScorer, *, name: str, experiment_id: str | None) -> RegisteredScorer:

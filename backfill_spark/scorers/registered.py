@@ -6,13 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backfill_spark.models import ScorerKind, ScorerSpec
 from backfill_spark.scorers import validation
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AS_STORED = ("experiment_id", "description", "version_note", "python_version", "source_text", "created_by")
@@ -219,26 +216,8 @@ class Catalog:
         return cls(experiment_id, live, configs, numbers, newest_us)
 
 
-def rows_of(
-    frame: DataFrame, experiment_id: str | None = None, *, name: str | None = None, definitions: bool = False
-) -> list[Mapping[str, Any]]:
-    """Read rows of `scorers` or `scorer_configs`, of all experiments and names or one; moments in microseconds."""
-    from pyspark.sql import functions as F
-
-    rows = frame
-    if experiment_id is not None:
-        rows = rows.where(F.col("experiment_id") == F.lit(experiment_id))
-    if name is not None:
-        rows = rows.where(F.col("name") == F.lit(name))
-    for moment in ("created_at", "updated_at", "deleted_at"):
-        if moment in frame.columns:
-            # As a number: a Row's naive time is in the machine's zone, where an hour comes twice a year.
-            rows = rows.withColumn(moment.replace("_at", "_us"), F.unix_micros(moment)).drop(moment)
-    return [row.asDict() for row in rows.drop(*([] if definitions else ["definition"])).collect()]
-
-
 def as_read(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of plain values, moments with a zone, as `rows_of` gives it."""
+    """Return a row of plain values, moments in microseconds since 1970."""
     found = dict(row)
     for moment in [name for name in found if name.endswith("_at")]:
         at = found.pop(moment)

@@ -14,11 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import ScorerLifecycleError, ScorerNotFoundError
-from backfill_spark.scorers.registered import Catalog, Config, RegisteredScorer, as_read, moment, rows_of
+from backfill_spark.scorers.registered import Catalog, Config, RegisteredScorer, as_read, moment
+from backfill_spark.storage.small_table import Txn
 from backfill_spark.traces.filters import compile_filter
 
 if TYPE_CHECKING:
-    from backfill_spark.storage.delta_table import Store, Stores
+    from backfill_spark.storage.small_table import SmallTable
+    from backfill_spark.storage.stores import Stores
 
 _ATTEMPTS = 40
 _OF_A_DELETED = ("experiment_id", "name", "version", "digest", "kind")
@@ -29,31 +31,14 @@ _last_read: dict[str, tuple[str, list[Mapping[str, Any]]]] = {}
 """Table → the stamp of its newest commit, and its rows then."""
 
 
-def _rows(store: Store, experiment_id: str, *, name: str | None, definitions: bool) -> list[Mapping[str, Any]]:
-    """Return a table's rows of one experiment (and name); without Spark when nothing was committed meanwhile."""
-    stamp = store.stamp()
-    if stamp is None:
-        return rows_of(store.read(), experiment_id, name=name, definitions=definitions)
-    known = _last_read.get(store.location.shown)
-    if known is None or known[0] != stamp:
-        known = _last_read[store.location.shown] = (stamp, rows_of(store.read(), definitions=True))
+def _rows(table: SmallTable, experiment_id: str, *, name: str | None, definitions: bool) -> list[Mapping[str, Any]]:
+    """Return a table's rows of one experiment (and name); read again only when something was committed meanwhile."""
+    stamp = table.stamp()
+    known = _last_read.get(table.location.shown)
+    if known is None or known[0] != stamp or stamp is None:
+        known = _last_read[table.location.shown] = (stamp or "", [as_read(row) for row in table.read()])
     rows = [r for r in known[1] if r["experiment_id"] == experiment_id and name in (None, r["name"])]
     return rows if definitions else [{**r, "definition": None} if "definition" in r else r for r in rows]
-
-
-def _append(store: Store, row: Mapping[str, Any], claim: str = "", number: int = 0) -> bool:
-    """Append one row under the claim's next number, if any; keep it in mind when no other commit came between."""
-    from backfill_spark.storage.delta_table import Txn
-
-    txn = Txn(claim, number) if claim else None
-    known = _last_read.pop(store.location.shown, None)
-    if not store.append(store.frame([dict(row)]), txn=txn):
-        return False
-    stamp = store.stamp()
-    if known is not None and stamp is not None and int(stamp[:20]) == int(known[0][:20]) + 1:
-        whole = dict.fromkeys(store.table.schema.fieldNames()) | dict(row)
-        _last_read[store.location.shown] = (stamp, [*known[1], as_read(whole)])
-    return True
 
 
 class Registry:
@@ -62,8 +47,8 @@ class Registry:
     def __init__(self, tables: Stores) -> None:
         from backfill_spark.schema import SCORER_CONFIGS, SCORERS
 
-        self._scorers = tables.of(SCORERS)
-        self._configs = tables.of(SCORER_CONFIGS)
+        self._scorers = tables.small(SCORERS)
+        self._configs = tables.small(SCORER_CONFIGS)
 
     def catalog(self, experiment_id: str, *, name: str | None = None, definitions: bool = False) -> Catalog:
         """Return what is registered, of all names or one, in one Spark read: all that a plan needs.
@@ -108,11 +93,11 @@ class Registry:
                 if latest.described == new.described:
                     return latest
                 again = new.at(config, version=latest.spec.version)  # the same version, newly described
-                _append(self._scorers, again.to_row())
+                self._scorers.append([again.to_row()])
                 return again
             tried = max(catalog.highest(name), tried) + 1
             next_one = new.at(config, version=tried)
-            if _append(self._scorers, next_one.to_row(), f"scorer/{new.experiment_id}/{name}", tried):
+            if self._scorers.append([next_one.to_row()], txn=Txn(f"scorer/{new.experiment_id}/{name}", tried)):
                 return next_one
         raise ScorerLifecycleError(
             f"The scorer {name!r} could not be registered: other registrations came first {_ATTEMPTS} times. Try again."
@@ -193,7 +178,7 @@ class Registry:
         stamp = moment(_next_moment(catalog.newest_us))
         ended = {"created_at": stamp, "created_by": _user(), "deleted_at": stamp}
         rows = [{k: catalog.rows[name, v].to_row()[k] for k in _OF_A_DELETED} | ended for v in gone]
-        self._scorers.append(self._scorers.frame(rows))
+        self._scorers.append(rows)
         if len(gone) == len(catalog.rows):
             old = catalog.config(name)
             if old.sample_rate or old.filter_string:
@@ -209,7 +194,7 @@ class Registry:
             "filter_string": config.filter_string,
             "updated_at": moment(config.updated_us),
         }
-        return _append(self._configs, row, f"scorer_config/{experiment_id}/{name}", number)
+        return self._configs.append([row], txn=Txn(f"scorer_config/{experiment_id}/{name}", number))
 
     def not_found(
         self, name: str, experiment_id: str, version: int | None = None, versions: Collection[int] = ()

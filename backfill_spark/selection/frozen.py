@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.models import Request, Sampling
-from backfill_spark.storage.delta_table import Stores, Txn
+from backfill_spark.storage.small_table import Txn
+from backfill_spark.storage.stores import Stores
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, SparkSession

@@ -6,15 +6,13 @@ brought; nothing else has to know.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from delta.tables import DeltaTable
+from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import SchemaVersionError
 from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from pyspark.sql import SparkSession
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from backfill_spark.settings.locations import Location
 
 VERSION_PROPERTY = "backfill_spark.schema_version"
-_PROPERTIES = {
+PROPERTIES = {
     # Measured: every tenth commit otherwise takes 1.2 s longer.
     "delta.checkpointInterval": "50",
     "delta.checkpointPolicy": "classic",
@@ -39,14 +37,20 @@ _PROPERTIES = {
 """Named, so that spark.databricks.delta.properties.defaults.* of a session or cluster does not reach our tables."""
 
 
+def properties_of(table: Table) -> dict[str, str]:
+    """Return the properties of a new table, its version among them."""
+    return PROPERTIES | {"delta.appendOnly": str(table.append_only).lower(), VERSION_PROPERTY: str(table.version)}
+
+
 def create(spark: SparkSession, table: Table, location: Location) -> None:
     """Create a table that is not there, at today's version."""
+    from delta.tables import DeltaTable
+
     builder = DeltaTable.createIfNotExists(spark).addColumns(table.schema).comment(table.comment)
     builder = builder.tableName(location.name) if location.name is not None else builder.location(str(location.path))
     if table.partitioned_by:
         builder = builder.partitionedBy(*table.partitioned_by)
-    own = {"delta.appendOnly": str(table.append_only).lower(), VERSION_PROPERTY: str(table.version)}
-    for name, value in (_PROPERTIES | own).items():
+    for name, value in properties_of(table).items():
         builder = builder.property(name, value)
     builder.execute()
 
@@ -62,14 +66,7 @@ def migrate(spark: SparkSession, table: Table, location: Location) -> None:
 
 def _migrate(spark: SparkSession, table: Table, location: Location) -> None:
     version = _version(spark, location)
-    if version > table.version:
-        raise SchemaVersionError(
-            f"The table {location.shown!r} has schema version {version}; this backfill_spark knows "
-            f"{table.version}. Install the version that wrote it, or a newer one."
-        )
-    to_come = {name for columns in table.added[version - 1 :] for name in columns}
-    have = check_columns(spark, table, location, to_come=to_come)
-    if to_come - have:
+    if later_columns(table, location, version, fields_of(spark, location)):
         empty = spark.createDataFrame([], table.schema).write.format("delta").mode("append")
         empty = empty.option("mergeSchema", "true")
         if location.name is not None:
@@ -87,26 +84,37 @@ def _version(spark: SparkSession, location: Location) -> int:
     return int(properties.get(VERSION_PROPERTY, 1))
 
 
-def check_columns(
-    spark: SparkSession, table: Table, location: Location, *, to_come: Collection[str] = ()
-) -> frozenset[str]:
-    """Refuse a table whose columns somebody changed; return the columns that it has.
+def fields_of(spark: SparkSession, location: Location) -> dict[str, Any]:
+    """Return the columns that a table has, with their types as Delta writes them."""
+    return {f.name: f.dataType.jsonValue() for f in spark.table(location.quoted).schema.fields}
 
-    Args:
-        spark: the session.
-        table: what the table should be.
-        location: where it is.
-        to_come: columns that may be absent.
+
+def later_columns(table: Table, location: Location, version: int, have: Mapping[str, Any]) -> set[str]:
+    """Return the columns that a table of an older version lacks.
+
+    Raises:
+        SchemaVersionError: a newer backfill_spark wrote it, or somebody changed its columns.
+    """
+    if version > table.version:
+        raise SchemaVersionError(
+            f"The table {location.shown!r} has schema version {version}; this backfill_spark knows "
+            f"{table.version}. Install the version that wrote it, or a newer one."
+        )
+    to_come = {name for columns in table.added[version - 1 :] for name in columns}
+    check_fields(table, location, have, to_come=to_come)
+    return to_come - have.keys()
+
+
+def check_fields(table: Table, location: Location, have: Mapping[str, Any], *, to_come: Collection[str] = ()) -> None:
+    """Refuse a table whose columns somebody changed; those of `to_come` may be absent.
 
     Raises:
         SchemaVersionError: it lacks columns, or has them with other types.
     """
-    have = {f.name: f.dataType for f in spark.table(location.quoted).schema.fields}
     fields = [f for f in table.schema.fields if f.name in have or f.name not in to_come]
-    wrong = [f.name for f in fields if have.get(f.name) != f.dataType]
+    wrong = [f.name for f in fields if have.get(f.name) != f.dataType.jsonValue()]
     if wrong:
         raise SchemaVersionError(
             f"The table {location.shown!r} lacks the columns {wrong}, or has them with other types. "
             f"Found: {sorted(have)}. Name another tables.root or tables.prefix, or restore the table."
         )
-    return frozenset(have)

@@ -13,10 +13,27 @@ LONGEST_PAUSE_S = 10.0
 _random = secrets.SystemRandom()  # two processes with one seed would go on meeting
 
 
+FULL_DISK = "No space left on device"
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's first line with its Delta condition; never row values. A full disk is told as one."""
+    if FULL_DISK in str(error):  # mostly as a cause far down in Java's trace
+        return f"The disk is full ({FULL_DISK}): the tables, or Spark's own files, could not be written. Make room"
+    java = getattr(error, "java_exception", None)
+    text = str(java.getMessage()) if java is not None else str(error)
+    return text.strip().split("\n", 1)[0][:400]
+
+
 def is_conflict(error: BaseException) -> bool:
     """True when a concurrent commit made a write fail; the same write may be tried again."""
     text = _told(error)
-    return "DELTA_CONCURRENT" in text or ("Concurrent" in text and "Exception" in text) or is_altered(error)
+    return (
+        "DELTA_CONCURRENT" in text
+        or "CommitFailedError" in text
+        or ("Concurrent" in text and "Exception" in text)
+        or is_altered(error)
+    )
 
 
 def is_altered(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from backfill_spark.jobs.store import JobStore
 from backfill_spark.results.store import ResultStore
 from backfill_spark.selection import pairs
 from backfill_spark.storage.delta_table import Store
+from backfill_spark.storage.deltalake_table import DeltalakeTable
 from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
@@ -68,8 +69,8 @@ def claims(world: World) -> Any:
 def test_the_compare_and_set(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it two runners that claim a job at once both get it."""
     if guard == "out":
-        append = Store.append
-        monkeypatch.setattr(Store, "append", lambda store, rows, txn=None: append(store, rows) or True)
+        append = DeltalakeTable.append
+        monkeypatch.setattr(DeltalakeTable, "append", lambda table, rows, txn=None: append(table, rows) or True)
     first, second = claims(world)
     assert first is not None
     assert (second is None) is (guard == "in")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backfill_spark.backfill import staging
-from backfill_spark.storage.delta_table import Txn
+from backfill_spark.storage.small_table import Txn
 from tests.checker import commits, transactions
 from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backfill_spark.backfill.tables import Tables
 from backfill_spark.selection.frozen import listed
-from backfill_spark.storage.delta_table import Txn
+from backfill_spark.storage.small_table import Txn
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -23,7 +23,8 @@ from backfill_spark import (
 )
 from backfill_spark.errors import SchemaVersionError
 from backfill_spark.storage import delta_table, migrations
-from backfill_spark.storage.delta_table import Store, Txn
+from backfill_spark.storage.delta_table import Store
+from backfill_spark.storage.small_table import Txn
 from tests.factories import some_traces, write_traces
 
 if TYPE_CHECKING:
@@ -136,15 +137,14 @@ def test_another_one_opens_it_while_this_one_is_about_to(
     spark: SparkSession, settings: Settings, old: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What this one saw of the table is not true any more."""
-    check = migrations.check_columns
+    check = migrations.check_fields
 
-    def overtaken(*args: Any, **options: Any) -> frozenset[str]:
-        seen = check(*args, **options)
-        monkeypatch.setattr(migrations, "check_columns", check)
+    def overtaken(*args: Any, **options: Any) -> None:
+        check(*args, **options)
+        monkeypatch.setattr(migrations, "check_fields", check)
         opened(spark, NEW, settings)
-        return seen
 
-    monkeypatch.setattr(migrations, "check_columns", overtaken)
+    monkeypatch.setattr(migrations, "check_fields", overtaken)
     migrations.migrate(spark, NEW, old.location)
     assert version_of(old) == 3
     assert spark.table(old.location.quoted).columns == [*OLD.schema.fieldNames(), "first", "second", "third"]

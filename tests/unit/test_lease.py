@@ -13,7 +13,7 @@ from backfill_spark.errors import LeaseLostError
 from backfill_spark.jobs.events import Claim, End
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.settings.schema import Settings
-from backfill_spark.storage.delta_table import error_text
+from backfill_spark.storage.retry import error_text
 
 
 def a_lease(error: Exception, *, claimed_s_ago: float = 0.0) -> Lease:

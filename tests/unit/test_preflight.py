@@ -10,7 +10,7 @@ import pytest
 
 from backfill_spark.backfill import preflight
 from backfill_spark.settings.schema import Settings
-from backfill_spark.storage.delta_table import Stores
+from backfill_spark.storage.stores import Stores
 
 MISMATCH = (
     "[PYTHON_VERSION_MISMATCH] Python in worker has different version: 3.10 than that in driver: 3.11, "
