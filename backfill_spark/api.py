@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import time
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from backfill_spark.backfill import queue, runner, validate
-from backfill_spark.backfill.plan import BackfillPlan
+from backfill_spark.backfill import validate
 from backfill_spark.backfill.problems import Problems
-from backfill_spark.backfill.reopen import summary
-from backfill_spark.backfill.submit import accept, create, create_claimed, probe_models, withdraw_unless_alone
 from backfill_spark.backfill.tables import Tables
-from backfill_spark.display.progress import Progress
-from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, JobNotFoundError
+from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, JobNotFoundError, SessionError
 from backfill_spark.jobs.events import JobRecord
 from backfill_spark.jobs.job import BackfillJob, job_of
 from backfill_spark.models import Arguments, BackfillScorerConfig, Counts, JobState, is_job_id
-from backfill_spark.results.rows import current as current_rows
 from backfill_spark.scorers.lookup import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.settings.current import configure, current, set_experiment
 from backfill_spark.storage.session import active_session, get_spark, is_running, usable
-from backfill_spark.traces.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
+    from backfill_spark.backfill.plan import BackfillPlan
     from backfill_spark.settings.schema import Settings
 
 Moment = datetime | date | str | None
@@ -71,7 +65,10 @@ def plan_backfill(
         max_calls=max_calls,
         max_cost_usd=max_cost_usd,
     )
-    return accept(arguments, experiment_id, _tables(settings, spark, arguments=arguments)).plan
+    tables = _tables(settings, spark, arguments=arguments)
+    from backfill_spark.backfill.submit import accept
+
+    return accept(arguments, experiment_id, tables).plan
 
 
 def backfill_scorers(
@@ -133,9 +130,12 @@ def backfill_scorers(
         launch=launch,
     )
     tables = _tables(settings, spark, arguments=arguments)
-    made = accept(arguments, experiment_id, tables)
+    from backfill_spark.backfill.runner import run_job
+    from backfill_spark.backfill.submit import accept, create, create_claimed, probe_models, withdraw_unless_alone
     from backfill_spark.display import views
+    from backfill_spark.display.progress import Progress
 
+    made = accept(arguments, experiment_id, tables)
     views.announce(made.plan)
     made = probe_models(made)
     claim = create_claimed(made) if launch == "here" else None
@@ -146,7 +146,7 @@ def backfill_scorers(
         return job_id
     total = sum(c.due for c in made.inputs.pairs.counts.values())
     with Progress(job_id, total=total) as bar:
-        record = runner.run_job(tables, job_id, claim=claim, planned=made.inputs, bar=bar)
+        record = run_job(tables, job_id, claim=claim, planned=made.inputs, bar=bar)
     return _ended(record)
 
 
@@ -156,7 +156,7 @@ def get_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Se
     Raises:
         JobNotFoundError: no job has this id.
     """
-    tables = _tables(settings, spark, job_id=job_id)
+    tables = _light_tables(settings, spark, job_id)
     return _job(tables, tables.jobs.record(job_id))
 
 
@@ -170,7 +170,7 @@ def list_backfills(
 ) -> list[BackfillJob]:
     """Return jobs, newest first."""
     wanted = None if state is None else _state(state)
-    tables = _tables(settings, spark)
+    tables = _light_tables(settings, spark)
     records = tables.jobs.newest(None if experiment_id is None else str(experiment_id), wanted, limit)
     return [_job(tables, r) for r in records]
 
@@ -227,6 +227,9 @@ def resume_backfill(
     validate.limits_of(limits, (), problems)
     problems.raise_any()
     tables = _tables(settings, spark, job_id=job_id)
+    from backfill_spark.backfill import runner
+    from backfill_spark.display.progress import Progress
+
     job = _job(tables, tables.jobs.record(job_id))
     total = sum(c.due for c in job.counts.values())
     changes = {k: v for k, v in limits.items() if v is not None}
@@ -243,7 +246,9 @@ def cancel_backfill(job_id: str, *, spark: SparkSession | None = None, settings:
     Raises:
         JobNotFoundError: no job has this id.
     """
-    tables = _tables(settings, spark, job_id=job_id)
+    tables = _light_tables(settings, spark, job_id)
+    from backfill_spark.backfill import runner
+
     return _job(tables, runner.cancel(tables, job_id))
 
 
@@ -251,7 +256,9 @@ def work(
     *, forever: bool = False, spark: SparkSession | None = None, settings: Settings | None = None
 ) -> Iterator[BackfillJob]:
     """Run jobs that wait (PENDING, interrupted, dead runner), oldest first; give each as it ended."""
-    tables = _tables(settings, spark)
+    tables = _light_tables(settings, spark)
+    from backfill_spark.backfill import queue
+
     for record in queue.work(tables, forever=forever):
         yield _job(tables, record)
 
@@ -265,6 +272,8 @@ def read_traces(
         TraceSourceError: there are no traces, or their columns do not fit.
     """
     tables = _tables(settings, spark)
+    from backfill_spark.traces.sources import open_source
+
     return open_source(tables.spark, tables.settings, source).traces()
 
 
@@ -278,6 +287,8 @@ def read_assessments(
 ) -> DataFrame:
     """Return the current results without `empty` rows: columns of the table `assessments`."""
     from pyspark.sql import functions as F
+
+    from backfill_spark.results.rows import current as current_rows
 
     store = _tables(settings, spark).results.assessments
     rows = current_rows(store.read() if store.exists() else store.frame([])).where("outcome != 'empty'")
@@ -320,6 +331,19 @@ def _tables(
     return Tables(usable(spark, settings), settings)
 
 
+def _light_tables(settings: Settings | None, spark: SparkSession | None, job_id: str | None = None) -> Tables:
+    """Return the tables for what mostly needs no Spark: a session that is there is used, none is started."""
+    settings = settings or current().settings
+    if job_id is not None and not is_job_id(job_id):
+        raise JobNotFoundError.for_id(job_id)
+    if spark is not None:
+        return Tables(usable(spark, settings), settings)
+    try:
+        return Tables(active_session(), settings)
+    except SessionError:  # it has ended; who needs it is told so
+        return Tables(None, settings)
+
+
 def _state(value: JobState | str) -> JobState:
     try:
         return JobState(value)
@@ -328,10 +352,12 @@ def _state(value: JobState | str) -> JobState:
 
 
 def _job(tables: Tables, record: JobRecord) -> BackfillJob:
-    def summarise(job: BackfillJob) -> pd.DataFrame:
+    def summarise(job: BackfillJob) -> list[dict[str, Any]]:
+        from backfill_spark.backfill.reopen import summary
+
         # A job outlives the session that read it.
-        is_there = is_running(tables.spark)
-        return summary(tables if is_there else Tables(get_spark(tables.settings), tables.settings), record, job)
+        is_there = tables.running is not None and is_running(tables.running)
+        return summary(tables if is_there else Tables(None, tables.settings), record, job)
 
     return job_of(record, tables=tables.settings.tables_at, summarise=summarise)
 

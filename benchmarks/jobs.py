@@ -154,16 +154,18 @@ def _machinery() -> Iterator[tuple[Any, str]]:
 def many(spark: SparkSession, settings: Settings, *, jobs: int, events: int) -> None:
     """Multiply the one job that is there: rows and events of `jobs` more."""
     from backfill_spark.backfill.tables import Tables
+    from backfill_spark.schema import JOB_EVENTS, JOBS
 
-    store = Tables(spark, settings).jobs
+    tables = Tables(spark, settings)
+    rows, of_jobs = tables.of(JOBS), tables.of(JOB_EVENTS)
     fake = F.format_string("bf-20200101-%08d", "id").alias("job_id")
-    row = store.jobs.read().limit(1).drop("job_id")
-    store.jobs.append(spark.range(jobs).select("id", fake).crossJoin(row).drop("id").select(*store.jobs.read().columns))
-    own = store.events.read().where("event in ('created', 'claimed', 'ended')").drop("job_id")
+    row = rows.read().limit(1).drop("job_id")
+    rows.append(spark.range(jobs).select("id", fake).crossJoin(row).drop("id").select(*rows.read().columns))
+    own = of_jobs.read().where("event in ('created', 'claimed', 'ended')").drop("job_id")
     beats = own.where("event = 'claimed'").withColumn("event", F.lit("heartbeat"))
     heads = spark.range(jobs).select("id", fake).crossJoin(own).drop("id")
     tails = spark.range(events - 3 * jobs).select((F.col("id") % jobs).alias("id")).select(fake).crossJoin(beats)
-    store.events.append(heads.unionByName(tails).select(*store.events.read().columns))
+    of_jobs.append(heads.unionByName(tails).select(*of_jobs.read().columns))
 
 
 if __name__ == "__main__":

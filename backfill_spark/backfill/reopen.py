@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill.inputs import Inputs
 from backfill_spark.errors import BackfillError, SourceGoneError
+from backfill_spark.jobs.events import Event
 from backfill_spark.judges.services import services_of
 from backfill_spark.models import Request
 from backfill_spark.results.due import candidates
@@ -15,11 +17,12 @@ from backfill_spark.settings.locations import Location
 from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from backfill_spark.backfill.tables import Tables
     from backfill_spark.jobs.events import JobRecord
     from backfill_spark.jobs.job import BackfillJob
+
+
+logger = logging.getLogger(__name__)
 
 
 def request_of(tables: Tables, record: JobRecord) -> Request:
@@ -98,14 +101,26 @@ def _open_recorded(tables: Tables, request: Request, **pin: Any) -> TraceSource:
         ) from error
 
 
-def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> pd.DataFrame:
-    """Return what `BackfillJob.summary` gives: over the current results of the pairs that the job selected."""
-    import pandas as pd
+def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[str, Any]]:
+    """Return the rows of `BackfillJob.summary`: over the current results of the pairs that the job selected.
 
-    from backfill_spark.results.summary import only_seen, selected_rows, summarise
-
+    Those of a job at rest are kept among its events, for `status` in a process without Spark.
+    """
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
         record = tables.jobs.record(record.job_id)
+    rows = _summary(tables, record, job)
+    if job.state.is_at_rest:
+        try:
+            plain = json.loads(json.dumps(rows, allow_nan=False))
+            tables.jobs.write(job.job_id, [(Event.SUMMARIZED, {"rows": plain, "at": tables.jobs.clock()})])
+        except Exception as error:  # a value that is no number, or tables that may only be read
+            logger.debug("The summary of %s was not kept: %s", job.job_id, error)
+    return rows
+
+
+def _summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[str, Any]]:
+    from backfill_spark.results.summary import only_seen, selected_rows, summarise
+
     # Which pairs have a result is not asked here, so no old version of the results is read.
     request = replace(request_of(tables, record), results_version=None)
     version = record.created.get("work_version") if record.state.is_terminal else None
@@ -113,7 +128,7 @@ def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> pd.DataFrame
         source = pinned_source(tables, job.job_id, request, work_version=version)
         choice = tables.work.choice(job.job_id, request, version=version)
         pairs = candidates(request, source, tables.results, choice=choice, job_id=None, staging_version=None)
-        return pd.DataFrame(summarise(selected_rows(tables.results, request, pairs, job.job_id), request, job.counts))
+        return summarise(selected_rows(tables.results, request, pairs, job.job_id), request, job.counts)
     except Exception as error:
         is_ours, damaged = isinstance(error, BackfillError), corrupt_file(error)
         if not is_ours and damaged is None and not source_gone(error):
@@ -122,4 +137,4 @@ def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> pd.DataFrame
         why += "" if is_ours else "can no longer be read: removed, as by VACUUM." if damaged is None else "is damaged."
     # What the job itself merged is still there, and is not what was asked for.
     rows = summarise(selected_rows(tables.results, request, None, job.job_id), request, job.counts)
-    return pd.DataFrame(only_seen(rows, why))
+    return only_seen(rows, why)

@@ -252,7 +252,20 @@ def cancel(tables: Tables, job_id: str) -> JobRecord:
     record = jobs.record(job_id)
     if record.state.is_terminal or record.is_alive(jobs.clock()):
         return record
-    return run_job(tables, job_id)
+    return run_job(tables, job_id) if record.epoch else _cancel_unclaimed(tables, record)
+
+
+def _cancel_unclaimed(tables: Tables, record: JobRecord) -> JobRecord:
+    """End a job that no runner has ever had: nothing of it is staged, and no Spark is needed."""
+    jobs, counts = tables.jobs, record.created["counts"]
+    claim = jobs.claim(record, ())
+    if claim is None:
+        return jobs.record(record.job_id)
+    payload = {"counts": counts, "calls": 0, "cost_usd": None, "rate_reached": None, "warnings": []}
+    payload["error"] = f"Job {record.job_id} was canceled."
+    record = jobs.end(record.job_id, claim.epoch, End.CANCELED, payload, claimed=claim.record)
+    close(tables, record, has_staged=False)
+    return record
 
 
 @contextmanager

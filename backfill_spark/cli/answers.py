@@ -21,7 +21,7 @@ def plan_object(plan: Any) -> dict[str, Any]:
 
 
 def job_object(job: Any, *, summary: Any = None) -> dict[str, Any]:
-    """Return a BackfillJob as a JSON object; `summary` is the frame of `job.summary()`."""
+    """Return a BackfillJob as a JSON object; `summary` are the rows of `job.summary()`."""
     body = {
         "job_id": job.job_id,
         "state": str(job.state),
@@ -38,7 +38,7 @@ def job_object(job: Any, *, summary: Any = None) -> dict[str, Any]:
     }
     body |= _object(job)
     if summary is not None:
-        body["summary"] = [plain(record) for record in summary.to_dict("records")]
+        body["summary"] = [plain(record) for record in summary]
     return body
 
 

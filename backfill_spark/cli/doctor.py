@@ -170,7 +170,7 @@ def _tables(program: Program) -> Finding:
     there, problems = 0, []
     for table in ALL_TABLES:
         try:
-            store = program.store(table)
+            store = program.stores.small(table)
             if store.exists():
                 store.ensure()
                 there += 1

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from backfill_spark.display.render import Sheet
-    from backfill_spark.schema import Table
     from backfill_spark.settings.schema import Settings
-    from backfill_spark.storage.delta_table import Store
+    from backfill_spark.storage.stores import Stores
 
 REFUSALS = (ValueError, LookupError, SessionError, SchemaVersionError)
 """Errors of ours that mean wrong use or a refused plan; the others mean that something failed."""
@@ -105,11 +104,12 @@ class Program:
         """The level from which on the log is written to stderr."""
         return level_of(self.log_level, quiet=self.quiet)
 
-    def store(self, table: Table) -> Store:
-        """Return the owner of one of our tables."""
+    @cached_property
+    def stores(self) -> Stores:
+        """Our tables; Spark starts where one needs it."""
         from backfill_spark.storage.stores import Stores
 
-        return Stores(self.api.get_spark(self.settings), self.settings).of(table)
+        return Stores(None, self.settings)
 
     @cached_property
     def out(self) -> Console:

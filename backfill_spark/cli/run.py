@@ -117,9 +117,9 @@ def show_end(
 
 
 def _summary(program: Program, job: Any) -> Any:
-    """Return the summary, or None with a message: the job's end is told either way."""
+    """Return the rows of the summary, or None with a message: the job's end is told either way."""
     try:
-        return job.summary()
+        return job.summary().to_dict("records") if job.known_summary is None else job.known_summary
     except Exception as error:
         if program.debug:
             raise

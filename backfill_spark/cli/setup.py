@@ -19,7 +19,7 @@ def init(program: Program) -> None:
 
     made = []
     for table in ALL_TABLES:
-        store = program.store(table)
+        store = program.stores.small(table)
         was_there = store.exists()
         store.ensure()
         made.append({"table": table.name, "location": store.location.shown, "made": not was_there})

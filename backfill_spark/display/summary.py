@@ -1,8 +1,8 @@
-"""How the frame of `summary()` looks."""
+"""How the rows of `summary()` look."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backfill_spark.display.formats import cell, is_shown, mean_text, number_text
@@ -16,11 +16,11 @@ _SUMMARY_KEYS = frozenset(
 )
 
 
-def summary_sheet(summary: Any) -> Sheet:
-    """Return the frame of `summary()` as a sheet: n, mean with its interval, errors, then the aggregations."""
-    records: list[dict[str, Any]] = summary.to_dict("records")
+def summary_sheet(records: Sequence[Mapping[Any, Any]]) -> Sheet:
+    """Return the rows of `summary()` as a sheet: n, mean with its interval, errors, then the aggregations."""
     known = _SUMMARY_KEYS | set(COUNT_NAMES)
-    more = [str(key) for key in summary.columns if key not in known and any(is_shown(r.get(key)) for r in records)]
+    keys = dict.fromkeys(key for record in records for key in record)
+    more = [str(key) for key in keys if key not in known and any(is_shown(r.get(key)) for r in records)]
     names = [r["scorer"] for r in records]
     several = {name for name in names if names.count(name) > 1}
     # A source that cannot be read: only what the job itself merged is seen, and it is called so.
@@ -53,12 +53,12 @@ def summary_sheet(summary: Any) -> Sheet:
     return Sheet("Summary", tables=(Table(columns, rows),), notes=tuple(notes))
 
 
-def _is_full(record: Mapping[str, Any]) -> bool:
+def _is_full(record: Mapping[Any, Any]) -> bool:
     n, population = record.get("n"), record.get("population")
     return is_shown(n) and is_shown(population) and n == population and bool(n)
 
 
-def _n_text(record: Mapping[str, Any]) -> str:
+def _n_text(record: Mapping[Any, Any]) -> str:
     population = record.get("population")
     n = number_text(record.get("n"))
     return n if _is_full(record) or not is_shown(population) else f"{n} of {number_text(population)}"

@@ -91,7 +91,7 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
 
     Args:
         job: the job.
-        summary: the frame of `job.summary()`: means and intervals, instead of what the runners counted.
+        summary: the rows of `job.summary()`: means and intervals, instead of what the runners counted.
         counts: show both.
     """
     rows = []
@@ -100,6 +100,7 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
         rows.append((_name(spec), number_text(spec.sample_rate), *(f"{getattr(count, key):,}" for key in _DONE)))
     table = Table(("scorer", "rate", *_DONE), tuple(rows))
     answer = Sheet("") if summary is None else summary_sheet(summary)
+    is_known = summary is not None and summary is getattr(job, "known_summary", None)
     return Sheet(
         f"Backfill {job.job_id} {state_text(job)}",
         (
@@ -113,6 +114,8 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
             ("calls", f"{job.calls or 0:,}"),
             ("cost", "" if job.cost_usd is None else f"{job.cost_usd:.4f} USD"),
             ("error", job.error or ""),
+            # Later jobs may have changed the results since.
+            ("results of", moment_text(job.summary_at) if is_known else ""),
         ),
         (answer.tables or (table,)) if not counts else (table, *answer.tables),
         (

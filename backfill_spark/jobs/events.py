@@ -33,6 +33,8 @@ class Event(StrEnum):
     CHANGED = "changed"
     """The request was changed: by `resume` a new source version or budget, by an epoch the results it goes by."""
     ENDED = "ended"
+    SUMMARIZED = "summarized"
+    """The summary of a job at rest was read: its rows, so that `status` need not read the results again."""
 
 
 class End(StrEnum):
@@ -75,6 +77,8 @@ class JobRecord:
     staged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     asked: tuple[Mapping[str, Any], ...] = ()
     """What each slice of judge calls spent and got: requests, cost_usd, answers, attempts, draw_to."""
+    summary: Mapping[str, Any] | None = None
+    """Payload of the newest `summarized`: rows, at."""
     started_at: float | None = None
     ended_at: float | None = None
 
@@ -145,6 +149,8 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
                 staged[payload["chunk"]] = payload
             case Event.ASKED:
                 record = replace(record, asked=(*record.asked, payload))
+            case Event.SUMMARIZED if record.summary is None or record.summary["at"] < payload["at"]:
+                record = replace(record, summary=payload)
     ends = sorted((r for r in rows if r["event"] == Event.ENDED), key=lambda r: int(r["epoch"]))
     if ends and ends[-1]["epoch"] == record.epoch:
         payload = json.loads(ends[-1]["payload"])
@@ -154,8 +160,10 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
             record = replace(record, is_released=True)
         else:
             record = replace(record, state=JobState(how.value), end=payload, ended_at=ends[-1]["at"])
+    if record.summary is not None and record.summary["at"] < (record.ended_at or float("inf")):
+        record = replace(record, summary=None)  # a runner has gone on since
     if record.cancel_requested and not record.state.is_terminal:
         record = replace(record, state=JobState.CANCELING)
-    others = (Event.CANCEL_REQUESTED, Event.CHANGED)  # no sign of the runner's life
+    others = (Event.CANCEL_REQUESTED, Event.CHANGED, Event.SUMMARIZED)  # no sign of the runner's life
     seen = [r["seen"] for r in rows if r["epoch"] == record.epoch and r["event"] not in others]
     return replace(record, changes=changes, staged=staged, last_seen=max(seen, default=None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,10 @@ class BackfillJob:
     """Where the job's tables are: a folder or `catalog.schema`."""
     warnings: tuple[str, ...] = ()
     """A sentence for each scorer that failed on more than half of its pairs, with its most frequent error."""
-    _summarise: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
+    known_summary: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False, compare=False)
+    """The rows of `summary()` as somebody last read them, and `summary_at` when; None when nobody has."""
+    summary_at: datetime | None = field(default=None, repr=False, compare=False)
+    _summarise: Callable[[], Sequence[Mapping[str, Any]]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def progress(self) -> float:
@@ -69,7 +72,9 @@ class BackfillJob:
         """
         if self._summarise is None:
             raise RuntimeError("this BackfillJob was not read from the tables; use get_backfill(job_id)")
-        return self._summarise()
+        import pandas as pd
+
+        return pd.DataFrame(self._summarise())
 
     def _repr_html_(self) -> str:
         from backfill_spark.display import views
@@ -87,7 +92,7 @@ def job_of(
     *,
     now: float | None = None,
     tables: str = "",
-    summarise: Callable[[BackfillJob], pd.DataFrame] | None = None,
+    summarise: Callable[[BackfillJob], Sequence[Mapping[str, Any]]] | None = None,
 ) -> BackfillJob:
     """Return the job that a record tells of."""
     request: dict[str, Any] = record.created["request"] | dict(record.changes)
@@ -119,6 +124,8 @@ def job_of(
         source_kind=request.get("source_kind", ""),
         tables=tables,
         warnings=tuple(record.end.get("warnings", ())),
+        known_summary=None if record.summary is None else tuple(record.summary["rows"]),
+        summary_at=None if record.summary is None else moment(record.summary["at"]),
         _summarise=(lambda: summarise(made[0])) if summarise is not None else None,
     )
     made.append(job)

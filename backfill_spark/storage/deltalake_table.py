@@ -12,14 +12,17 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
@@ -36,8 +39,6 @@ _OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION"}
 ATTEMPTS = 200
 LONGEST_PAUSE_S = 0.5
 _random = secrets.SystemRandom()
-# Spark writes moments as INT96, which would overflow as nanoseconds.
-_FORMAT = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
 _ensured: dict[tuple[str, int], int] = {}
 """Folder and version of tables that need not be looked at again → the inode of their log."""
 
@@ -188,42 +189,39 @@ class DeltalakeTable:
             return []
         with self._lock:
             now = self._newest()
-            schema, files = self._schema(now), pa.table(now.get_add_actions(flatten=True))
-        files = files.filter(_may_hold(files, where or {}))
+            schema, files = self._schema(now), _files_of(now, where or {}, newest[0] if newest else "")
         if newest is not None:
-            rows = self._highest(schema, files, where, *newest)
-        elif seen:
-            rows = [
-                row | {"seen": self._seen(name)} for name in _names(files) for row in self._rows([name], schema, where)
-            ]
-        else:
-            rows = self._rows(_names(files), schema, where)
+            return self._highest(schema, files, where or {}, *newest)
+        rows: list[Row] = []
+        for file in files:
+            found = self._rows(file.name, schema, where or {})
+            if seen:
+                at = (self._folder / file.name).stat().st_mtime_ns / 1e9
+                found = [row | {"seen": at} for row in found]
+            rows += found
         return rows
 
-    def _rows(self, names: Sequence[str], schema: pa.Schema, where: Where | None) -> list[Row]:
-        if not names:
-            return []
-        wanted = None
-        for column, values in (where or {}).items():
-            condition = ds.field(column).isin(pa.array(list(values), schema.field(column).type))
-            wanted = condition if wanted is None else wanted & condition
-        paths = [str(self._folder / name) for name in names]
-        found = ds.dataset(paths, schema=schema, format=_FORMAT).to_table(filter=wanted)
-        return found.to_pylist()
+    def _rows(self, name: str, schema: pa.Schema, where: Where) -> list[Row]:
+        # pyarrow.dataset would do this, and imports pandas: 0.3 s of a command that takes 0.7. Spark's moments are
+        # INT96, which would overflow as nanoseconds.
+        found = pq.ParquetFile(self._folder / name, coerce_int96_timestamp_unit="us").read()
+        have = set(found.column_names)
+        columns = [found[f.name].cast(f.type) if f.name in have else pa.nulls(len(found), f.type) for f in schema]
+        found = pa.Table.from_arrays(columns, schema=schema)
+        for column, values in where.items():
+            found = found.filter(_is_one_of(found[column], values))
+        rows: list[Row] = found.to_pylist()
+        return rows
 
-    def _highest(self, schema: pa.Schema, files: pa.Table, where: Where | None, column: str, count: int) -> list[Row]:
+    def _highest(self, schema: pa.Schema, files: list[_File], where: Where, column: str, count: int) -> list[Row]:
         """Read files from the highest values down, until no file that is left can hold a higher one."""
-        highest = f"max.{column}"
-        if highest not in files.column_names:
-            return sorted(self._rows(_names(files), schema, where), key=lambda r: r[column], reverse=True)[:count]
-        files = files.sort_by([(highest, "descending")])  # those without statistics come last, and are always read
-        tops, names = files[highest].to_pylist(), _names(files)
+        known = sorted((f for f in files if f.highest is not None), key=lambda f: f.highest, reverse=True)
         rows: list[Row] = []
-        for at in range(0, len(names), count):
-            if len(rows) >= count and tops[at] is not None and tops[at] < rows[count - 1][column]:
+        for file in [*(f for f in files if f.highest is None), *known]:
+            if len(rows) >= count and file.highest is not None and file.highest < rows[count - 1][column]:
                 break
-            rows += self._rows(names[at : at + count], schema, where)
-            rows.sort(key=lambda r: r[column], reverse=True)
+            rows += self._rows(file.name, schema, where)
+            rows.sort(key=lambda row: row[column], reverse=True)
         return rows[:count]
 
     def _schema(self, now: DeltaTable) -> pa.Schema:
@@ -231,9 +229,6 @@ class DeltalakeTable:
         there = pa.schema(now.schema().to_arrow())
         ours = pa.schema(Schema.from_json(self.table.schema.json()).to_arrow())
         return pa.schema([*there, *(field for field in ours if field.name not in there.names)])
-
-    def _seen(self, name: str) -> float:
-        return (self._folder / name).stat().st_mtime_ns / 1e9
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, txn: Txn | None = None) -> bool:
         self.ensure()
@@ -250,7 +245,7 @@ class DeltalakeTable:
                 self._save(now, _batch(rows, schema), _committing(nonce, txn), mode="append")
             return True
 
-        return bool(self._until_committed(once, lambda: self._landed(self._newest(), nonce)))
+        return bool(self._until_committed(once, nonce))
 
     def put(self, row: Mapping[str, Any], *, key: str, guard: Sequence[str], is_newer: Callable[[Row], bool]) -> None:
         del guard  # the version that was looked at guards the whole row
@@ -269,7 +264,7 @@ class DeltalakeTable:
                 self._save(now, batch, _committing(nonce), **how)
             return True
 
-        self._until_committed(once, lambda: self._landed(self._newest(), nonce))
+        self._until_committed(once, nonce)
 
     def _save(self, now: DeltaTable, batch: pa.Table, how: CommitProperties, **mode: Any) -> None:
         write_deltalake(now, batch, commit_properties=how, **mode)
@@ -278,20 +273,21 @@ class DeltalakeTable:
         """True when one of the newest commits carries `nonce`."""
         return any(nonce in (commit.get("userMetadata") or "") for commit in now.history(50))
 
-    def _until_committed(self, step: Callable[[], Any], landed: Callable[[], bool] | None = None) -> Any:
+    def _until_committed(self, step: Callable[[], Any], nonce: str = "") -> Any:
         """Do `step` again when another commit was first; an error whose write landed is none."""
-        for tried in range(ATTEMPTS):
+        for tried in range(1, ATTEMPTS + 1):
             try:
                 return step()
             except Exception as error:
-                is_last = tried == ATTEMPTS - 1
-                self._open = None
-                if landed is not None and self.exists() and landed():
-                    return True
-                if is_last or not (isinstance(error, CommitFailedError) or _is_made(error)):
+                with self._lock:
+                    self._open = None
+                    if nonce and self.exists() and self._landed(self._newest(), nonce):
+                        return True
+                is_overtaken = isinstance(error, CommitFailedError) or "already exists" in str(error)
+                if tried == ATTEMPTS or not is_overtaken:
                     raise
             time.sleep(min(0.005 * 2 ** min(tried, 10), LONGEST_PAUSE_S) * _random.uniform(0.5, 1.5))
-        raise AssertionError("unreachable")
+        return None
 
 
 def _committing(nonce: str = "", txn: Txn | None = None) -> CommitProperties:
@@ -304,11 +300,6 @@ def _committing(nonce: str = "", txn: Txn | None = None) -> CommitProperties:
     )
 
 
-def _is_made(error: Exception) -> bool:
-    """True for the error of a table that somebody made at the same moment."""
-    return "already exists" in str(error)
-
-
 def _fields(found: DeltaTable) -> dict[str, Any]:
     return {field["name"]: field["type"] for field in json.loads(found.schema().to_json())["fields"]}
 
@@ -317,22 +308,36 @@ def _batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
 
 
-def _names(files: pa.Table) -> list[str]:
-    return [unquote(name) for name in files["path"].to_pylist()]
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of the newest version."""
+
+    name: str
+    highest: Any
+    """Greatest value of the column that rows are ordered by; None where it is not known."""
 
 
-def _may_hold(files: pa.Table, where: Where) -> pa.ChunkedArray:
-    """Which files may hold rows that are wanted, by the least and greatest value of each."""
-    keep = pa.chunked_array([pa.array([True] * len(files), pa.bool_())])
+def _files_of(now: DeltaTable, where: Where, by: str) -> list[_File]:
+    """Return the files that may hold rows that are wanted, by the least and greatest value of each column."""
+    stream: Any = now.get_add_actions(flatten=True)
+    found = pa.RecordBatchReader.from_stream(stream).read_all()  # pa.table() would import pandas
+    unknown = [None] * len(found)
+
+    def known(name: str) -> list[Any]:
+        return found[name].to_pylist() if name in found.column_names else unknown
+
+    keep = [True] * len(found)
     for column, values in where.items():
-        low, high = f"min.{column}", f"max.{column}"
-        if low not in files.column_names or high not in files.column_names or not values:
-            continue
-        unknown = pc.or_(pc.is_null(files[low]), pc.is_null(files[high]))
-        bounds = [(v, v) for v in values] if len(values) <= 50 else [(max(values), min(values))]  # type: ignore[type-var]
-        inside = None
-        for top, bottom in bounds:
-            one = pc.and_(pc.less_equal(files[low], top), pc.greater_equal(files[high], bottom))
-            inside = one if inside is None else pc.or_(inside, one)
-        keep = pc.and_(keep, pc.or_(unknown, pc.fill_null(inside, fill_value=True)))
-    return keep
+        wanted = sorted(values)
+        for at, (low, high) in enumerate(zip(known(f"min.{column}"), known(f"max.{column}"), strict=True)):
+            if low is not None and high is not None:
+                next_one = bisect_left(wanted, low)
+                keep[at] &= next_one < len(wanted) and wanted[next_one] <= high
+    files = zip(keep, known("path"), known(f"max.{by}"), strict=True)
+    return [_File(unquote(path), highest) for is_kept, path, highest in files if is_kept]
+
+
+def _is_one_of(column: pa.ChunkedArray, values: Collection[Any]) -> pa.ChunkedArray:
+    if not values or len(values) > 50:
+        return pc.is_in(column, pa.array(list(values), column.type))
+    return reduce(pc.or_, (pc.equal(column, pa.scalar(value, column.type)) for value in values))

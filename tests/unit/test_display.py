@@ -89,6 +89,10 @@ def words(sheet: Sheet) -> str:
     return " ".join(sheet.text().split())
 
 
+def words_of(frame: Any) -> str:
+    return words(summary_sheet(frame.to_dict("records")))
+
+
 class TestPlan:
     def test_says_window_source_and_each_count(self) -> None:
         shown = words(plan_sheet(a_plan()))
@@ -181,20 +185,22 @@ class TestJob:
 class TestSummary:
     def test_shows_the_mean_with_its_interval(self) -> None:
         frame = a_frame({"n": 300, "mean": 0.389, "ci_low": 0.370, "ci_high": 0.408, "population": 3_249})
-        assert "length v2 0.8 300 of 3,249 0.389 [0.370, 0.408] 5 0 800" in words(summary_sheet(frame))
+        assert "length v2 0.8 300 of 3,249 0.389 [0.370, 0.408] 5 0 800" in words(
+            summary_sheet(frame.to_dict("records"))
+        )
 
     def test_a_full_pass_says_all(self) -> None:
         frame = a_frame({"n": 3_249, "mean": 0.389, "ci_low": 0.389, "ci_high": 0.389, "population": 3_249})
-        assert "3,249 0.389 (all)" in words(summary_sheet(frame))
+        assert "3,249 0.389 (all)" in words_of(frame)
 
     def test_errors_are_those_of_the_current_results(self) -> None:
         """A re-run with 0 calls made no errors, and its selected pairs still have some."""
         frame = a_frame({"n": 3, "mean": 1.0, "population": 9, "errored": 0, "results_errored": 4, "calls": 0})
-        assert "1 [not known] 4 0 0" in words(summary_sheet(frame))
+        assert "1 [not known] 4 0 0" in words_of(frame)
 
     def test_shows_aggregations_that_have_a_value(self) -> None:
         frame = a_frame({"n": 2, "mean": 1.5, "population": 9, "max": 2.0, "p90": float("nan")})
-        shown = words(summary_sheet(frame))
+        shown = words_of(frame)
         assert "calls max" in shown
         assert "p90" not in shown
 
@@ -202,11 +208,11 @@ class TestSummary:
         import pandas as pd
 
         frame = a_frame({"n": 0, "mean": None, "ci_low": None, "ci_high": None, "population": 12})
-        assert "0 of 12 -" in words(summary_sheet(pd.DataFrame(frame.to_dict("records"))))
+        assert "0 of 12 -" in words_of(pd.DataFrame(frame.to_dict("records")))
 
     def test_names_the_feedbacks_of_a_scorer_that_gives_several(self) -> None:
         frame = a_frame({"feedback": "words", "n": 1, "population": 9}, {"feedback": "long", "n": 2, "population": 9})
-        shown = words(summary_sheet(frame))
+        shown = words_of(frame)
         assert "length v2 / words 0.8 1 of 9" in shown
         assert "length v2 / long 0.8 2 of 9" in shown
 

@@ -58,7 +58,7 @@ def run_demo(console: Console, *, folder: str | Path = FOLDER, traces: int = 20_
         console.print(views.plan_sheet(plan))
 
         job = _backfill(console, "The backfill", _configs(scorers, personal=0.8), request)
-        console.print(summary_sheet(job.summary()))
+        console.print(summary_sheet(job.summary().to_dict("records")))
         _explain_errors(console, job)
         again = _backfill(console, "The same again", _configs(scorers, personal=0.8), request)
         _say(console, f"{again.calls:,} calls: what has a result is never paid for again.")
@@ -68,7 +68,7 @@ def run_demo(console: Console, *, folder: str | Path = FOLDER, traces: int = 20_
             console,
             f"{now:,} calls, not {before + now:,}: the sample at 1.0 holds the one at 0.8. The rate is exact now:",
         )
-        console.print(summary_sheet(more.summary()))
+        console.print(summary_sheet(more.summary().to_dict("records")))
         _say_where_to_look(console, root, more)
     finally:
         configure()
