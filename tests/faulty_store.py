@@ -134,6 +134,10 @@ class FaultyDeltalakeTable(DeltalakeTable):
         operation = Operation.APPEND if mode["mode"] == "append" else Operation.MERGE
         self.plan.around(self.table.name, operation, lambda: save(*args, **mode))
 
+    def _commit(self, *args: Any) -> None:
+        commit = super()._commit
+        self.plan.around(self.table.name, Operation.MERGE, lambda: commit(*args))
+
 
 @contextmanager
 def faulty(plan: FaultPlan) -> Iterator[FaultPlan]:

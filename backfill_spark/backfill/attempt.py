@@ -46,6 +46,8 @@ class JobProgress:
     """
     waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
     """Staged chunks that no MERGE has taken yet."""
+    fresh: set[int] = field(default_factory=set)
+    """Chunks that this attempt has scored, and whose MERGE it has not tried: nobody can have merged them."""
     rows_waiting: int = 0
     next_chunk: int = 0
     looked_at: int | None = None

@@ -19,7 +19,7 @@ from backfill_spark.storage.retry import until_alone
 from backfill_spark.storage.session import compiled
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, Row
+    from pyspark.sql import DataFrame
 
     from backfill_spark.backfill.attempt import Attempt
     from backfill_spark.models import Chunk
@@ -57,6 +57,7 @@ def stage(attempt: Attempt, chunk: Chunk, frame: DataFrame) -> None:
         progress.stage_seconds += time.monotonic() - began
         failpoint(Failpoint.AFTER_STAGE)
         progress.waiting[chunk.index] = chunk.dates
+        progress.fresh.add(chunk.index)
         staged = watch.count(rows, results.staged_by(job_id, [chunk.index]), job_id)
     attempt.record_staged(chunk.index, staged)
     pairs = sum(t.finished for t in staged.values())
@@ -120,12 +121,17 @@ def merge(attempt: Attempt) -> None:
     dates = sorted({d for days in progress.waiting.values() for d in days})
     began = time.monotonic()
 
-    def once() -> Row | None:
+    is_fresh = set(numbers) <= progress.fresh
+    progress.fresh -= set(numbers)
+
+    def once() -> bool:
         attempt.check()
         txn, rows = attempt.lease.next_txn(), progress.rows_waiting
         try:
             with attempt.bar.merging(rows), compiled(attempt.tables.spark, rows=rows):
-                return attempt.tables.results.merge(attempt.job_id, attempt.request, numbers, dates, txn)
+                return attempt.tables.results.merge(
+                    attempt.job_id, attempt.request, numbers, dates, txn, is_fresh=is_fresh
+                )
         except Exception as error:
             # What Spark refuses to plan was never sent.
             progress.is_merge_open = not isinstance(error, AnalysisException)
@@ -136,7 +142,7 @@ def merge(attempt: Attempt) -> None:
         attempt.bar.tell(f"conflict with another writer at MERGE, tried again (attempt {tried})")
         attempt.lease.flush()
 
-    if until_alone(once, attempts=MERGE_ATTEMPTS, between=note) is None:
+    if not until_alone(once, attempts=MERGE_ATTEMPTS, between=note):
         attempt.fenced()
     progress.is_merge_open = False
     failpoint(Failpoint.AFTER_MERGE)

@@ -119,7 +119,8 @@ def show_end(
 def _summary(program: Program, job: Any) -> Any:
     """Return the rows of the summary, or None with a message: the job's end is told either way."""
     try:
-        return job.summary().to_dict("records") if job.known_summary is None else job.known_summary
+        known = getattr(job, "known_summary", None)
+        return job.summary().to_dict("records") if known is None else known
     except Exception as error:
         if program.debug:
             raise

@@ -11,9 +11,11 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from backfill_spark import schema
-from backfill_spark.models import Outcome, Reprocess, Request, ScorerSpec
+from backfill_spark.jobs.events import EPOCH_SHIFT
+from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.results.counts import StagedCounts, Watch, count_staged
 from backfill_spark.results.rows import assessments, position_of
+from backfill_spark.results.write import FILES_DDL, PARTITION, OfScorer, ResultWriter
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
 from backfill_spark.storage.small_table import Txn
@@ -32,6 +34,7 @@ class ResultStore:
     def __init__(self, tables: Stores) -> None:
         self.assessments = tables.of(schema.ASSESSMENTS)
         self.staging = tables.of(schema.STAGING)
+        self._writer = tables.settings.scoring.writer
 
     def ensure(self) -> None:
         """Create both tables when they are not there."""
@@ -181,13 +184,61 @@ class ResultStore:
     # --- merge
 
     def merge(
-        self, job_id: str, request: Request, chunks: Sequence[int], dates: Sequence[date], txn: Txn
-    ) -> Row | None:
-        """MERGE the staged rows of `chunks` into `assessments`; a pair's rows are replaced as a whole.
+        self, job_id: str, request: Request, chunks: Sequence[int], dates: Sequence[date], txn: Txn, *, is_fresh: bool
+    ) -> bool:
+        """Put the staged rows of `chunks` into `assessments`; a pair's rows are replaced as a whole.
+
+        Args:
+            job_id: whose rows.
+            request: its request.
+            chunks: which of its chunks.
+            dates: trace dates of their rows.
+            txn: of the write.
+            is_fresh: True when no earlier write can have put them there: the job's runner has called them itself.
 
         Returns:
-            Delta's counts, or None when the fence skipped the write.
+            False when the fence skipped the write.
         """
+        if is_fresh and request.reprocess is Reprocess.MISSING and self._writes_files():
+            landed = self._add_files(job_id, request, chunks, txn)
+            if landed is not None:
+                return landed
+        return self._merge(job_id, request, chunks, dates, txn) is not None
+
+    def _writes_files(self) -> bool:
+        """True where tasks write results as files of the table: they and the driver see one folder."""
+        store = self.assessments
+        writer = self._writer
+        if writer == "spark" or store.light is None:
+            return False
+        return writer == "files" or str(store.spark.conf.get("spark.master", "")).startswith("local")
+
+    def _add_files(self, job_id: str, request: Request, chunks: Sequence[int], txn: Txn) -> bool | None:
+        """Write the rows as files and commit them; None when others wrote results of the same dates meanwhile."""
+        table = self.assessments.light
+        assert table is not None
+        types = {
+            s.name: OfScorer(s.digest, s.sample_rate, "LLM_JUDGE" if s.kind is ScorerKind.JUDGE else "CODE")
+            for s in request.scorers
+        }
+        writer = ResultWriter(str(table.folder), table.columns(), types, request.seed)
+        staged = self.staged_by(job_id, chunks)
+        files = [row.asDict() for row in staged.mapInArrow(writer.write, FILES_DDL).collect()]
+        after = -1 if request.results_version is None else request.results_version
+        landed = None
+        try:
+            own_from = txn.version >> EPOCH_SHIFT << EPOCH_SHIFT
+            landed = table.add_files(files, by=PARTITION, after=after, txn=txn, own_from=own_from)
+        finally:
+            if not landed:
+                for file in files:
+                    (table.folder / file["path"]).unlink(missing_ok=True)
+        return landed
+
+    def _merge(
+        self, job_id: str, request: Request, chunks: Sequence[int], dates: Sequence[date], txn: Txn
+    ) -> Row | None:
+        """MERGE the staged rows; return Delta's counts, or None when the fence skipped the write."""
         replaces = request.reprocess is not Reprocess.MISSING
         days = ", ".join(f"DATE'{d.isoformat()}'" for d in sorted(set(dates)))
         same = " AND ".join(f"t.{k} = s.{k}" for k in (schema.ROW_KEY if replaces else schema.PAIR_KEY))

@@ -62,6 +62,11 @@ class ScoringSettings(_Section):
     """How scorers are applied."""
 
     udf: Literal["pandas", "arrow"] = Field("pandas", description="Kind of UDF; arrow needs Spark 4.1.")
+    writer: Literal["auto", "files", "spark"] = Field(
+        "auto",
+        description="Who writes results: tasks as files of the table (files), or MERGE (spark); auto: files where the "
+        "tables lie in a folder of this machine and Spark runs on it.",
+    )
 
 
 class LimitSettings(_Section):

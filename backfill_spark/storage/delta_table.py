@@ -40,9 +40,7 @@ class Store(CommitLog):
         super().__init__(spark, location_of(table, settings))
         self.table = table
         folder = local_folder(self.location)
-        self._light = (
-            DeltalakeTable(table, self.location, folder) if folder is not None and is_reached(folder) else None
-        )
+        self.light = DeltalakeTable(table, self.location, folder) if folder is not None and is_reached(folder) else None
         """Makes and migrates the table in a hundredth of the time."""
 
     def exists(self) -> bool:
@@ -57,8 +55,8 @@ class Store(CommitLog):
         Raises:
             SchemaVersionError: a newer backfill_spark wrote it, or it lacks columns.
         """
-        if self._light is not None:
-            self._light.ensure()
+        if self.light is not None:
+            self.light.ensure()
         elif self._key not in _opened or not self.exists():
             # Two first users at once: one of them wins, both go on.
             is_new = until_alone(self._create, attempts=5, again=lambda _: True)
@@ -69,7 +67,7 @@ class Store(CommitLog):
 
     def _ensure_once(self) -> None:
         """`ensure` for a write, which does not look again whether the table is there."""
-        if self._light is not None or self._key not in _opened:
+        if self.light is not None or self._key not in _opened:
             self.ensure()
 
     @property

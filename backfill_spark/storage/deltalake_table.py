@@ -25,11 +25,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
 
 from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, later_columns, properties_of
 from backfill_spark.storage.small_table import Row, Txn, Where
 
 if TYPE_CHECKING:
+    from deltalake.transaction import RemoveAction
+
     from backfill_spark.schema import Table
     from backfill_spark.settings.locations import Location
 
@@ -99,17 +102,17 @@ class DeltalakeTable:
     def __init__(self, table: Table, location: Location, folder: Path) -> None:
         self.table = table
         self.location = location
-        self._folder = folder
+        self.folder = folder
         self._lock = threading.RLock()
         self._open: tuple[int, DeltaTable] | None = None
 
     # --- the table itself
 
     def exists(self) -> bool:
-        return self._inode() is not None and DeltaTable.is_deltatable(str(self._folder))
+        return self._inode() is not None and DeltaTable.is_deltatable(str(self.folder))
 
     def ensure(self) -> Self:
-        key, inode = (str(self._folder), self.table.version), self._inode()
+        key, inode = (str(self.folder), self.table.version), self._inode()
         if inode is None or _ensured.get(key) != inode:
             self._until_committed(self._make_or_migrate)
             _ensured[key] = self._inode() or 0
@@ -127,6 +130,10 @@ class DeltalakeTable:
             newest = self._newest()
             return f"{newest.version():020}:{newest.metadata().id}"
 
+    def columns(self) -> pa.Schema:
+        """Our columns, as Arrow has them."""
+        return pa.schema(Schema.from_json(self.table.schema.json()).to_arrow())
+
     def check_columns(self) -> None:
         """Refuse a table whose columns somebody changed.
 
@@ -139,7 +146,7 @@ class DeltalakeTable:
     def _inode(self) -> int | None:
         """What tells a table's log from one that was made in its place later."""
         try:
-            return (self._folder / "_delta_log").stat().st_ino
+            return (self.folder / "_delta_log").stat().st_ino
         except FileNotFoundError:
             return None
 
@@ -147,7 +154,7 @@ class DeltalakeTable:
         """The table at its newest version, looked at with the lock held."""
         inode = self._inode()
         if self._open is None or self._open[0] != inode:
-            self._open = (inode or 0, DeltaTable(str(self._folder)))
+            self._open = (inode or 0, DeltaTable(str(self.folder)))
         else:
             self._open[1].update_incremental()
         return self._open[1]
@@ -155,7 +162,7 @@ class DeltalakeTable:
     def _make_or_migrate(self) -> None:
         if not self.exists():
             DeltaTable.create(
-                str(self._folder),
+                str(self.folder),
                 Schema.from_json(self.table.schema.json()),
                 mode="error",
                 partition_by=list(self.table.partitioned_by) or None,
@@ -196,7 +203,7 @@ class DeltalakeTable:
         for file in files:
             found = self._rows(file.name, schema, where or {})
             if seen:
-                at = (self._folder / file.name).stat().st_mtime_ns / 1e9
+                at = (self.folder / file.name).stat().st_mtime_ns / 1e9
                 found = [row | {"seen": at} for row in found]
             rows += found
         return rows
@@ -204,7 +211,7 @@ class DeltalakeTable:
     def _rows(self, name: str, schema: pa.Schema, where: Where) -> list[Row]:
         # pyarrow.dataset would do this, and imports pandas: 0.3 s of a command that takes 0.7. Spark's moments are
         # INT96, which would overflow as nanoseconds.
-        found = pq.ParquetFile(self._folder / name, coerce_int96_timestamp_unit="us").read()
+        found = pq.ParquetFile(self.folder / name, coerce_int96_timestamp_unit="us").read()
         have = set(found.column_names)
         columns = [found[f.name].cast(f.type) if f.name in have else pa.nulls(len(found), f.type) for f in schema]
         found = pa.Table.from_arrays(columns, schema=schema)
@@ -227,8 +234,7 @@ class DeltalakeTable:
     def _schema(self, now: DeltaTable) -> pa.Schema:
         """The columns of the table, and those of ours that an older one lacks."""
         there = pa.schema(now.schema().to_arrow())
-        ours = pa.schema(Schema.from_json(self.table.schema.json()).to_arrow())
-        return pa.schema([*there, *(field for field in ours if field.name not in there.names)])
+        return pa.schema([*there, *(field for field in self.columns() if field.name not in there.names)])
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, txn: Txn | None = None) -> bool:
         self.ensure()
@@ -265,6 +271,58 @@ class DeltalakeTable:
             return True
 
         self._until_committed(once, nonce)
+
+    def add_files(
+        self, files: Sequence[Mapping[str, Any]], *, by: str, after: int, txn: Txn, own_from: int
+    ) -> bool | None:
+        """Commit files that lie in the table's folder, unless somebody has written to the same partitions.
+
+        Args:
+            files: path, day (value of `by`), size in bytes and Delta's statistics of each.
+            by: the column that the table is partitioned by.
+            after: the version from which on others may have written.
+            txn: of the write.
+            own_from: the lowest transaction version of this runner; its own commits are no others'.
+
+        Returns:
+            True when the commit landed; False when another write has taken `txn`'s version or a higher one, None
+            when others wrote to the partitions.
+        """
+        nonce = secrets.token_hex(8)
+        at = int(time.time() * 1000)
+        days = {str(file["day"]) for file in files}
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(f["path"], f["size"], {by: f["day"]}, at, data_change=True, stats=f["stats"]) for f in files
+        ]
+
+        def once() -> bool | None:
+            with self._lock:
+                now = self._newest()
+                if (now.transaction_version(txn.app_id) or -1) >= txn.version:
+                    return self._landed(now, nonce)
+                if any(self._writes(v, by, days, txn.app_id, own_from) for v in range(after + 1, now.version() + 1)):
+                    return None
+                self._commit(now, actions, _committing(nonce, txn))
+            return True
+
+        done = self._until_committed(once, nonce)
+        return None if done is None else bool(done)
+
+    def _commit(self, now: DeltaTable, actions: list[AddAction | RemoveAction], how: CommitProperties) -> None:
+        schema = now.schema()
+        now.create_write_transaction(actions, "append", schema, list(self.table.partitioned_by), commit_properties=how)
+
+    def _writes(self, version: int, by: str, days: Collection[str], app_id: str, own_from: int) -> bool:
+        """True when a commit of another runner wrote to one of these partitions, or nobody can say."""
+        file = self.folder / "_delta_log" / f"{version:020}.json"
+        try:
+            actions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError:
+            return True
+        if any(a["txn"]["appId"] == app_id and a["txn"]["version"] >= own_from for a in actions if "txn" in a):
+            return False
+        touched = {a["add"].get("partitionValues", {}).get(by) for a in actions if "add" in a}
+        return bool(touched & set(days)) or any("metaData" in a or "protocol" in a for a in actions if version)
 
     def _save(self, now: DeltaTable, batch: pa.Table, how: CommitProperties, **mode: Any) -> None:
         write_deltalake(now, batch, commit_properties=how, **mode)

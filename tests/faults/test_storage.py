@@ -99,8 +99,8 @@ def test_f07_a_merge_that_may_still_land_is_shut_out_before_the_end(world: World
     late = []
     merge = store.ResultStore.merge
 
-    def lost(self: Any, job_id: Any, request: Any, chunks: Any, dates: Any, txn: Any) -> None:
-        late.append(lambda: merge(self, job_id, request, chunks, dates, txn))
+    def lost(self: Any, *given: Any, **options: Any) -> None:
+        late.append(lambda: merge(self, *given, **options))
         raise OSError("the storage does not answer")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -227,12 +227,12 @@ class TestSummary:
             }
         )
         said = "Scorer 'length' failed on 8 of 9 pairs. Most frequent error: timeout: It took long"
-        assert said == job_sheet(a_job(), summary=frame).text().strip().splitlines()[-1]
+        assert said == job_sheet(a_job(), summary=frame.to_dict("records")).text().strip().splitlines()[-1]
         assert said == job_sheet(a_job(warnings=(said,))).text().strip().splitlines()[-1]
 
     def test_stands_in_a_job_in_place_of_the_counts(self) -> None:
         frame = a_frame({"n": 2, "mean": 0.5, "ci_low": 0.1, "ci_high": 0.9, "population": 9})
-        assert "0.50 [0.10, 0.90]" in words(job_sheet(a_job(), summary=frame))
+        assert "0.50 [0.10, 0.90]" in words(job_sheet(a_job(), summary=frame.to_dict("records")))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""Rows of `assessments` written by a task as the table's own files: made of staged arrays, a column at a time.
+
+Knows no Spark. A file counts from the commit that names it on; `results.store` makes that commit. Measured with 900,000
+results in 60 dates: 5 CPU seconds, where Spark's writer, a row at a time, takes 20 besides 12 for the columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from backfill_spark.models import ErrorCode, Outcome
+
+PARTITION = "trace_date"
+ROWS_AT_ONCE = 250_000
+"""Results that a task holds before it writes them: a file a date each time."""
+_ROW_KEY = ("experiment_id", "trace_id", "scorer_name", "scorer_version", "ordinal")
+"""`schema.ROW_KEY`, spelled here because that module needs Spark; a test holds them equal."""
+_WITH_BOUNDS = (*_ROW_KEY, "trace_time", "assessment_name", "outcome", "draw", "job_id", "created_at")
+"""Columns whose least and greatest value are kept, so that readers skip files."""
+_LONGEST_BOUND = 32
+_LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC)
+_NO_CALL = (ErrorCode.TRACE_TOO_LARGE.value, ErrorCode.LOAD_FAILED.value)
+
+
+@dataclass(frozen=True, slots=True)
+class OfScorer:
+    """What all results of one scorer share."""
+
+    digest: str
+    sample_rate: float
+    source_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultWriter:
+    """Writes the staged rows that a task is given. Plain data, which travels to the workers."""
+
+    folder: str
+    """Of the table `assessments`."""
+    schema: pa.Schema
+    """Columns of the table, `trace_date` included."""
+    scorers: Mapping[str, OfScorer]
+    """By name."""
+    seed: int
+
+    def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Write the rows of `batches` (columns of `staging`); give a batch that names the files: path, size, stats."""
+        waiting: list[pa.Table] = []
+        rows = 0
+        for batch in batches:
+            waiting.append(self.results(pa.Table.from_batches([batch])))
+            rows += len(waiting[-1])
+            if rows >= ROWS_AT_ONCE:
+                yield self._files(pa.concat_tables(waiting))
+                waiting, rows = [], 0
+        if rows:
+            yield self._files(pa.concat_tables(waiting))
+
+    def results(self, staged: pa.Table) -> pa.Table:
+        """Return the rows of `assessments` that staged rows hold, one a feedback, in the table's columns."""
+        struct = staged["results"].combine_chunks()
+        lists = {name: struct.field(name) for name in struct.type.names}
+        parents = pc.list_parent_indices(lists["scorer_name"])
+        found: dict[str, Any] = {name: pc.list_flatten(values) for name, values in lists.items()}
+        extra = [None if text is None else json.loads(text) for text in found.pop("extra").to_pylist()]
+        has_extra = any(extra)
+        for name in staged.column_names:
+            if name != "results":
+                found[name] = staged[name].combine_chunks().take(parents)
+        count = len(parents)
+
+        def of_extra(name: str, default: pa.Array | None = None) -> pa.Array:
+            kind = self.schema.field(name).type
+            if not has_extra:
+                return pa.nulls(count, kind) if default is None else default
+            values = pa.array([None if one is None else one.get(name) for one in extra], kind)
+            return values if default is None else pc.coalesce(values, default.cast(kind))
+
+        def of_scorer(value: Callable[[OfScorer], Any], kind: pa.DataType) -> pa.Array:
+            names = list(self.scorers)
+            each = pa.array([value(self.scorers[name]) for name in names], kind)
+            return each.take(pc.index_in(found["scorer_name"], pa.array(names)))
+
+        failed = pc.is_valid(found["error_code"])
+        without_value = pc.is_null(found["value"])
+        outcome = pc.if_else(failed, Outcome.ERROR.value, pc.if_else(without_value, "empty", "scored"))
+        unread = pc.and_(pc.equal(found["error_code"], "trace_unreadable"), pc.is_null(found["latency_ms"]))
+        uncalled = pc.fill_null(pc.or_kleene(pc.is_in(found["error_code"], pa.array(_NO_CALL)), unread), False)
+        now = pa.scalar(datetime.now(UTC), self.schema.field("created_at").type)
+        span = of_extra("span_id")
+        found |= {
+            "assessment_id": _ids(found),
+            "span_id": span,
+            "target": pc.if_else(pc.is_valid(span), "span", "trace"),
+            "assessment_name": pc.coalesce(found["assessment_name"], found["scorer_name"]),
+            "scorer_digest": of_scorer(lambda s: s.digest, pa.string()),
+            "outcome": outcome,
+            "source_type": of_extra("source_type", of_scorer(lambda s: s.source_type, pa.string())),
+            "source_id": pc.coalesce(of_extra("source_id"), of_extra("model"), found["scorer_name"]),
+            "sample_rate": of_scorer(lambda s: s.sample_rate, pa.float64()),
+            "seed": pa.repeat(pa.scalar(self.seed, pa.int64()), count),
+            "attempts": of_extra("attempts", pc.if_else(uncalled, 0, 1)),
+            "created_at": pa.repeat(now, count),
+            "updated_at": pa.repeat(now, count),
+        }
+        if has_extra:
+            found["metadata"] = _maps([None if one is None else one.get("metadata") for one in extra], self.schema)
+        columns = [found[f.name].cast(f.type) if f.name in found else of_extra(f.name) for f in self.schema]
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+    def _files(self, rows: pa.Table) -> pa.RecordBatch:
+        """Write one file a date; name them."""
+        rows = rows.combine_chunks().sort_by(PARTITION)
+        days = rows[PARTITION].combine_chunks()
+        runs = pc.run_end_encode(days)
+        files, start = [], 0
+        for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            files.append(self._file(day, rows.slice(start, end - start).drop_columns([PARTITION])))
+            start = end
+        return pa.RecordBatch.from_pylist(files, schema=FILES)
+
+    def _file(self, day: date, rows: pa.Table) -> dict[str, Any]:
+        name = f"{PARTITION}={day.isoformat()}/part-{secrets.token_hex(16)}.snappy.parquet"
+        path = Path(self.folder, name)
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(rows, path, compression="snappy")
+        return {"path": name, "day": day.isoformat(), "size": path.stat().st_size, "stats": _statistics(rows)}
+
+
+FILES = pa.schema([("path", pa.string()), ("day", pa.string()), ("size", pa.int64()), ("stats", pa.string())])
+"""What is told of each file: path in the table's folder, date, bytes, and Delta's statistics as JSON."""
+FILES_DDL = "path string, day string, size long, stats string"
+
+
+def _ids(found: Mapping[str, pa.Array]) -> pa.Array:
+    """The ids that `rows.assessment_id` makes: SHA-256 over the row key as a compact JSON array."""
+    encode = json.encoder.encode_basestring
+    heads: dict[tuple[str, str], str] = {}
+    tails: dict[tuple[str, int], str] = {}
+    out = []
+    keys = (
+        found[name].to_pylist() for name in ("experiment_id", "trace_id", "scorer_name", "scorer_version", "ordinal")
+    )
+    for experiment, trace, scorer, version, ordinal in zip(*keys, strict=True):
+        head = heads.get((experiment, trace))
+        if head is None:
+            heads = {}  # results of a trace stand together
+            head = heads[experiment, trace] = f"[{encode(experiment)},{encode(trace)},"
+        tail = tails.get((scorer, version))
+        if tail is None:
+            tail = tails[scorer, version] = f"{encode(scorer)},{version},"
+        text = f"{head}{tail}{ordinal}]".encode()
+        out.append("a-" + hashlib.sha256(text).hexdigest()[:32])
+    return pa.array(out, pa.string())
+
+
+def _maps(values: list[Any], schema: pa.Schema) -> pa.Array:
+    pairs = [None if value is None else list(value.items()) for value in values]
+    return pa.array(pairs, schema.field("metadata").type)
+
+
+def _statistics(rows: pa.Table) -> str:
+    """Delta's statistics of a file: rows, and where they help, bounds and numbers of NULLs."""
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    for name in _WITH_BOUNDS:
+        column = rows[name]
+        nulls[name] = column.null_count
+        bounds = pc.min_max(column)
+        least, greatest = bounds["min"].as_py(), bounds["max"].as_py()
+        if least is None:
+            continue
+        if isinstance(least, datetime):
+            low[name], high[name] = _millis(least), _millis(min(greatest, _LATEST) + timedelta(microseconds=999))
+        elif not isinstance(least, str) or max(len(least), len(greatest)) <= _LONGEST_BOUND:
+            low[name], high[name] = least, greatest
+    body = {"numRecords": len(rows), "minValues": low, "maxValues": high, "nullCount": nulls}
+    return json.dumps(body, ensure_ascii=False)
+
+
+def _millis(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

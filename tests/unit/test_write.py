@@ -1,0 +1,131 @@
+"""What a task writes of staged rows; that it equals what MERGE makes of them is shown on Spark."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backfill_spark import schema
+from backfill_spark.models import compact_json
+from backfill_spark.results.write import _ROW_KEY, OfScorer, ResultWriter, _ids
+from backfill_spark.settings.locations import Location
+from backfill_spark.storage.deltalake_table import DeltalakeTable
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> DeltalakeTable:
+    made = DeltalakeTable(schema.ASSESSMENTS, Location.of_path(str(tmp_path / "a")), tmp_path / "a")
+    return made.ensure()
+
+
+def staged(*traces: tuple[str, datetime, list[dict[str, Any]]]) -> pa.RecordBatch:
+    """Rows of `staging` as a task is given them."""
+    names = [name for name, _ in schema.RESULT_FIELDS]
+    kinds = {schema.STRING: pa.string(), schema.INT: pa.int32(), schema.DOUBLE: pa.float64()}
+    results = pa.struct([(name, pa.list_(kinds[kind])) for name, kind in schema.RESULT_FIELDS])
+    rows = [
+        {
+            "job_id": "bf-1",
+            "scored_job_id": "bf-1",
+            "experiment_id": "0",
+            "trace_id": trace_id,
+            "trace_time": at,
+            "trace_date": at.date(),
+            "draw": 0.25,
+            "results": {name: [one.get(name) for one in each] for name in names},
+        }
+        for trace_id, at, each in traces
+    ]
+    text = ["job_id", "scored_job_id", "experiment_id", "trace_id", "session_id", "source_version"]
+    shape = pa.schema(
+        [
+            *((name, pa.string()) for name in text),
+            ("trace_time", pa.timestamp("us", "UTC")),
+            ("trace_date", pa.date32()),
+            ("draw", pa.float64()),
+            ("results", results),
+        ]
+    )
+    return pa.RecordBatch.from_pylist(rows, schema=shape)
+
+
+def one(name: str = "length", **values: Any) -> dict[str, Any]:
+    return {"scorer_name": name, "scorer_version": 1, "ordinal": 0, "latency_ms": 1.0} | values
+
+
+def writer(table: DeltalakeTable) -> ResultWriter:
+    return ResultWriter(str(table.folder), table.columns(), {"length": OfScorer("d", 0.5, "CODE")}, 7)
+
+
+def rows_of(table: DeltalakeTable, *batches: pa.RecordBatch) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = writer(table).results(pa.Table.from_batches(batches)).to_pylist()
+    return made
+
+
+def test_a_value_an_error_and_nothing(table: DeltalakeTable) -> None:
+    """The outcome and the number of calls follow from what the row holds."""
+    given_rows = [
+        one(value="3", value_double=3.0),
+        one(),
+        one(error_code="scorer_error", error_message="ValueError: x"),
+        one(error_code="load_failed"),
+        one(error_code="trace_unreadable", latency_ms=None),
+        one(error_code="trace_unreadable"),
+    ]
+    rows = rows_of(table, staged(*((f"tr-{i}", NOON, [row]) for i, row in enumerate(given_rows))))
+    assert [row["outcome"] for row in rows] == ["scored", "empty", "error", "error", "error", "error"]
+    assert [row["attempts"] for row in rows] == [1, 1, 1, 0, 0, 1]
+    first = rows[0]
+    assert (first["assessment_name"], first["scorer_digest"], first["sample_rate"]) == ("length", "d", 0.5)
+    assert (first["source_type"], first["source_id"], first["seed"], first["target"]) == ("CODE", "length", 7, "trace")
+
+
+def test_what_few_results_have_stands_in_extra(table: DeltalakeTable) -> None:
+    """A row with it beside one without."""
+    extra = {"span_id": "s", "metadata": {"k": "v"}, "attempts": 3, "model": "m", "cost_usd": 0.5, "cached": True}
+    rows = rows_of(table, staged(("tr-1", NOON, [one(value="1", extra=json.dumps(extra)), one(ordinal=1, value="2")])))
+    assert {k: rows[0][k] for k in ("span_id", "attempts", "model", "cost_usd", "cached")} == {
+        k: v for k, v in extra.items() if k != "metadata"
+    }
+    assert (dict(rows[0]["metadata"]), rows[0]["target"], rows[0]["source_id"]) == ({"k": "v"}, "span", "m")
+    assert (rows[1]["metadata"], rows[1]["target"], rows[1]["attempts"], rows[1]["cached"]) == (None, "trace", 1, None)
+
+
+@given(st.text(), st.text(), st.integers(1, 9))
+def test_an_id_is_the_digest_of_the_key_as_compact_json(trace_id: str, scorer: str, version: int) -> None:
+    """Control characters and quotes included; texts are UTF-8 by then."""
+    key = [value.encode("utf-8", "replace").decode() for value in ("0", trace_id, scorer)]
+    names = ("experiment_id", "trace_id", "scorer_name")
+    columns = {name: pa.array([value]) for name, value in zip(names, key, strict=True)}
+    columns |= {"scorer_version": pa.array([version]), "ordinal": pa.array([0])}
+    assert _ROW_KEY == schema.ROW_KEY
+    digest = hashlib.sha256(compact_json([*key, version, 0]).encode()).hexdigest()
+    assert _ids(columns).to_pylist() == [f"a-{digest[:32]}"]
+
+
+def test_files_are_a_date_each_with_bounds(table: DeltalakeTable) -> None:
+    """A bound that is long is left out; one of times ends a millisecond later at most."""
+    late = NOON.replace(day=3, microsecond=1)
+    batch = staged(("tr-2", late, [one(value="1")]), ("tr-1", NOON, [one(value="1")]), ("x" * 40, NOON, [one()]))
+    (named,) = writer(table).write([batch])
+    files = sorted(named.to_pylist(), key=lambda file: file["day"])
+    assert [file["day"] for file in files] == ["2026-01-02", "2026-01-03"]
+    first, second = (json.loads(file["stats"]) for file in files)
+    assert (first["numRecords"], second["numRecords"]) == (2, 1)
+    assert "trace_id" not in first["minValues"]
+    assert second["minValues"]["trace_id"] == second["maxValues"]["trace_id"] == "tr-2"
+    assert second["minValues"]["trace_time"] == "2026-01-03T12:00:00.000Z"
+    assert second["maxValues"]["trace_time"] == "2026-01-03T12:00:00.001Z"
+    assert first["nullCount"]["draw"] == 0
+    assert all((table.folder / file["path"]).is_file() for file in files)
+    assert {date.fromisoformat(file["day"]) for file in files} == {NOON.date(), late.date()}
