@@ -13,7 +13,7 @@ from backfill_spark.display.render import duration
 from backfill_spark.jobs.events import Event
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.models import Reprocess
-from backfill_spark.results.counts import StagedCounts, Watch
+from backfill_spark.results.counts import StagedCounts
 from backfill_spark.selection import pairs as P
 from backfill_spark.storage.retry import until_alone
 from backfill_spark.storage.session import compiled
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.backfill.attempt import Attempt
     from backfill_spark.models import Chunk
+    from backfill_spark.results.store import Scoring
 
 MERGE_ROWS = 200_000
 MERGE_SECONDS = 600.0
@@ -45,20 +46,19 @@ def collect_earlier(attempt: Attempt) -> None:
         attempt.bar.tell("took over what earlier runners have staged")
 
 
-def stage(attempt: Attempt, chunk: Chunk, frame: DataFrame) -> None:
-    """Append the scored chunk in one commit, and count it."""
+def stage(attempt: Attempt, chunk: Chunk, scored: DataFrame | Scoring) -> None:
+    """Score the chunk, append what came of it in one commit, and count it."""
     failpoint(Failpoint.BEFORE_STAGE)
-    results, job_id, request, progress = attempt.tables.results, attempt.job_id, attempt.request, attempt.progress
-    watch, began = Watch(request.scorers), time.monotonic()
+    results, progress, began = attempt.tables.results, attempt.progress, time.monotonic()
     with compiled(attempt.tables.spark, rows=chunk.pairs):
-        rows = results.stage(frame, job_id, request, chunk.index, attempt.lease.next_txn(), watch)
-        if rows is None:
-            attempt.fenced()
-        progress.stage_seconds += time.monotonic() - began
-        failpoint(Failpoint.AFTER_STAGE)
-        progress.waiting[chunk.index] = chunk.dates
-        progress.fresh.add(chunk.index)
-        staged = watch.count(rows, results.staged_by(job_id, [chunk.index]), job_id)
+        txn = attempt.lease.next_txn()
+        staged = results.stage(scored, attempt.job_id, attempt.request, chunk.index, txn)
+    if staged is None:
+        attempt.fenced()
+    progress.stage_seconds += time.monotonic() - began
+    failpoint(Failpoint.AFTER_STAGE)
+    progress.waiting[chunk.index] = chunk.dates
+    progress.fresh.add(chunk.index)
     attempt.record_staged(chunk.index, staged)
     pairs = sum(t.finished for t in staged.values())
     attempt.bar.tell(f"chunk {chunk.index} of {chunk.window}: {pairs:,} pairs in {duration(time.monotonic() - began)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
@@ -13,7 +14,7 @@ from backfill_spark.backfill.staging import merge, merge_when_due, poll_other_jo
 from backfill_spark.jobs.events import Event
 from backfill_spark.models import ScorerKind
 from backfill_spark.results.due import highest_rate
-from backfill_spark.scoring.spark import score
+from backfill_spark.scoring.spark import score, score_in_task
 from backfill_spark.scoring.worker import MAX_IN_FLIGHT
 from backfill_spark.storage.session import scheduling_slots
 from backfill_spark.traces.texts import key_text
@@ -21,11 +22,12 @@ from backfill_spark.traces.texts import key_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from backfill_spark.backfill.attempt import Attempt, JobProgress
     from backfill_spark.backfill.inputs import Inputs
-    from backfill_spark.models import Chunk, Request
+    from backfill_spark.models import Chunk, Request, ScorerSpec
+    from backfill_spark.results.write import Scored
 
 
 def run(attempt: Attempt) -> None:
@@ -42,7 +44,7 @@ def run(attempt: Attempt) -> None:
         attempt.check()
         poll_other_jobs(attempt)
         attempt.lease.record(Event.CHUNK_PLANNED, chunk.to_json())
-        stage(attempt, chunk, scored(attempt.inputs, chunk, tasks))
+        stage(attempt, chunk, ChunkScoring(attempt.inputs, chunk, tasks))
         merge_when_due(attempt)
     ask_judges(attempt)
     poll_other_jobs(attempt)
@@ -69,19 +71,38 @@ def next_chunks(
         target = max(chunks.next_target(pace, slots), full * slots)
 
 
-def scored(inputs: Inputs, chunk: Chunk, tasks: int | None) -> DataFrame:
-    """Return the chunk's due traces with the results of their scorers; nothing may be put above this frame."""
-    request, settings = inputs.request, inputs.tables.settings
-    due = inputs.due_traces(request.code, chunk)
-    if tasks is not None:
-        due = due.repartition(tasks, "trace_id")
-    results = score(
-        [request.scorers[i] for i in request.code],
-        inputs.source.columns,
-        udf=settings.scoring.udf,
-        payload=request.payload,
-        trace_mb=settings.limits.trace_mb,
-        timeout_s=settings.limits.scorer_timeout_s,
-        unreadable=F.col("unreadable"),
-    )
-    return due.select("trace_id", "trace_time", "trace_date", key_text("session_id"), "draw", results.alias("results"))
+@dataclass(frozen=True, slots=True)
+class ChunkScoring:
+    """A chunk's due traces, and how they are scored."""
+
+    inputs: Inputs
+    chunk: Chunk
+    tasks: int | None
+
+    def frame(self) -> DataFrame:
+        due, code, options = self._due()
+        results = score(
+            code,
+            self.inputs.source.columns,
+            udf=self.inputs.tables.settings.scoring.udf,
+            unreadable=F.col("unreadable"),
+            **options,
+        )
+        return due.select(*_keys(), results.alias("results"))
+
+    def in_task(self) -> tuple[DataFrame, Scored]:
+        due, code, options = self._due()
+        scorer, columns = score_in_task(code, self.inputs.source.columns, **options)
+        return due.select(*_keys(), *columns), scorer.score
+
+    def _due(self) -> tuple[DataFrame, list[ScorerSpec], dict[str, Any]]:
+        request, limits = self.inputs.request, self.inputs.tables.settings.limits
+        due = self.inputs.due_traces(request.code, self.chunk)
+        if self.tasks is not None:
+            due = due.repartition(self.tasks, "trace_id")
+        options = {"payload": request.payload, "trace_mb": limits.trace_mb, "timeout_s": limits.scorer_timeout_s}
+        return due, [request.scorers[i] for i in request.code], options
+
+
+def _keys() -> list[Column | str]:
+    return ["trace_id", "trace_time", "trace_date", key_text("session_id"), "draw"]

@@ -207,7 +207,7 @@ class JobStore:
         failpoint(Failpoint.AFTER_CLAIM)
         for fenced in fence if epoch > 1 else ():
             for _ in range(20):
-                if fenced.append(fenced.frame([]), txn=txn):
+                if fenced.fence(txn):
                     break
                 if (now := self.record(record.job_id)).epoch != epoch:
                     raise LeaseLostError(f"Job {record.job_id} was claimed by {now.owner} while {owner} claimed it.")

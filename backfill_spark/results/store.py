@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -15,7 +16,7 @@ from backfill_spark.jobs.events import EPOCH_SHIFT
 from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.results.counts import StagedCounts, Watch, count_staged
 from backfill_spark.results.rows import assessments, position_of
-from backfill_spark.results.write import FILES_DDL, PARTITION, OfScorer, ResultWriter
+from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter, Scored, StagingWriter
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
 from backfill_spark.storage.small_table import Txn
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from pyspark.sql import Row
 
 _PAIR = [*schema.PAIR_KEY, "trace_date"]
+
+
+class Scoring(Protocol):
+    """Traces that are due, and how they are scored."""
+
+    def frame(self) -> DataFrame:
+        """The traces with their results, by a UDF; nothing may be put above it that calls a scorer again."""
+
+    def in_task(self) -> tuple[DataFrame, Scored]:
+        """The traces with what their scorers need, and what scores them in a task."""
 
 
 class ResultStore:
@@ -111,27 +122,56 @@ class ResultStore:
 
     # --- stage
 
-    def stage(self, scored: DataFrame, job_id: str, request: Request, chunk: int, txn: Txn, watch: Watch) -> int | None:
-        """Append scored traces (keys, draw, results) as they are, in one commit.
+    def stage(
+        self, scored: DataFrame | Scoring, job_id: str, request: Request, chunk: int, txn: Txn
+    ) -> dict[str, StagedCounts] | None:
+        """Append the scored traces of a chunk (keys, draw, results) in one commit, and count them.
+
+        Args:
+            scored: the traces with their results, or how a task scores them.
+            job_id: whose they are.
+            request: its request.
+            chunk: number of the chunk.
+            txn: of the write.
 
         Returns:
-            Rows in the commit; None when another runner has fenced this one off: nothing was written.
+            Scorer → counts; None when another runner has fenced this one off: nothing was written.
         """
-        rows = scored.select(
-            F.lit(job_id).alias("job_id"),
-            F.lit(job_id).alias("scored_job_id"),
-            F.lit(request.experiment_id).alias("experiment_id"),
-            F.lit(chunk).cast("int").alias("chunk"),
-            "trace_id",
-            "trace_time",
-            "trace_date",
-            "session_id",
-            "draw",
-            F.lit(request.source_version).alias("source_version"),
-            F.current_timestamp().alias("staged_at"),
-            "results",
+        shared = {
+            "scored_job_id": job_id,
+            "experiment_id": request.experiment_id,
+            "chunk": chunk,
+            "source_version": request.source_version,
+        }
+        if not isinstance(scored, DataFrame):
+            if self.writes_files:
+                return self._stage_files(scored, job_id, request, shared, txn)
+            scored = scored.frame()
+        rows = scored.withColumns(
+            {name: F.lit(value) for name, value in shared.items()}
+            | {"job_id": F.lit(job_id), "chunk": F.lit(chunk).cast("int"), "staged_at": F.current_timestamp()}
         )
-        return self.staging.append_once(watch.over(rows), txn)
+        watch = Watch(request.scorers)
+        count = self.staging.append_once(watch.over(rows.select(*schema.STAGING.schema.fieldNames())), txn)
+        return None if count is None else watch.count(count, self.staged_by(job_id, [chunk]), job_id)
+
+    def _stage_files(
+        self, scored: Scoring, job_id: str, request: Request, shared: Mapping[str, Any], txn: Txn
+    ) -> dict[str, StagedCounts] | None:
+        """Let the tasks write what they score as files of `staging`, and commit them."""
+        table = self.staging.light
+        assert table is not None
+        table.ensure()
+        rows, score = scored.in_task()
+        writer = StagingWriter(str(table.folder), table.columns(), job_id, shared, score)
+        files = [row.asDict() for row in rows.mapInArrow(writer.write, FILES_DDL).collect()]
+        if not table.add_files(files, txn=txn):
+            return None
+        counts = {s.name: StagedCounts() for s in request.scorers}
+        for file in files:
+            for name, found in json.loads(file["counts"]).items():
+                counts[name] += StagedCounts(*found)
+        return counts
 
     def adopt(self, due: DataFrame, job_id: str, request: Request, chunk: int, staging_version: int, txn: Txn) -> bool:
         """Copy to this job what other jobs staged for its due pairs; no scorer is called.
@@ -179,7 +219,10 @@ class ResultStore:
 
     def clear(self, job_id: str) -> None:
         """Drop the staged rows of one job."""
-        self.staging.delete(F.col("job_id") == job_id)
+        if self.staging.light is None:
+            self.staging.delete(F.col("job_id") == job_id)
+        else:
+            self.staging.light.delete_part(job_id)
 
     # --- merge
 
@@ -199,13 +242,14 @@ class ResultStore:
         Returns:
             False when the fence skipped the write.
         """
-        if is_fresh and request.reprocess is Reprocess.MISSING and self._writes_files():
+        if is_fresh and request.reprocess is Reprocess.MISSING and self.writes_files:
             landed = self._add_files(job_id, request, chunks, txn)
             if landed is not None:
                 return landed
         return self._merge(job_id, request, chunks, dates, txn) is not None
 
-    def _writes_files(self) -> bool:
+    @property
+    def writes_files(self) -> bool:
         """True where tasks write results as files of the table: they and the driver see one folder."""
         store = self.assessments
         writer = self._writer
@@ -228,7 +272,7 @@ class ResultStore:
         landed = None
         try:
             own_from = txn.version >> EPOCH_SHIFT << EPOCH_SHIFT
-            landed = table.add_files(files, by=PARTITION, after=after, txn=txn, own_from=own_from)
+            landed = table.add_files(files, txn=txn, after=after, own_from=own_from)
         finally:
             if not landed:
                 for file in files:

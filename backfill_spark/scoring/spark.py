@@ -77,13 +77,35 @@ def score(
         SettingsError: `udf` is of no known kind, or this Spark does not have it.
         ValueError: no scorer, or more than 64.
     """
+    batch, columns = _batch(specs, available, payload=payload, trace_mb=trace_mb, timeout_s=timeout_s)
+    masks = columns(F.lit(0).cast("long") if unreadable is None else unreadable)
+    return _carrier(udf, batch)(*masks)
+
+
+def score_in_task(
+    specs: Sequence[ScorerSpec], available: frozenset[str], *, payload: str, trace_mb: float, timeout_s: float
+) -> tuple[TaskScorer, list[Column]]:
+    """Return what scores Arrow batches in a task (`mapInArrow`), and the columns that its batches need.
+
+    As `score`, with the column `unreadable`; what the task does with the results is the caller's.
+    """
+    batch, columns = _batch(specs, available, payload=payload, trace_mb=trace_mb, timeout_s=timeout_s)
+    given = [column.alias(name) for name, column in zip(_GIVEN, columns(F.col("unreadable")), strict=False)]
+    return TaskScorer(batch), given
+
+
+def _batch(
+    specs: Sequence[ScorerSpec], available: frozenset[str], *, payload: str, trace_mb: float, timeout_s: float
+) -> tuple[_Batch, Callable[[Column], list[Column]]]:
     if not 1 <= len(specs) <= MAX_SCORERS:
         raise ValueError(f"A chunk has 1 to {MAX_SCORERS} scorers, not {len(specs)}: make more chunks.")
     names, large, given = worker_inputs(specs, available, trace_mb=trace_mb)
-    carry = _carrier(udf, _Batch(tuple(specs), available, tuple(names), payload, timeout_s))
     due = F.coalesce(F.col(DUE), F.lit(0)).cast("long")
-    masks = (due, large, F.lit(0).cast("long") if unreadable is None else unreadable)
-    return carry(*masks) if given is None else carry(*masks, given)
+
+    def columns(unreadable: Column) -> list[Column]:
+        return [due, large, unreadable, *([] if given is None else [given])]
+
+    return _Batch(tuple(specs), available, tuple(names), payload, timeout_s), columns
 
 
 def worker_inputs(
@@ -177,6 +199,11 @@ class _Batch:
     payload: str
     timeout_s: float
 
+    @property
+    def waits(self) -> bool:
+        """True when some calls are async: many of them wait at once, and a batch ends with the last one."""
+        return any(spec.kind is ScorerKind.ASYNC_FUNCTION for spec in self.specs)
+
     def score(
         self, due: list[int], too_large: list[int], unreadable: list[int], columns: Sequence[list[bytes | None]]
     ) -> list[pa.Array]:
@@ -226,6 +253,43 @@ def _joined(batches: Iterable[_Lists]) -> Iterator[_Lists]:
         yield joined
 
 
+@dataclass
+class TaskScorer:
+    """Scores the batches of a task: columns of `score_in_task` beside any others."""
+
+    batch: _Batch
+
+    def score(self, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.Table, pa.StructArray]]:
+        """Give for each batch, or for several joined ones, its rows and their results, typed `schema.RESULTS`."""
+        for rows in _joined_rows(batches) if self.batch.waits else (pa.Table.from_batches([b]) for b in batches):
+            due, large, unreadable = (rows[name].to_pylist() for name in _GIVEN[:3])
+            texts = []
+            if _GIVEN[3] in rows.column_names:
+                # flatten(), unlike field(), gives NULLs where the whole struct is one.
+                texts = [column.to_pylist() for column in rows[_GIVEN[3]].combine_chunks().flatten()]
+            arrays = self.batch.score(due, large, unreadable, texts)
+            yield rows.drop_columns([n for n in _GIVEN if n in rows.column_names]), _struct_of(arrays)
+
+
+_GIVEN = ("_due", "_large", "_unreadable", "_given")
+
+
+def _struct_of(arrays: list[pa.Array]) -> pa.StructArray:
+    return pa.StructArray.from_arrays(arrays, FIELD_NAMES)
+
+
+def _joined_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Join batches as `_joined` does."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= _JOINED_ROWS or sum(b.nbytes for b in waiting) >= _JOINED_CHARACTERS:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
 class _ArrowLists(pd.arrays.ArrowExtensionArray):
     """Arrow lists that PySpark takes as they are.
 
@@ -238,7 +302,7 @@ class _ArrowLists(pd.arrays.ArrowExtensionArray):
 
 
 def _carrier(kind: str, batch: _Batch) -> Callable[..., Column]:
-    is_async = any(spec.kind is ScorerKind.ASYNC_FUNCTION for spec in batch.specs)
+    is_async = batch.waits
     if kind == "pandas":
 
         def lists_of(columns: Sequence[Any]) -> _Lists:
@@ -276,7 +340,7 @@ def _carrier(kind: str, batch: _Batch) -> Callable[..., Column]:
             return due.to_pylist(), large.to_pylist(), unreadable.to_pylist(), texts
 
         def array_of(lists: _Lists) -> pa.Array:
-            return pa.StructArray.from_arrays(batch.score(*lists), FIELD_NAMES)
+            return _struct_of(batch.score(*lists))
 
         def score_arrow(*columns: pa.Array) -> pa.Array:
             return array_of(lists_of_arrow(columns))

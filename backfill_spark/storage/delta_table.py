@@ -137,6 +137,10 @@ class Store(CommitLog):
             raise
         return -1 if txn is None else self._landed(nonce)
 
+    def fence(self, txn: Txn) -> bool:
+        """Make an empty commit that shuts out older writes of the same application; False when a newer one has won."""
+        return self.append(self.frame([]), txn=txn) if self.light is None else self.light.append([], txn=txn)
+
     def delete(self, condition: Column) -> None:
         """Delete rows; conflicts with other writers are tried again."""
         until_alone(lambda: self.delta().delete(condition))

@@ -273,15 +273,15 @@ class DeltalakeTable:
         self._until_committed(once, nonce)
 
     def add_files(
-        self, files: Sequence[Mapping[str, Any]], *, by: str, after: int, txn: Txn, own_from: int
+        self, files: Sequence[Mapping[str, Any]], *, txn: Txn, after: int | None = None, own_from: int = 0
     ) -> bool | None:
         """Commit files that lie in the table's folder, unless somebody has written to the same partitions.
 
         Args:
-            files: path, day (value of `by`), size in bytes and Delta's statistics of each.
-            by: the column that the table is partitioned by.
-            after: the version from which on others may have written.
+            files: path, part (value of the column that the table is partitioned by), size in bytes and Delta's
+                statistics of each.
             txn: of the write.
+            after: the version from which on others may have written; None: whatever they wrote is no concern.
             own_from: the lowest transaction version of this runner; its own commits are no others'.
 
         Returns:
@@ -290,9 +290,10 @@ class DeltalakeTable:
         """
         nonce = secrets.token_hex(8)
         at = int(time.time() * 1000)
-        days = {str(file["day"]) for file in files}
+        (by,) = self.table.partitioned_by
+        parts = {str(file["part"]) for file in files}
         actions: list[AddAction | RemoveAction] = [
-            AddAction(f["path"], f["size"], {by: f["day"]}, at, data_change=True, stats=f["stats"]) for f in files
+            AddAction(f["path"], f["size"], {by: f["part"]}, at, data_change=True, stats=f["stats"]) for f in files
         ]
 
         def once() -> bool | None:
@@ -300,7 +301,8 @@ class DeltalakeTable:
                 now = self._newest()
                 if (now.transaction_version(txn.app_id) or -1) >= txn.version:
                     return self._landed(now, nonce)
-                if any(self._writes(v, by, days, txn.app_id, own_from) for v in range(after + 1, now.version() + 1)):
+                versions = range(now.version() + 1 if after is None else after + 1, now.version() + 1)
+                if any(self._writes(version, by, parts, txn.app_id, own_from) for version in versions):
                     return None
                 self._commit(now, actions, _committing(nonce, txn))
             return True
@@ -312,7 +314,7 @@ class DeltalakeTable:
         schema = now.schema()
         now.create_write_transaction(actions, "append", schema, list(self.table.partitioned_by), commit_properties=how)
 
-    def _writes(self, version: int, by: str, days: Collection[str], app_id: str, own_from: int) -> bool:
+    def _writes(self, version: int, by: str, parts: Collection[str], app_id: str, own_from: int) -> bool:
         """True when a commit of another runner wrote to one of these partitions, or nobody can say."""
         file = self.folder / "_delta_log" / f"{version:020}.json"
         try:
@@ -322,7 +324,18 @@ class DeltalakeTable:
         if any(a["txn"]["appId"] == app_id and a["txn"]["version"] >= own_from for a in actions if "txn" in a):
             return False
         touched = {a["add"].get("partitionValues", {}).get(by) for a in actions if "add" in a}
-        return bool(touched & set(days)) or any("metaData" in a or "protocol" in a for a in actions if version)
+        return bool(touched & set(parts)) or any("metaData" in a or "protocol" in a for a in actions if version)
+
+    def delete_part(self, value: str) -> None:
+        """Delete the rows of one partition."""
+        (by,) = self.table.partitioned_by
+        quoted = value.replace("'", "''")
+
+        def once() -> None:
+            with self._lock:
+                self._newest().delete(f"{by} = '{quoted}'", commit_properties=_committing())
+
+        self._until_committed(once)
 
     def _save(self, now: DeltaTable, batch: pa.Table, how: CommitProperties, **mode: Any) -> None:
         write_deltalake(now, batch, commit_properties=how, **mode)

@@ -17,7 +17,6 @@ from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.results.store import ResultStore
 from backfill_spark.selection import pairs
-from backfill_spark.storage.delta_table import Store
 from backfill_spark.storage.deltalake_table import DeltalakeTable
 from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
@@ -52,7 +51,7 @@ def test_the_de_duplication(world: World, monkeypatch: pytest.MonkeyPatch, guard
 def test_the_read_back(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
     """Without it a commit whose reply was lost counts as not made, and its pairs are called again."""
     if guard == "out":
-        monkeypatch.setattr(Store, "_landed", lambda *_: None)
+        monkeypatch.setattr(DeltalakeTable, "_landed", lambda *_: False)
     with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.LOSE_REPLY))):
         error = refusal(world.run)
     assert (error is None and world.newest().state == "SUCCEEDED") is (guard == "in")

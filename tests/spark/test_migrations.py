@@ -22,7 +22,7 @@ from backfill_spark import (
     scorer,
 )
 from backfill_spark.errors import SchemaVersionError
-from backfill_spark.storage import delta_table, migrations
+from backfill_spark.storage import deltalake_table, migrations
 from backfill_spark.storage.delta_table import Store
 from backfill_spark.storage.small_table import Txn
 from tests.factories import some_traces, write_traces
@@ -51,7 +51,7 @@ NEW = grown(grown(OLD, "first", "second"), "third")
 
 def opened(spark: SparkSession, table: schema.Table, settings: Settings) -> Store:
     """Open a table as a process that has not seen it does."""
-    delta_table._opened.clear()
+    deltalake_table._ensured.clear()
     return Store(spark, table, settings).ensure()
 
 
@@ -101,7 +101,7 @@ def test_an_old_table_is_read_before_it_is_opened(spark: SparkSession, settings:
 
 def test_a_write_opens_the_table(spark: SparkSession, settings: Settings, old: Store) -> None:
     """Also where nobody has called `ensure`."""
-    delta_table._opened.clear()
+    deltalake_table._ensured.clear()
     store = Store(spark, NEW, settings)
     assert store.append(store.frame([{"job_id": "bf-new", "third": "x"}]))
     assert version_of(store) == 3
@@ -118,7 +118,7 @@ def test_a_migration_that_was_killed_in_between_is_finished(
 
 def test_two_open_an_older_table_at_once(spark: SparkSession, settings: Settings, old: Store) -> None:
     """Both end well, with each column there once."""
-    delta_table._opened.clear()
+    deltalake_table._ensured.clear()
     start = threading.Barrier(2)
 
     def first_use(number: int) -> bool:
@@ -189,11 +189,11 @@ def test_a_process_of_the_older_version_goes_on(spark: SparkSession, settings: S
     length.register().start(sampling_config=ScorerSamplingConfig(sample_rate=1.0))
     names = ["length"]
     backfill_scorers(scorers=names)
-    seen = set(delta_table._opened)
+    seen = dict(deltalake_table._ensured)
     for table in schema.ALL_TABLES:
         opened(spark, grown(table, "note"), settings)
-    delta_table._opened.clear()
-    delta_table._opened.update(seen)
+    deltalake_table._ensured.clear()
+    deltalake_table._ensured.update(seen)
     job = get_backfill(backfill_scorers(scorers=names, reprocess="all"))
     assert (job.state, job.counts[names[0]].scored) == ("SUCCEEDED", 3)
     assert {r["job_id"] for r in read_assessments().collect()} == {job.job_id}

@@ -24,7 +24,7 @@ from backfill_spark import (
     resume_backfill,
     schema,
 )
-from backfill_spark.storage import delta_table
+from backfill_spark.storage import deltalake_table
 from backfill_spark.storage.delta_table import Store
 from scripts.old_tables import TRACES
 from tests.factories import a_trace, traces_frame
@@ -44,7 +44,7 @@ def old(spark: SparkSession, tmp_path: Path) -> Iterator[Settings]:
     spark.sql(f"CREATE TABLE {TRACES} USING delta LOCATION '{tmp_path / 'tables' / 'traces'}'")
     settings = Settings(tables={"root": str(tmp_path / "tables")}, traces={"table": TRACES}, timezone="UTC")
     configure(settings)
-    delta_table._opened.clear()
+    deltalake_table._ensured.clear()
     yield settings
     spark.sql(f"DROP TABLE {TRACES}")
 

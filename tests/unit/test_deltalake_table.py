@@ -225,7 +225,7 @@ def files(table: DeltalakeTable, *days: str) -> list[dict[str, Any]]:
         path = table.folder / f"trace_date={day}" / f"{number}-{table.version()}.parquet"
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        made.append({"path": f"trace_date={day}/{path.name}", "day": day, "size": 0, "stats": '{"numRecords":0}'})
+        made.append({"path": f"trace_date={day}/{path.name}", "part": day, "size": 0, "stats": '{"numRecords":0}'})
     return made
 
 
@@ -238,7 +238,7 @@ class TestFiles:
 
     @staticmethod
     def add(table: DeltalakeTable, *days: str, after: int = 0, txn: Txn, own_from: int = 100) -> bool | None:
-        return table.add_files(files(table, *days), by="trace_date", after=after, txn=txn, own_from=own_from)
+        return table.add_files(files(table, *days), txn=txn, after=after, own_from=own_from)
 
     def test_own_commits_are_no_conflict(self, table: DeltalakeTable) -> None:
         assert self.add(table, "2026-01-01", "2026-01-02", txn=Txn("me", 101))

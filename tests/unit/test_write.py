@@ -31,7 +31,7 @@ def table(tmp_path: Path) -> DeltalakeTable:
 def staged(*traces: tuple[str, datetime, list[dict[str, Any]]]) -> pa.RecordBatch:
     """Rows of `staging` as a task is given them."""
     names = [name for name, _ in schema.RESULT_FIELDS]
-    kinds = {schema.STRING: pa.string(), schema.INT: pa.int32(), schema.DOUBLE: pa.float64()}
+    kinds: dict[Any, Any] = {schema.STRING: pa.string(), schema.INT: pa.int32(), schema.DOUBLE: pa.float64()}
     results = pa.struct([(name, pa.list_(kinds[kind])) for name, kind in schema.RESULT_FIELDS])
     rows = [
         {
@@ -118,8 +118,8 @@ def test_files_are_a_date_each_with_bounds(table: DeltalakeTable) -> None:
     late = NOON.replace(day=3, microsecond=1)
     batch = staged(("tr-2", late, [one(value="1")]), ("tr-1", NOON, [one(value="1")]), ("x" * 40, NOON, [one()]))
     (named,) = writer(table).write([batch])
-    files = sorted(named.to_pylist(), key=lambda file: file["day"])
-    assert [file["day"] for file in files] == ["2026-01-02", "2026-01-03"]
+    files = sorted(named.to_pylist(), key=lambda file: file["part"])
+    assert [file["part"] for file in files] == ["2026-01-02", "2026-01-03"]
     first, second = (json.loads(file["stats"]) for file in files)
     assert (first["numRecords"], second["numRecords"]) == (2, 1)
     assert "trace_id" not in first["minValues"]
@@ -128,4 +128,4 @@ def test_files_are_a_date_each_with_bounds(table: DeltalakeTable) -> None:
     assert second["maxValues"]["trace_time"] == "2026-01-03T12:00:00.001Z"
     assert first["nullCount"]["draw"] == 0
     assert all((table.folder / file["path"]).is_file() for file in files)
-    assert {date.fromisoformat(file["day"]) for file in files} == {NOON.date(), late.date()}
+    assert {date.fromisoformat(file["part"]) for file in files} == {NOON.date(), late.date()}

@@ -1,0 +1,120 @@
+"""Results by files of the tasks, and by MERGE: the same rows, whichever way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from chispa import assert_df_equality
+from pyspark.sql import functions as F
+
+from backfill_spark import Feedback, ScorerSamplingConfig, Settings, backfill_scorers, configure, schema, scorer
+from backfill_spark.storage.delta_table import Store
+from tests.factories import NOON, some_traces, write_traces
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+OWN = ("job_id", "scored_job_id", "created_at", "updated_at", "latency_ms")
+"""Columns that two jobs do not share."""
+
+
+def odd_scorers() -> list[Any]:
+    """Values of each kind, nothing, several feedbacks, and errors."""
+
+    @scorer
+    def number(outputs: Any) -> Any:
+        return len(str(outputs))
+
+    @scorer
+    def mixed(trace: Any) -> Any:
+        last = int(trace.info.trace_id[-1])
+        if last == 0:
+            raise ValueError(f"no {trace.info.trace_id}")
+        if last == 1:
+            return None
+        if last == 2:
+            return [Feedback(name="é\n\x01", value="yes", rationale='"'), Feedback(name="b", value={"a": [1]})]
+        return Feedback(value=bool(last % 2), metadata={"k": "v"}, span_id="s") if last == 3 else "text"
+
+    return [number, mixed]
+
+
+def results(spark: SparkSession, settings: Settings) -> DataFrame:
+    return Store(spark, schema.ASSESSMENTS, settings).read()
+
+
+def operations(spark: SparkSession, settings: Settings) -> list[str]:
+    """What was done to the results table, newest first; claims and creation apart."""
+    rows = spark.sql(f"DESCRIBE HISTORY delta.`{settings.tables.root}/assessments`").collect()
+    return [r["operation"] for r in rows if r["operation"] != "CREATE TABLE"]
+
+
+def with_writer(settings: Settings, writer: str, root: str) -> Settings:
+    tables = settings.tables.model_copy(update={"root": root})
+    scoring = settings.scoring.model_copy(update={"writer": writer})
+    return settings.model_copy(update={"tables": tables, "scoring": scoring})
+
+
+def test_both_ways_write_the_same_rows(spark: SparkSession, settings: Settings) -> None:
+    write_traces(spark, some_traces(60), settings.traces_path)
+    found = {}
+    for writer in ("files", "spark"):
+        own = with_writer(settings, writer, f"{settings.tables.root}_{writer}")
+        configure(own)
+        for one in odd_scorers():
+            one.register().start(sampling_config=ScorerSamplingConfig(sample_rate=0.7))
+        backfill_scorers(scorers=["number", "mixed"])
+        found[writer] = results(spark, own)
+        assert operations(spark, own) == ["WRITE" if writer == "files" else "MERGE"]
+    files, merged = found["files"].drop(*OWN), found["spark"].drop(*OWN)
+    assert files.schema == merged.schema
+    assert files.count() > 80
+    assert_df_equality(files, merged, transforms=[lambda rows: rows.sort("assessment_id", "trace_date")])
+    latencies = [frame.where("latency_ms is null").count() for frame in found.values()]
+    assert latencies == [0, 0]
+
+
+def test_no_row_is_missed_by_the_bounds_of_its_file(spark: SparkSession, settings: Settings) -> None:
+    """Spark skips files by the statistics that the tasks have written."""
+    configure(settings)
+    odd_scorers()[0].register().start()
+    jobs = []
+    for day in range(2):
+        write_traces(
+            spark, some_traces(10, request_time=lambda i, d=day: NOON.replace(day=d + 1)), settings.traces_path
+        )
+        jobs.append(backfill_scorers(scorers=["number"]))
+    rows = results(spark, settings)
+    assert [rows.where(F.col("job_id") == job_id).count() for job_id in jobs] == [10, 10]
+    some = rows.limit(1).collect()[0]
+    for name in ("trace_id", "trace_time", "created_at", "draw", "scorer_name", "ordinal", "outcome"):
+        assert rows.where(F.col(name) == F.lit(some[name])).count() >= 1
+
+
+@pytest.mark.parametrize("is_same_date", [True, False])
+def test_rows_that_others_wrote_meanwhile(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_same_date: bool
+) -> None:
+    """To the same dates: then MERGE looks at each row, and none is doubled. To others: they are no concern."""
+    from backfill_spark.results.store import ResultStore
+
+    write_traces(spark, some_traces(20), settings.traces_path)
+    configure(settings)
+    odd_scorers()[0].register().start()
+    write, date = ResultStore._add_files, "trace_date" if is_same_date else "date'1999-01-01'"
+
+    def overtaken(self: Any, job_id: str, request: Any, chunks: Any, txn: Any) -> Any:
+        monkeypatch.setattr(ResultStore, "_add_files", write)
+        staged = self.staged_by(job_id, chunks).limit(5)
+        from backfill_spark.results.rows import assessments
+
+        rows = assessments(staged, request).selectExpr("* except (trace_date)", f"{date} as trace_date")
+        self.assessments.append(rows.select(*schema.ASSESSMENTS.schema.fieldNames()))
+        return write(self, job_id, request, chunks, txn)
+
+    monkeypatch.setattr(ResultStore, "_add_files", overtaken)
+    backfill_scorers(scorers=["number"])
+    rows = results(spark, settings).where("trace_date > date'2000-01-01'")
+    assert (rows.count(), rows.select("trace_id").distinct().count()) == (20, 20)
+    assert operations(spark, settings)[0] == ("MERGE" if is_same_date else "WRITE")
