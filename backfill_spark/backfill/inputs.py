@@ -38,6 +38,8 @@ class Inputs:
     """What other jobs have staged by then is not called."""
     pairs: PairCounts
     job_id: str | None = None
+    is_untouched: bool = False
+    """True when no pair has a result or a staged one, at these versions: then no chunk need look."""
 
     @classmethod
     def counted(
@@ -55,7 +57,8 @@ class Inputs:
         pairs = count_due(
             request, source, tables.results, choice=choice, job_id=job_id, staging_version=staging_version
         )
-        return cls(tables, request, source, choice, services, staging_version, pairs, job_id)
+        found = [*pairs.own.values(), *pairs.elsewhere.values(), *(c.already_scored for c in pairs.counts.values())]
+        return cls(tables, request, source, choice, services, staging_version, pairs, job_id, not any(found))
 
     def candidates(self, staging_version: int | None, *, own_version: int | None = None) -> DataFrame:
         """Return the light rows of the whole window with their masks, by a version of staging."""
@@ -86,13 +89,16 @@ class Inputs:
         if self.pairs.has_duplicates:
             winners = P.winners(self.candidates(self.staging_version))
             pairs = P.drop_duplicates(pairs, winners, ties=self.pairs.has_ties)
-        pairs = self.tables.results.with_done(
-            pairs,
-            request,
-            job_id=self.job_id,
-            staging_version=self.staging_version,
-            dates=None if chunk is None else (chunk.dates[0], chunk.dates[-1]),
-        )
+        if self.is_untouched:
+            pairs = pairs.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
+        else:
+            pairs = self.tables.results.with_done(
+                pairs,
+                request,
+                job_id=self.job_id,
+                staging_version=self.staging_version,
+                dates=None if chunk is None else (chunk.dates[0], chunk.dates[-1]),
+            )
         unreadable = P.submask(F.col("unreadable"), indexes)
         due = P.submask(P.to_call_mask(), indexes)
         return pairs.withColumns({"due": due, "unreadable": unreadable}).where("due != 0")

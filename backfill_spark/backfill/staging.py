@@ -86,7 +86,7 @@ def poll_other_jobs(attempt: Attempt) -> None:
         _take_over(attempt, inputs.candidates(version, own_version=store.version()), version)
     if versions:
         # What comes in between is not called either, and is adopted by the next look.
-        attempt.inputs = replace(inputs, staging_version=store.version())
+        attempt.inputs = replace(inputs, staging_version=store.version(), is_untouched=False)
 
 
 def _take_over(attempt: Attempt, pairs: DataFrame, version: int) -> None:
@@ -130,7 +130,7 @@ def merge(attempt: Attempt) -> None:
         try:
             with attempt.bar.merging(rows), compiled(attempt.tables.spark, rows=rows):
                 return attempt.tables.results.merge(
-                    attempt.job_id, attempt.request, numbers, dates, txn, is_fresh=is_fresh
+                    attempt.job_id, attempt.request, numbers, dates, txn, rows=rows, is_fresh=is_fresh
                 )
         except Exception as error:
             # What Spark refuses to plan was never sent.

@@ -17,7 +17,7 @@ from backfill_spark.storage.commit_log import CommitLog
 from backfill_spark.storage.deltalake_table import DeltalakeTable, is_reached, local_folder
 from backfill_spark.storage.migrations import check_fields, create, fields_of, migrate
 from backfill_spark.storage.retry import is_altered, is_conflict, until_alone
-from backfill_spark.storage.small_table import Txn, location_of
+from backfill_spark.storage.small_table import Txn, Where, location_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,6 +99,10 @@ class Store(CommitLog):
             later = {name for columns in self.table.added for name in columns}.difference(rows.columns)
             rows = rows.withColumns({n: F.lit(None).cast(self.table.schema[n].dataType) for n in later})
         return rows
+
+    def may_hold(self, where: Where, version: int) -> bool:
+        """False when it is known without a look at the rows that a version has none with these values."""
+        return self.light is None or self.light.may_hold(where, version)
 
     def frame(self, rows: Sequence[dict[str, Any]]) -> DataFrame:
         """Return rows of plain values as a frame of the table's shape; absent columns are NULL."""

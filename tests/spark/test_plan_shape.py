@@ -69,8 +69,8 @@ def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monk
     """The window reaches the scan; a scorer on outputs never reads spans; the second run reads no texts at all."""
     scored: list[DataFrame] = []
     selected: list[DataFrame] = []
-    made_scored, made_pairs = steps.scored, due.candidates
-    monkeypatch.setattr(steps, "scored", lambda *a, **k: _kept(scored, made_scored(*a, **k)))
+    made_pairs = due.candidates
+    _keep_scored(scored, monkeypatch)
     monkeypatch.setattr(due, "candidates", lambda *a, **k: _kept(selected, made_pairs(*a, **k)))
 
     first = get_backfill(backfill_scorers(scorers=["length"], start_time=START))
@@ -96,6 +96,18 @@ def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monk
         assert not set().union(*(read_schema(s) for s in scans(frame, world.traces_path))) & set(TEXTS)
 
 
+def _keep_scored(into: list[DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the tasks are given, and the same with the UDF, which takes the place of a task where it must."""
+    made = steps.ChunkScoring.in_task
+
+    def in_task(self: Any) -> Any:
+        rows, score = made(self)
+        into.extend([rows.mapInArrow(lambda batches: batches, rows.schema), self.frame()])
+        return rows, score
+
+    monkeypatch.setattr(steps.ChunkScoring, "in_task", in_task)
+
+
 def _kept(into: list[DataFrame], frame: DataFrame) -> DataFrame:
     into.append(frame)
     return frame
@@ -106,8 +118,7 @@ def test_one_scan_and_one_python_node_serve_all_scorers(
 ) -> None:
     """Two scorers share the scan and the worker; each due pair is called exactly once."""
     frames: list[DataFrame] = []
-    made = steps.scored
-    monkeypatch.setattr(steps, "scored", lambda *a, **k: _kept(frames, made(*a, **k)))
+    _keep_scored(frames, monkeypatch)
 
     @scorer
     def third(inputs: Any) -> Any:
@@ -122,7 +133,7 @@ def test_one_scan_and_one_python_node_serve_all_scorers(
     assert 36 == len(ids) == len(set(ids))
     for frame in frames:
         text = frame._jdf.queryExecution().executedPlan().toString()
-        assert 1 == len(re.findall(r"(?:ArrowEvalPython|BatchEvalPython|ArrowPythonRunner)", text)), text
+        assert 1 == len(re.findall(r"(?:ArrowEvalPython|BatchEvalPython|MapInArrow|ArrowPythonRunner)", text)), text
         assert 1 == len(scans(frame, world.traces_path))
 
 

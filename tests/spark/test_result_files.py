@@ -104,14 +104,14 @@ def test_rows_that_others_wrote_meanwhile(
     odd_scorers()[0].register().start()
     write, date = ResultStore._add_files, "trace_date" if is_same_date else "date'1999-01-01'"
 
-    def overtaken(self: Any, job_id: str, request: Any, chunks: Any, txn: Any) -> Any:
+    def overtaken(self: Any, job_id: str, request: Any, chunks: Any, *more: Any) -> Any:
         monkeypatch.setattr(ResultStore, "_add_files", write)
         staged = self.staged_by(job_id, chunks).limit(5)
         from backfill_spark.results.rows import assessments
 
         rows = assessments(staged, request).selectExpr("* except (trace_date)", f"{date} as trace_date")
         self.assessments.append(rows.select(*schema.ASSESSMENTS.schema.fieldNames()))
-        return write(self, job_id, request, chunks, txn)
+        return write(self, job_id, request, chunks, *more)
 
     monkeypatch.setattr(ResultStore, "_add_files", overtaken)
     backfill_scorers(scorers=["number"])
