@@ -281,10 +281,8 @@ class ResultStore:
             for s in request.scorers
         }
         writer = ResultWriter(str(table.folder), table.columns(), types, request.seed)
-        staged = (
-            self.staging.light.part_rows(job_id) if self.staging.light is not None and rows <= DRIVER_ROWS else None
-        )
-        if staged is None:
+        light = self.staging.light if rows <= DRIVER_ROWS else None
+        if light is None:
             found = self.staged_by(job_id, chunks).mapInArrow(writer.write, FILES_DDL).collect()
             files = [row.asDict() for row in found]
         else:
