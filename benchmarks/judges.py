@@ -149,7 +149,7 @@ def here() -> Side:
 
 @contextlib.contextmanager
 def texts_on_spark(count: int, latency: float) -> Iterator[Any]:
-    """Give settings for `count` texts in a table, a session on two cores, and a server for their judges."""
+    """Yield settings for `count` texts in a table, a session on two cores, and a server for their judges."""
     from pyspark.sql import functions as F
 
     import backfill_spark as b

@@ -104,7 +104,7 @@ def first_target(pairs: int) -> int:
 
 
 def tasks_for(pairs: int, seconds_per_pair: float | None, slots: int, *, full: int = 0) -> int | None:
-    """Return how many tasks to spread a chunk over; None leaves it as the files lie.
+    """Return the number of tasks to spread a chunk over; None leaves it as the files lie.
 
     Args:
         pairs: of the chunk.

@@ -171,7 +171,7 @@ def ask_slice(attempt: Attempt, pairs: DataFrame, piece: Slice, draw_from: float
 
 
 def _in_vain(attempt: Attempt, asked: Asked, uri: str) -> str | None:
-    """Return why nothing more is asked, after many questions of many small slices without a verdict."""
+    """Explain why nothing more is asked, after many questions of many small slices without a verdict."""
     spending = attempt.progress.spending
     spending.failed = 0 if asked.verdicts else spending.failed + asked.failures
     if spending.failed < FAILURES_IN_A_ROW or asked.code is None:
@@ -209,7 +209,7 @@ def _write_answers(attempt: Attempt, answers: DataFrame) -> Asked:
 
 
 def stage_answers(attempt: Attempt, pairs: DataFrame, draw_from: float, draw_to: float) -> None:
-    """Give each pair of the slice its answer, and stage it as one chunk."""
+    """Join each pair of the slice with its answer, and stage them as one chunk."""
     inside = pairs.where((F.col("draw") >= draw_from) & (F.col("draw") < draw_to))
     paid = attempt.tables.work.prompts(attempt.job_id).where(
         (F.col("draw") < draw_to) & F.col("prompt_hash").isNotNull()

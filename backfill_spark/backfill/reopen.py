@@ -99,7 +99,7 @@ def _open_recorded(tables: Tables, request: Request, **pin: Any) -> TraceSource:
 
 
 def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> pd.DataFrame:
-    """Return what `BackfillJob.summary` gives: over the current results of the pairs that the job selected."""
+    """Make the frame of `BackfillJob.summary`, over the current results of the pairs that the job selected."""
     import pandas as pd
 
     from backfill_spark.results.summary import only_seen, selected_rows, summarise

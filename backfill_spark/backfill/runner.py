@@ -179,13 +179,13 @@ def _has_runner(record: JobRecord) -> BackfillRefusedError:
 
 
 def _kept(attempt: Attempt, planned: Inputs) -> Inputs:
-    """Return what was planned, with the choice as it was kept: Spark's samples need not be drawn for each chunk."""
+    """Take over the plan's inputs, with the stored choice: Spark's samples need not be drawn for each chunk."""
     choice = attempt.tables.work.choice(attempt.job_id, attempt.request)
     return replace(planned, job_id=attempt.job_id, choice=choice)
 
 
 def _reopened(attempt: Attempt) -> Inputs:
-    """Return what the job reads, counted again."""
+    """Open the job's inputs, counted again."""
     attempt.tables.jobs.show(attempt.lease.claimed)
     inputs = inputs_of(attempt.tables, attempt.job_id, attempt.request)
     attempt.lease.change({"results_version": inputs.request.results_version})

@@ -81,7 +81,7 @@ def filter_text(value: Any, problems: Problems) -> str | None:
 
 
 def notes_of(text: str | None) -> tuple[str, ...]:
-    """Return what to say of a filter that parses."""
+    """Return the notes about a filter that parses."""
     try:
         return compile_filter(text).notes
     except FilterError:  # a problem, and told as one

@@ -61,7 +61,7 @@ def announce(plan: Any) -> None:
 
 
 def plan_sheet(plan: Any) -> Sheet:
-    """Return what a BackfillPlan shows: window, source, a row a scorer from in window to due, calls."""
+    """A BackfillPlan: window, source, calls, and the counts of each scorer from in window to due."""
     counts: Mapping[str, Counts] = plan.counts
     due = sum(count.due for count in counts.values())
     rows = []
@@ -87,7 +87,7 @@ def plan_sheet(plan: Any) -> Sheet:
 
 
 def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
-    """Return what a BackfillJob shows.
+    """A BackfillJob: window, source, progress, times, calls, and the counts or results of each scorer.
 
     Args:
         job: the job.
@@ -147,7 +147,7 @@ def jobs_sheet(jobs: Iterable[Any]) -> Sheet:
 
 
 def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
-    """Return what a Scorer shows."""
+    """A Scorer: version, rate, filter and digest; its source where asked for."""
     rate, known = scorer.sample_rate, scorer.registration
     source = known.source_text if with_source and known is not None else None
     return Sheet(
@@ -169,7 +169,7 @@ def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
 
 
 def scorer_html(scorer: Any, *, problem: str | None) -> str:
-    """Return what a scorer shows in a notebook; `problem` is why it cannot be called."""
+    """A scorer in a notebook; `problem` is why it cannot be called."""
     state = (("kind", str(scorer.kind)), ("status", str(scorer.status)))
     sheet = scorer_sheet(scorer)
     return replace(sheet, title=scorer.name, facts=(*state, *sheet.facts, ("problem", problem or ""))).html()
@@ -221,7 +221,7 @@ def _aggregations(scorer: Any) -> str:
 
 
 def _skipped(counts: Mapping[str, Counts]) -> list[str]:
-    """Say why rows were skipped: once when all scorers skip the same, else a line a scorer."""
+    """Count skipped rows by reason: once when all scorers skip the same, else a line a scorer."""
     reasons = {name: dict(sorted(count.skipped_reasons.items())) for name, count in counts.items()}
     texts = {name: ", ".join(f"{n:,} {why}" for why, n in each.items() if n) for name, each in reasons.items()}
     if len(set(texts.values())) == 1:

@@ -196,7 +196,7 @@ def fan_out(
 def _extra(
     model: str, key: str | None, judgement: Mapping[str, Any], metadata: dict[str, str], *, cached: bool | None
 ) -> str:
-    """Return the JSON object of `tables.EXTRA`."""
+    """Return the JSON object of `schema.EXTRA`."""
     spent: dict[str, Any] = {"attempts": 0, "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
     if cached is False:
         spent = {name: judgement.get(name) for name in spent}

@@ -137,7 +137,7 @@ class UnloadedCall(ScorerCall):
 
 
 def kind_of_call(scorer: LoadedScorer) -> type[ScorerCall]:
-    """Return how this scorer is called."""
+    """Return the way to call this scorer."""
     if scorer.function is None:
         return UnloadedCall
     return AwaitedCall if scorer.spec.kind is ScorerKind.ASYNC_FUNCTION else ScorerCall

@@ -43,7 +43,7 @@ _ARROW_TYPES: dict[T.DataType, pa.DataType] = {
 
 
 def columns_needed(specs: Collection[ScorerSpec], available: frozenset[str]) -> frozenset[str]:
-    """Return which TRACES columns of a source with the columns `available` these scorers are given."""
+    """Return the TRACES columns that these scorers are given, of a source with the columns `available`."""
     return frozenset().union(*(columns_for(spec.signature, available) for spec in specs))
 
 
@@ -57,7 +57,7 @@ def score(
     timeout_s: float,
     unreadable: Column | None = None,
 ) -> Column:
-    """Return the results of all `specs` for each trace, as one column typed `tables.RESULTS`.
+    """Return the results of all `specs` for each trace, as one column typed `schema.RESULTS`.
 
     Reads the columns `columns_needed` names and `due` BIGINT (bit k: scorer k is due; NULL: none is) of a TRACES
     frame. Each due pair is called exactly once as long as the frame is `select(keys…, score(…).alias("results"))`
@@ -89,7 +89,7 @@ def score(
 def worker_inputs(
     specs: Sequence[ScorerSpec], available: frozenset[str], *, trace_mb: float
 ) -> tuple[list[str], Column, Column | None]:
-    """Return what a worker is given of a TRACES frame: names, a mask of too large traces, and a struct of texts.
+    """Return a worker's part of a TRACES frame: names, a mask of too large traces, and a struct of texts.
 
     Texts travel as bytes: one that is no UTF-8 would end the task where Arrow makes strings of them. Measured on
     200,000 texts of 600 bytes: decoding here costs nothing that shows, looking at them in the JVM a sixth.
@@ -119,7 +119,7 @@ def worker_inputs(
 
 
 def worker_columns(names: Sequence[str], columns: Sequence[list[bytes | None]]) -> dict[str, Sequence[Any]]:
-    """Return what arrives in a worker as `score_batch` and `render_batch` take it."""
+    """Decode the columns that arrive in a worker, for `score_batch` and `render_batch`."""
     given: dict[str, Sequence[Any]] = {}
     for name, values in zip(names, columns, strict=True):
         try:
@@ -180,7 +180,7 @@ class _Batch:
     def score(
         self, due: list[int], too_large: list[int], unreadable: list[int], columns: Sequence[list[bytes | None]]
     ) -> list[pa.Array]:
-        """Return one array of lists for each field of `tables.RESULTS`."""
+        """Return one array of lists for each field of `schema.RESULTS`."""
         scorers = self.__dict__.get("_scorers")
         if scorers is None:
             scorers = self.__dict__["_scorers"] = load_scorers(self.specs, self.available, load=loading.load)

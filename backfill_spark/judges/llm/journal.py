@@ -101,7 +101,7 @@ class Journal:
         return bool(self._waiting)
 
     def earlier(self) -> Journaled:
-        """Return what other attempts at this task have written; this one has written nothing yet."""
+        """Read the files of other attempts at this task; this one has written nothing yet."""
         return read_journal(self._folder_given, self._job_id, task=self._task)
 
     def add(self, answer: Answer) -> None:

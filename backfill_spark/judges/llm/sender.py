@@ -147,7 +147,7 @@ def decoded(body: bytes) -> Any:
 
 
 def _described(error: Exception) -> str:
-    """Return what went wrong on the way, without an address or a body."""
+    """Describe an error on the way, without an address or a body."""
     if isinstance(error, TimeoutError):
         return "no complete answer in time"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
@@ -156,6 +156,6 @@ def _described(error: Exception) -> str:
 
 
 def _refusal(error: Exception) -> str:
-    """Return why there was no connection: refused, an unknown name, or a certificate."""
+    """Describe why there was no connection: refused, an unknown name, or a certificate."""
     cause = getattr(error, "os_error", error)
     return f"{getattr(cause, 'strerror', None) or type(cause).__name__} ({type(cause).__name__})"

@@ -51,7 +51,7 @@ def used_globals(function: types.FunctionType) -> dict[str, Any]:
 
 
 def unknown_names(function: object) -> list[tuple[str, str]]:
-    """Return what `function` and the helpers it calls name that exists nowhere, each with the function that does so.
+    """List the names in `function` and its helpers that exist nowhere, each with the function that has it.
 
     A code object that catches NameError is left alone, and so is a name that the code itself makes global.
     """

@@ -148,7 +148,7 @@ def _node_of(code: types.CodeType, tree: ast.Module) -> ast.AST | None:
 
 
 def _lambda_of(code: types.CodeType, tree: ast.Module) -> ast.Lambda | None:
-    """Tell lambdas of one line apart by the columns that the bytecode remembers."""
+    """Find a lambda by the columns that the bytecode remembers; several may stand on one line."""
     nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno]
     spans = [
         ((line, column), (end_line, end_column))
