@@ -219,8 +219,6 @@ def resume(tables: Tables, job_id: str, *, changes: Mapping[str, Any], repin: bo
 
 
 def _checked_limits(settings: Settings, request: Request, changes: Mapping[str, Any]) -> dict[str, Any]:
-    if not changes:
-        return {}
     problems = Problems()
     changed = limits_of(changes, request.scorers, problems)
     if changed.get("max_cost_usd") is not None:

@@ -19,7 +19,7 @@ from backfill_spark.judges.worker import fan_out, load_judges, render_batch
 from backfill_spark.models import ScorerSpec
 from backfill_spark.scorers.stored_code import loading
 from backfill_spark.scoring.arguments import TOO_LARGE, UNREADABLE
-from backfill_spark.scoring.spark import worker_columns, worker_inputs
+from backfill_spark.scoring.columns import worker_columns, worker_inputs
 from backfill_spark.traces.texts import key_text
 
 if TYPE_CHECKING:
