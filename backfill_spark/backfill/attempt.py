@@ -71,7 +71,7 @@ class JobProgress:
         return sum(t.seconds for t in self.staged.values())
 
     def numbered(self, chunk: Chunk) -> Chunk:
-        """Return the job's next chunk number; numbers of earlier attempts are not used again."""
+        """Return the chunk under the job's next number; numbers of earlier attempts are not used again."""
         self.next_chunk += 1
         return replace(chunk, index=self.next_chunk - 1)
 
@@ -91,7 +91,6 @@ class Attempt:
 
     @property
     def job_id(self) -> str:
-        """The job."""
         return self.lease.job_id
 
     def open(self, inputs: Inputs) -> None:

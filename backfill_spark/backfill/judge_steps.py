@@ -45,15 +45,15 @@ IN_FLIGHT = 4
 class Asked:
     """What came back of a slice's questions to one model."""
 
-    questions: int
-    attempts: int
-    failures: int
-    verdicts: int
+    questions: int = 0
+    attempts: int = 0
+    failures: int = 0
+    verdicts: int = 0
     """Good answers, and refusals of the model."""
-    why: str | None
+    why: str | None = None
     """Why some were left, other than for the budget."""
-    code: str | None
-    message: str | None
+    code: str | None = None
+    message: str | None = None
     """Of a question without a verdict."""
 
 
@@ -200,8 +200,7 @@ def _write_answers(attempt: Attempt, answers: DataFrame) -> Asked:
             *judgements.table.schema.fieldNames()
         )
     )
-    nothing = {"questions": 0, "attempts": 0, "failures": 0, "verdicts": 0, "why": None, "code": None, "message": None}
-    got: dict[str, Any] = nothing | {name: value for name, value in seen.get.items() if value is not None}
+    got: dict[str, Any] = {name: value for name, value in seen.get.items() if value is not None}
     return Asked(**got)
 
 
@@ -226,16 +225,13 @@ def stage_answers(attempt: Attempt, pairs: DataFrame, draw_from: float, draw_to:
         )
     )
     specs = [attempt.request.scorers[i] for i in attempt.request.judges]
-    staged = fan(rows.withColumn("judgement", _plain("judgement")), specs, attempt.request.models)
+    # Without its moment, which Arrow would hand over as a datetime.
+    plain = F.when(F.col("judgement").isNotNull(), F.col("judgement").dropFields("answered_at"))
+    staged = fan(rows.withColumn("judgement", plain), specs, attempt.request.models)
     cutter = Cutter(attempt.inputs.pairs.asks_by_hour, attempt.request.window)
     whole = cutter.next(cutter.pairs) or Chunk(0, attempt.request.window, 0.0, 1.0, 0)
     chunk = attempt.progress.numbered(replace(whole, draw_from=draw_from, draw_to=min(draw_to, 1.0)))
     stage(attempt, chunk, staged)
-
-
-def _plain(name: str) -> Any:
-    """A judgement without its moment, which Arrow would hand over as a datetime."""
-    return F.when(F.col(name).isNotNull(), F.col(name).dropFields("answered_at"))
 
 
 # --- where

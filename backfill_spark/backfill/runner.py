@@ -222,8 +222,7 @@ def _checked_limits(settings: Settings, request: Request, changes: Mapping[str, 
     problems = Problems()
     changed = limits_of(changes, request.scorers, problems)
     if changed.get("max_cost_usd") is not None:
-        for problem in prices_missing(services_of(settings, request)):
-            problems.note(problem)
+        problems.note(*prices_missing(services_of(settings, request)))
     problems.raise_any()
     return changed
 
