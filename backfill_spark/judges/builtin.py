@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any, ClassVar, Unpack
 
 from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
-from backfill_spark.judges.judge import YES_NO, Interpretation, Judge, JudgeOptions, Sections
+from backfill_spark.judges.judge import YES_NO, Interpretation, Judge, JudgeOptions
 from backfill_spark.judges.prompt import shown
 from backfill_spark.judges.trace_texts import calls_apart, documents_of, expected_calls_in, tool_calls_of, tools_of
 from backfill_spark.judges.verdict import closed_object
@@ -46,7 +46,9 @@ class BuiltInJudge(Judge):
     def task(self) -> str:
         return self.words
 
-    def sections(self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any) -> Sections:
+    def sections(
+        self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any
+    ) -> dict[str, str] | Interpretation | None:
         found: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
         for name, read in _OF_SPANS.items():
             if name in self.sees:
@@ -107,7 +109,9 @@ class Equivalence(BuiltInJudge):
     Equal texts and numbers are settled without a call, as are numbers that differ.
     """
 
-    def sections(self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any) -> Sections:
+    def sections(
+        self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any
+    ) -> dict[str, str] | Interpretation | None:
         sections = super().sections(inputs=inputs, outputs=outputs, expectations=expectations, trace=trace)
         if not isinstance(sections, dict):
             return sections
@@ -174,7 +178,7 @@ class RetrievalRelevance(BuiltInJudge):
 
     suffix: ClassVar[str] = "/precision"
 
-    def sections(self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any) -> Sections:
+    def sections(self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any) -> dict[str, str] | None:
         del outputs, expectations
         documents = {f"document_{n}": text for n, text in enumerate(documents_of(self._spans(trace)), 1)}
         return _shown({"inputs": inputs, **documents}) if documents else None
@@ -235,7 +239,9 @@ class ToolCallCorrectness(BuiltInJudge):
         order = "Their order must be right, too." if self.should_consider_ordering else "Their order does not count."
         return self.words.format(order=order)
 
-    def sections(self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any) -> Sections:
+    def sections(
+        self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any
+    ) -> dict[str, str] | Interpretation | None:
         del outputs
         spans = self._spans(trace)
         calls = tool_calls_of(spans)

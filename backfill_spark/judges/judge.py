@@ -29,10 +29,6 @@ class Interpretation(NamedTuple):
     metadata: dict[str, str]
 
 
-Sections = dict[str, str] | Interpretation | None
-"""The parts of a prompt, name → text; None with nothing to judge; or a verdict that needs no call."""
-
-
 class JudgeOptions(ScorerOptions, total=False):
     """What every judge can be given."""
 
@@ -88,8 +84,10 @@ class Judge(Scorer):
     def task(self) -> str:
         """What the model is asked to do."""
 
-    def sections(self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any) -> Sections:
-        """Return the parts of the prompt of one trace.
+    def sections(
+        self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any
+    ) -> dict[str, str] | Interpretation | None:
+        """Return the parts of the prompt, name → text; None with nothing to judge; or a verdict that needs no call.
 
         Raises:
             JudgeInputError: the trace lacks what it must see.

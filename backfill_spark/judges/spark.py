@@ -153,21 +153,10 @@ def fan(rows: DataFrame, specs: Sequence[ScorerSpec], models: Mapping[str, str])
 
     def carry(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         judges = {(j.spec.name, j.spec.version): j for j in load_judges(shipped, uris, load=loading.load)}
-        names = ("scorer_name", "scorer_version", "prompt", "prompt_hash", "input_digest", "judgement", "cached")
+        names = ["scorer_name", "scorer_version", "prompt", "prompt_hash", "input_digest", "judgement", "cached"]
         for batch in batches:
-            results = [
-                fan_out(
-                    judges[name, version],
-                    prompt=prompt,
-                    prompt_hash=key,
-                    input_digest=digest,
-                    judgement=judgement,
-                    cached=cached,
-                )
-                for name, version, prompt, key, digest, judgement, cached in zip(
-                    *(batch.column(n).to_pylist() for n in names), strict=True
-                )
-            ]
+            pairs = batch.select(names).to_pylist()
+            results = [fan_out(judges[p.pop("scorer_name"), p.pop("scorer_version")], **p) for p in pairs]
             made: dict[str, Any] = {name: batch.column(name) for name in KEYS}
             kind = pa_type(STAGED, "results")
             fields = [pa.array([[row[i]] for row in results], kind.field(i).type) for i in range(kind.num_fields)]

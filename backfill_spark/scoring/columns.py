@@ -42,10 +42,8 @@ def worker_inputs(
     }
     bits = dict.fromkeys(needs, 0)
     for bit, need in enumerate(needs):
-        bits[need] |= 1 << bit
-    masks = [
-        F.when(large, F.lit(_signed(bits[need])).cast("long")).otherwise(nobody) for need, large in is_large.items()
-    ]
+        bits[need] |= 1 << bit if bit < 63 else -(1 << 63)
+    masks = [F.when(large, F.lit(bits[need]).cast("long")).otherwise(nobody) for need, large in is_large.items()]
     # Inputs are blanked, not the call (F.when around a UDF calls it for every row), and only where every scorer
     # that wants them finds the trace too large: no scorer's result depends on the others in the job.
     given = []
@@ -78,10 +76,6 @@ def _text_or_bytes(value: bytes) -> str | bytes:
 def _size(texts: Sequence[Column]) -> Column:
     lengths = (F.coalesce(F.octet_length(text), F.lit(0)).cast("long") for text in texts)
     return reduce(add, lengths, F.lit(0).cast("long"))
-
-
-def _signed(bits: int) -> int:
-    return bits - (1 << 64) if bits >> 63 else bits
 
 
 def _as_text(name: str) -> Column:

@@ -24,8 +24,6 @@ MAX_BODY = 1 << 20
 SHORTEST_KEY = 12
 """Characters; shorter ones are words such as EMPTY, which servers without keys are given."""
 TOO_LONG = Fault(Action.ROW, ErrorCode.JUDGE_BAD_OUTPUT, f"the answer is longer than {MAX_BODY:,} bytes")
-
-
 _NO_REPLY = Reply()
 
 
