@@ -107,7 +107,6 @@ def tasks_for(pairs: int, seconds_per_pair: float | None, slots: int, *, full: i
     """Return the number of tasks to spread a chunk over; None leaves it as the files lie.
 
     Args:
-        pairs: of the chunk.
         seconds_per_pair: that a task spends on one; None while it is not known.
         slots: Tasks that run at once.
         full: What `full_task` gives; 0 where no scorer is async.

@@ -25,5 +25,4 @@ class Problems:
             raise BackfillRefusedError([*self.missing, *self.all])
 
     def note(self, *problems: str) -> None:
-        """Add problems."""
         self.all += problems

@@ -10,7 +10,6 @@ from typing import Any
 
 
 def plan_object(plan: Any) -> dict[str, Any]:
-    """Return a BackfillPlan as a JSON object."""
     return _object(plan) | {"calls": plan.calls, "cost_usd": plain(plan.cost_usd), "chunks": plan.chunks}
 
 
@@ -25,7 +24,6 @@ def job_object(job: Any, *, summary: Any = None) -> dict[str, Any]:
 
 
 def scorer_object(scorer: Any, *, with_source: bool = False) -> dict[str, Any]:
-    """Return a Scorer as a JSON object."""
     names = ("name", "scorer_version", "status", "sample_rate", "filter_string", "description", "digest")
     body = {name: plain(getattr(scorer, name)) for name in names}
     body["aggregations"] = [str(a) for a in scorer.aggregations or ()]

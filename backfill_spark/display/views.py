@@ -86,7 +86,6 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
     """A BackfillJob: window, source, progress, times, calls, and the counts or results of each scorer.
 
     Args:
-        job: the job.
         summary: the frame of `job.summary()`: means and intervals, instead of what the runners counted.
         counts: show both.
     """

@@ -152,10 +152,8 @@ def fan_out(
     """Return the result row of one pair, in the order of `feedback.FIELD_NAMES`.
 
     Args:
-        loaded: The pair's judge.
         prompt: What `render_batch` gave; read only where `prompt_hash` is None.
         prompt_hash: Key of the answer; None when nothing was asked.
-        input_digest: Hash of what the judge saw.
         judgement: The row of `judgements` with this key.
         cached: True when this pair caused no call: its row then shows no attempts, tokens or cost, so that sums
             over rows are what was paid.

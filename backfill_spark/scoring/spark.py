@@ -60,7 +60,6 @@ def score(
 
     Args:
         specs: 1 to 64 scorers; definitions travel with the column and are loaded in the workers.
-        available: Columns that the frame has.
         udf: `pandas`, or `arrow` (Spark 4.1 or newer).
         payload: How recorded texts are decoded: `auto`, `json` or `text`.
         trace_mb: A trace with more MiB of text in the columns that a scorer needs is `trace_too_large` for it.

@@ -73,9 +73,6 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
     """Add to `traces` what decides each pair.
 
     Args:
-        traces: TRACES columns of the window.
-        request: scorers, filters, rates and seed.
-        available: columns that the source has.
         choice: for listed traces or Spark sampling: trace_id and `chosen` (mask); else None.
 
     Returns:

@@ -52,7 +52,6 @@ class _AsDictionary(RefusesByName):
     __slots__ = ()
 
     def to_dictionary(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
         return asdict(cast("Any", self))
 
 
@@ -196,12 +195,10 @@ class Assessment(RefusesByName):
 
     @property
     def error_code(self) -> str | None:
-        """Code of the error, or None."""
         return getattr(self.error, "error_code", None)
 
     @property
     def error_message(self) -> str | None:
-        """Message of the error, or None."""
         return getattr(self.error, "error_message", None)
 
     def to_dictionary(self) -> dict[str, Any]:

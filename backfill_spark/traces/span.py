@@ -121,7 +121,6 @@ class Link(RefusesByName):
     attributes: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
         return asdict(self)
 
 
@@ -134,7 +133,6 @@ class Document:
     id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
         return asdict(self)
 
 
@@ -268,7 +266,6 @@ class Span(RefusesByName):
         return cast("dict[str, Any]", self._attributes)
 
     def get_attribute(self, key: str) -> Any:
-        """Return one attribute, or None."""
         return self.attributes.get(key)
 
     @property

@@ -452,7 +452,6 @@ class Trace(RefusesByName):
 
     @staticmethod
     def pandas_dataframe_columns() -> list[str]:
-        """Return the names of the columns of `to_pandas_dataframe_row`."""
         return list(Trace({"trace_id": ""}).to_pandas_dataframe_row())
 
     def __repr__(self) -> str:

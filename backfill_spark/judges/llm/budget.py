@@ -20,10 +20,7 @@ class Permits:
     """Writes a journal for a pool: every few seconds, and before a request that the last permit does not cover.
 
     Args:
-        journal: Where answers and permits are written.
-        budget: What was spent.
         window: Requests that a pool has open at a time.
-        has_price: Whether costs are known.
         still_s: Longest time that this process may have been stopped; after it nothing more is sent.
     """
 

@@ -81,7 +81,6 @@ def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, s
 
     Args:
         model_uri: `<endpoint or provider>:/<model>`; None takes `settings.model`.
-        settings: The section `judge`.
 
     Raises:
         BackfillRefusedError: no model, a malformed URI, an unknown endpoint or provider, or no address.

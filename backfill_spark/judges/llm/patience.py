@@ -21,11 +21,7 @@ Call = TypeVar("Call")
 
 
 class Patience(Generic[Call]):
-    """Counts what one task got of its endpoint.
-
-    Args:
-        service: What is asked.
-    """
+    """Counts what one task got of its endpoint."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -54,7 +54,6 @@ class Limiter:
         rpm: Requests per minute of the endpoint, over all tasks; None: only what the server says.
         tpm: Tokens per minute of the endpoint, over all tasks.
         tasks: Tasks that share these rates.
-        clock: Seconds, monotonic.
     """
 
     def __init__(

@@ -118,9 +118,6 @@ def fault_of(status: int, headers: Mapping[str, str], body: bytes, shape: Shape,
 
     Args:
         status: HTTP status, or the one that an error in the body of another status tells.
-        headers: Of the answer.
-        body: As it came.
-        shape: Form of the request.
         sent: HTTP status, where it is another one.
     """
     codes, message = told_by(body)

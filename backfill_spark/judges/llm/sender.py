@@ -54,7 +54,6 @@ class Sender:
         self._is_reached = service.is_probed
 
     async def open(self) -> None:
-        """Open the session."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._endpoint.max_in_flight, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -62,7 +61,6 @@ class Sender:
         )
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._session.close()
 
     async def send(self, prompt: dict[str, Any], shape: Shape, *, seconds: float, tries: int) -> Outcome:
