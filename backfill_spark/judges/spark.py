@@ -60,7 +60,7 @@ def render(traces: DataFrame, rendering: Rendering, available: frozenset[str], *
     has_texts = given is not None  # a Column cannot travel
 
     def carry(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from backfill_spark.judges import read_secret
+        from backfill_spark.judges.prompt import read_secret
 
         judges = load_judges(rendering.specs, rendering.models, load=loading.load)
         secret = read_secret(rendering.marker_key_env)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backfill_spark.errors import JudgeOutputError, PromptTooLargeError
-from backfill_spark.judges import Interpretation, Judge, Prompt, prompt_hash
-from backfill_spark.judges.prompt import DEFAULT_SECRET
+from backfill_spark.judges.judge import Interpretation, Judge
+from backfill_spark.judges.prompt import DEFAULT_SECRET, Prompt, prompt_hash
 from backfill_spark.models import ErrorCode, ScorerSpec, compact_json
 from backfill_spark.scoring.arguments import FLAGS, REFUSED_FOR_KEY, REFUSED_FOR_SIZE, TOO_LARGE, UNREADABLE
 from backfill_spark.scoring.feedback import ResultRow, describe, failure, failure_of, normalise
