@@ -153,7 +153,6 @@ def interrupt_behind(error: BaseException | None, *, earlier: BaseException | No
     its own: of 400 interrupts, 3 came out as Py4JNetworkError.
 
     Args:
-        error: what was raised.
         earlier: was being handled before the work began, so it is no part of it.
     """
     while error is not None and error is not earlier:

@@ -73,7 +73,10 @@ class Outcome(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """Why a pair has no value; a closed list."""
+    """Why a pair has no value; a closed list, which readers of `assessments` know.
+
+    CRASHED, EXITED and LOST_IN_CRASH are for scorers in a process of their own; nothing writes them yet.
+    """
 
     SCORER_ERROR = "scorer_error"
     TIMEOUT = "timeout"

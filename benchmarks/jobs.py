@@ -84,7 +84,7 @@ def share(spark: SparkSession, folder: Path, pairs: int, scorers: int) -> tuple[
 
 
 def looks(job_id: str) -> dict[str, Any]:
-    """Return what `status` and `list` do."""
+    """Return calls that look at a job as `status` and `list` do."""
     from backfill_spark import get_backfill, list_backfills
 
     return {

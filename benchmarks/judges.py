@@ -124,11 +124,11 @@ def texts(mark: str, count: int) -> list[str]:
 
 def here() -> Side:
     from backfill_spark import Safety
-    from backfill_spark.judges import Prompt, prompt_hash
     from backfill_spark.judges.llm.client import ask
     from backfill_spark.judges.llm.endpoints import Endpoint, Service
     from backfill_spark.judges.llm.journal import Journal
     from backfill_spark.judges.llm.messages import Question
+    from backfill_spark.judges.prompt import Prompt, prompt_hash
 
     safety = Safety(model="local:/tiny")
 
@@ -149,7 +149,7 @@ def here() -> Side:
 
 @contextlib.contextmanager
 def texts_on_spark(count: int, latency: float) -> Iterator[Any]:
-    """Give settings for `count` texts in a table, a session on two cores, and a server for their judges."""
+    """Yield settings for `count` texts in a table, a session on two cores, and a server for their judges."""
     from pyspark.sql import functions as F
 
     import backfill_spark as b

@@ -74,7 +74,7 @@ def main(*reports: str) -> None:
 
 
 def _cases(report: str) -> dict[tuple[str, str], int]:
-    """Return how many cases of each test passed; below zero when one did not."""
+    """Count the cases of each test that passed; below zero when one did not."""
     found: dict[tuple[str, str], int] = {}
     for case in ET.parse(report).getroot().iter("testcase"):
         key = case.get("classname", "").rsplit(".", 1)[-1], case.get("name", "").split("[")[0]

@@ -73,7 +73,7 @@ class JobProgress:
         return sum(t.seconds for t in self.staged.values())
 
     def numbered(self, chunk: Chunk) -> Chunk:
-        """Give a chunk the job's next number; numbers of earlier attempts are not used again."""
+        """Return the chunk under the job's next number; numbers of earlier attempts are not used again."""
         self.next_chunk += 1
         return replace(chunk, index=self.next_chunk - 1)
 
@@ -93,7 +93,6 @@ class Attempt:
 
     @property
     def job_id(self) -> str:
-        """The job."""
         return self.lease.job_id
 
     def open(self, inputs: Inputs) -> None:

@@ -104,10 +104,9 @@ def first_target(pairs: int) -> int:
 
 
 def tasks_for(pairs: int, seconds_per_pair: float | None, slots: int, *, full: int = 0) -> int | None:
-    """Return how many tasks to spread a chunk over; None leaves it as the files lie.
+    """Return the number of tasks to spread a chunk over; None leaves it as the files lie.
 
     Args:
-        pairs: of the chunk.
         seconds_per_pair: that a task spends on one; None while it is not known.
         slots: Tasks that run at once.
         full: What `full_task` gives; 0 where no scorer is async.

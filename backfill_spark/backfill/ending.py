@@ -100,7 +100,7 @@ def record_coverage(attempt: Attempt) -> None:
 
 
 def _warnings(attempt: Attempt) -> list[str]:
-    """Say which scorers failed on more than half of their pairs, and with which error; in the log, too."""
+    """Name the scorers that failed on more than half of their pairs, and their error; in the log, too."""
     failing = {name: t for name, t in attempt.progress.staged.items() if 2 * t.errored > t.finished}
     if not failing:
         return []

@@ -62,7 +62,7 @@ def _write(attempt: Attempt, prompts: DataFrame) -> None:
 
 @contextmanager
 def open_pairs(attempt: Attempt) -> Iterator[DataFrame]:
-    """Give the job's prompts whose pairs are still to be staged: neither by this job nor by another one."""
+    """Yield the job's prompts whose pairs no job has staged yet."""
     work, job_id = attempt.tables.work, attempt.job_id
     if attempt.lease.epoch == 1:
         yield work.prompts(job_id)

@@ -88,5 +88,5 @@ def output_limits(pairs: DataFrame) -> dict[str, int | None]:
 
 
 def highest_cost(attempt: Attempt, limits: Mapping[str, int | None], name: str, tokens: int | None) -> float:
-    """Return what one question of a judge may cost at most."""
+    """Return the highest cost of one question of a judge."""
     return attempt.inputs.services[attempt.request.models[name]].highest_cost(tokens or 0, limits.get(name))

@@ -45,15 +45,15 @@ IN_FLIGHT = 4
 class Asked:
     """What came back of a slice's questions to one model."""
 
-    questions: int
-    attempts: int
-    failures: int
-    verdicts: int
+    questions: int = 0
+    attempts: int = 0
+    failures: int = 0
+    verdicts: int = 0
     """Good answers, and refusals of the model."""
-    why: str | None
+    why: str | None = None
     """Why some were left, other than for the budget."""
-    code: str | None
-    message: str | None
+    code: str | None = None
+    message: str | None = None
     """Of a question without a verdict."""
 
 
@@ -171,7 +171,7 @@ def ask_slice(attempt: Attempt, pairs: DataFrame, piece: Slice, draw_from: float
 
 
 def _in_vain(attempt: Attempt, asked: Asked, uri: str) -> str | None:
-    """Return why nothing more is asked, after many questions of many small slices without a verdict."""
+    """Explain why nothing more is asked, after many questions of many small slices without a verdict."""
     spending = attempt.progress.spending
     spending.failed = 0 if asked.verdicts else spending.failed + asked.failures
     if spending.failed < FAILURES_IN_A_ROW or asked.code is None:
@@ -200,8 +200,7 @@ def _write_answers(attempt: Attempt, answers: DataFrame) -> Asked:
             *judgements.table.schema.fieldNames()
         )
     )
-    nothing = {"questions": 0, "attempts": 0, "failures": 0, "verdicts": 0, "why": None, "code": None, "message": None}
-    got: dict[str, Any] = nothing | {name: value for name, value in seen.get.items() if value is not None}
+    got: dict[str, Any] = {name: value for name, value in seen.get.items() if value is not None}
     return Asked(**got)
 
 
@@ -209,7 +208,7 @@ def _write_answers(attempt: Attempt, answers: DataFrame) -> Asked:
 
 
 def stage_answers(attempt: Attempt, pairs: DataFrame, draw_from: float, draw_to: float) -> None:
-    """Give each pair of the slice its answer, and stage it as one chunk."""
+    """Join each pair of the slice with its answer, and stage them as one chunk."""
     inside = pairs.where((F.col("draw") >= draw_from) & (F.col("draw") < draw_to))
     paid = attempt.tables.work.prompts(attempt.job_id).where(
         (F.col("draw") < draw_to) & F.col("prompt_hash").isNotNull()
@@ -226,16 +225,13 @@ def stage_answers(attempt: Attempt, pairs: DataFrame, draw_from: float, draw_to:
         )
     )
     specs = [attempt.request.scorers[i] for i in attempt.request.judges]
-    staged = fan(rows.withColumn("judgement", _plain("judgement")), specs, attempt.request.models)
+    # Without its moment, which Arrow would hand over as a datetime.
+    plain = F.when(F.col("judgement").isNotNull(), F.col("judgement").dropFields("answered_at"))
+    staged = fan(rows.withColumn("judgement", plain), specs, attempt.request.models)
     cutter = Cutter(attempt.inputs.pairs.asks_by_hour, attempt.request.window)
     whole = cutter.next(cutter.pairs) or Chunk(0, attempt.request.window, 0.0, 1.0, 0)
     chunk = attempt.progress.numbered(replace(whole, draw_from=draw_from, draw_to=min(draw_to, 1.0)))
     stage(attempt, chunk, staged)
-
-
-def _plain(name: str) -> Any:
-    """A judgement without its moment, which Arrow would hand over as a datetime."""
-    return F.when(F.col(name).isNotNull(), F.col(name).dropFields("answered_at"))
 
 
 # --- where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +65,9 @@ def named(given: Any, problems: Problems) -> Sequence[Any]:
         wanted.append(config)
     if len(given) > MAX_SCORERS:
         problems.note(f"A job takes at most {MAX_SCORERS} scorers, got {len(given)}. Split them over several jobs.")
-    seen: set[str] = set()
-    for name in [_name_of(g) for g in given]:
-        if name in seen:
+    for name, count in Counter(map(_name_of, given)).items():
+        if count > 1:
             problems.note(f"The scorer {name!r} stands more than once in scorers. Name each scorer once.")
-        seen.add(name)
     return wanted
 
 
@@ -143,7 +142,6 @@ def models_of(scorers: Sequence[ScorerSpec], settings: Settings, problems: Probl
         try:
             resolve(uri, settings.judge)
         except BackfillRefusedError as error:
-            for problem in error.problems:
-                problems.note(f"Judge {spec.name!r}: {problem}")
+            problems.note(*(f"Judge {spec.name!r}: {problem}" for problem in error.problems))
         models[spec.name] = str(uri)
     return models

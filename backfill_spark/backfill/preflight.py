@@ -18,7 +18,7 @@ _passed: set[str] = set()
 
 
 def executor_problems(tables: Stores) -> list[str]:
-    """Return why scorers cannot run here: wrong Python, missing package, speculation."""
+    """List the reasons why scorers cannot run here: wrong Python, missing package, speculation."""
     problems, spark = [], tables.spark
     speculation = str(spark.conf.get("spark.speculation", "false")).lower() == "true"
     if speculation and not tables.settings.limits.allow_speculation:

@@ -24,6 +24,5 @@ class Problems:
         if self.all or self.missing:
             raise BackfillRefusedError([*self.missing, *self.all])
 
-    def note(self, problem: str) -> None:
-        """Add one problem."""
-        self.all.append(problem)
+    def note(self, *problems: str) -> None:
+        self.all += problems

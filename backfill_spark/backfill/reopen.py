@@ -102,7 +102,7 @@ def _open_recorded(tables: Tables, request: Request, **pin: Any) -> TraceSource:
 
 
 def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[str, Any]]:
-    """Return the rows of `BackfillJob.summary`: over the current results of the pairs that the job selected.
+    """Make the rows of `BackfillJob.summary`, over the current results of the pairs that the job selected.
 
     Those of a job at rest are kept among its events, for `status` in a process without Spark.
     """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from backfill_spark.backfill.ending import close, end_for, explained, finish
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.reopen import inputs_of, repinned, request_of
+from backfill_spark.backfill.spark_group import cancel_group, grouped
 from backfill_spark.backfill.spending import Spending
 from backfill_spark.backfill.staging import collect_earlier, merge
 from backfill_spark.backfill.steps import run
@@ -27,8 +27,6 @@ from backfill_spark.models import Counts, JobState, Request
 from backfill_spark.storage.retry import error_text, until_alone
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from backfill_spark.backfill.inputs import Inputs
     from backfill_spark.backfill.tables import Tables
     from backfill_spark.jobs.events import Claim
@@ -58,8 +56,6 @@ def run_job(
     """Claim a job, unless its creator has, and work on it until it ends; return it as it then is.
 
     Args:
-        tables: Session, settings and tables.
-        job_id: the job.
         claim: of a job that its creator has claimed.
         planned: what planning has just found out, so that the first epoch need not find it again.
         change: made before anything is read, once the job is claimed.
@@ -110,11 +106,7 @@ def run_job(
 
 
 def _refuse_unfit(tables: Tables, request: Request) -> None:
-    """Refuse a job that cannot run here, as a plan would.
-
-    Raises:
-        BackfillRefusedError: with every problem at once.
-    """
+    """Refuse a job that cannot run here, as a plan would, with every problem at once."""
     services_of(tables.settings, request)  # a key is looked for when there is something to ask
     if problems := executor_problems(tables):
         raise BackfillRefusedError(problems)
@@ -132,19 +124,19 @@ def _work_and_end(
 ) -> JobRecord:
     spark, job_id, lease = attempt.tables.spark, attempt.job_id, attempt.lease
     how, error = End.SUCCEEDED, None
-    lease.start(lambda: _cancel_group(spark, job_id))
+    lease.start(lambda: cancel_group(spark, job_id))
     try:
-        with _job_group(spark, job_id):
+        with grouped(spark, job_id):
             if change is not None:
                 _make(change, attempt)
             collect_earlier(attempt)
             attempt.check()
-            attempt.open(_reopened(attempt) if planned is None else _kept(attempt, planned))
+            attempt.open(_inputs(attempt, planned))
             run(attempt)
     except BaseException as raised:
         if interrupt_behind(raised, earlier=earlier) is not None:
             # Its tasks would go on calling, and keep the slots that the release needs.
-            _cancel_group(spark, job_id)
+            cancel_group(spark, job_id)
             raise
         if isinstance(raised, LeaseLostError) or not isinstance(raised, Exception):
             raise
@@ -176,14 +168,12 @@ def _has_runner(record: JobRecord) -> BackfillRefusedError:
     )
 
 
-def _kept(attempt: Attempt, planned: Inputs) -> Inputs:
-    """Return what was planned, with the choice as it was kept: Spark's samples need not be drawn for each chunk."""
-    choice = attempt.tables.work.choice(attempt.job_id, attempt.request)
-    return replace(planned, job_id=attempt.job_id, choice=choice)
-
-
-def _reopened(attempt: Attempt) -> Inputs:
-    """Return what the job reads, counted again."""
+def _inputs(attempt: Attempt, planned: Inputs | None) -> Inputs:
+    """Take over the plan's inputs, or open them and count again."""
+    if planned is not None:
+        # As it was stored: Spark's samples need not be drawn for each chunk.
+        choice = attempt.tables.work.choice(attempt.job_id, attempt.request)
+        return replace(planned, job_id=attempt.job_id, choice=choice)
     attempt.tables.jobs.show(attempt.lease.claimed)
     inputs = inputs_of(attempt.tables, attempt.job_id, attempt.request)
     attempt.lease.change({"results_version": inputs.request.results_version})
@@ -227,13 +217,10 @@ def resume(tables: Tables, job_id: str, *, changes: Mapping[str, Any], repin: bo
 
 
 def _checked_limits(settings: Settings, request: Request, changes: Mapping[str, Any]) -> dict[str, Any]:
-    if not changes:
-        return {}
     problems = Problems()
     changed = limits_of(changes, request.scorers, problems)
     if changed.get("max_cost_usd") is not None:
-        for problem in prices_missing(services_of(settings, request)):
-            problems.note(problem)
+        problems.note(*prices_missing(services_of(settings, request)))
     problems.raise_any()
     return changed
 
@@ -266,25 +253,3 @@ def _cancel_unclaimed(tables: Tables, record: JobRecord) -> JobRecord:
     record = jobs.end(record.job_id, claim.epoch, End.CANCELED, payload, claimed=claim.record)
     close(tables, record, has_staged=False)
     return record
-
-
-@contextmanager
-def _job_group(spark: SparkSession, job_id: str) -> Iterator[None]:
-    """Name this thread's Spark jobs, so that a heartbeat can stop them."""
-    try:
-        spark.sparkContext.setJobGroup(job_id, f"backfill {job_id}", interruptOnCancel=True)
-    except Exception:  # Spark Connect has no job groups; a cancel then waits for the chunk's end
-        yield
-        return
-    try:
-        yield
-    finally:
-        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
-        spark.sparkContext.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
-
-
-def _cancel_group(spark: SparkSession, job_id: str) -> None:
-    try:
-        spark.sparkContext.cancelJobGroup(job_id)
-    except Exception:
-        return

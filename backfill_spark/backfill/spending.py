@@ -53,7 +53,7 @@ class Spending:
         self.cost_usd = None if self.cost_usd is None else self.cost_usd - cost_usd
 
     def affords(self, least: int) -> int | None:
-        """Return how many questions to ask at most, at what answers have cost so far; None: any number.
+        """Return the number of questions that is left at the mean cost of an answer so far; None: any number.
 
         Args:
             least: Questions that one draw may have. They are tried whatever is left: their highest cost decides.

@@ -56,12 +56,10 @@ def accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> A
         source = open_source(tables.spark, settings)
     except BackfillError as error:
         problems.note(str(error))
-    for problem in executor_problems(tables):
-        problems.note(problem)
+    problems.note(*executor_problems(tables))
     services = _judge_services(tables, request, problems)
     if arguments.exclusive:
-        for other in live_overlaps(tables, request):
-            problems.note(other)
+        problems.note(*live_overlaps(tables, request))
     # First staging: whoever merges and empties in between is then seen in one of the two.
     staging = _usable_version(results.staging, problems)
     version = _usable_version(results.assessments, problems)
@@ -100,11 +98,9 @@ def _judge_services(tables: Tables, request: Request, problems: Problems) -> dic
         services = services_of(tables.settings, request)
     except BackfillError:  # `validate.resolve` has noted it
         return {}
-    for problem in keys_missing(tables.spark, services):
-        problems.note(problem)
+    problems.note(*keys_missing(tables.spark, services))
     if request.max_cost_usd is not None:
-        for problem in prices_missing(services):
-            problems.note(problem)
+        problems.note(*prices_missing(services))
     return services
 
 
@@ -164,19 +160,17 @@ def withdraw_unless_alone(made: Accepted, job_id: str, claim: Claim | None) -> N
     """Look again once the job is there for others to see: of two created at the same moment not both may start.
 
     Args:
-        made: the request.
-        job_id: its job.
         claim: of a job that is claimed already.
 
     Raises:
         BackfillRefusedError: another live job covers its pairs; this one was canceled before any call.
     """
     problems, tables = Problems(), made.inputs.tables
-    for other in live_overlaps(tables, made.inputs.request, but=job_id):
-        problems.note(f"{other} It was created at the same moment; {job_id} was canceled before any call.")
-    if problems.all and claim is None:
+    others = live_overlaps(tables, made.inputs.request, but=job_id)
+    problems.note(*(f"{o} It was created at the same moment; {job_id} was canceled before any call." for o in others))
+    if others and claim is None:
         runner.cancel(tables, job_id)
-    elif problems.all and claim is not None:
+    elif others and claim is not None:
         canceled = replace(claim, record=replace(claim.record, cancel_requested=True))
         runner.run_job(tables, job_id, claim=canceled, planned=made.inputs)
     problems.raise_any()

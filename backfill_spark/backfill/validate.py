@@ -64,7 +64,7 @@ def refuse_values(arguments: Arguments, settings: Settings) -> None:
 def _values(
     arguments: Arguments, settings: Settings, problems: Problems, now: datetime
 ) -> tuple[dict[str, Any], Sequence[Any]]:
-    """Return what needs neither registry nor source of a Request, and the scorers as they were named."""
+    """Return the fields of a Request that need neither registry nor source, and the scorers as they were named."""
     window, notes = values.window(arguments.start_time, arguments.end_time, settings, problems, now)
     listed = values.listed_ids(arguments.trace_ids, problems)
     given = named(arguments.scorers, problems)

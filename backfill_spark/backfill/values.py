@@ -31,7 +31,6 @@ def limit(what: str, value: Any, problems: Problems, *, whole: bool) -> Any:
 
 
 def rate(what: str, value: Any, problems: Problems) -> float:
-    """Return a share in [0, 1]."""
     found = number(value)
     if found is None or not 0 <= found <= 1:
         problems.note(f"{what} must be a number in [0, 1], got {value!r}. 0.25 means a quarter.")
@@ -40,7 +39,6 @@ def rate(what: str, value: Any, problems: Problems) -> float:
 
 
 def seed(value: Any, problems: Problems) -> int:
-    """Return a seed of 64 bits."""
     found = number(value, whole=True)
     if found is None or not -(2**63) <= found < 2**63:
         problems.note(f"seed must be a whole number of 64 bits, got {value!r}.")
@@ -81,7 +79,7 @@ def filter_text(value: Any, problems: Problems) -> str | None:
 
 
 def notes_of(text: str | None) -> tuple[str, ...]:
-    """Return what to say of a filter that parses."""
+    """Return the notes about a filter that parses."""
     try:
         return compile_filter(text).notes
     except FilterError:  # a problem, and told as one

@@ -8,42 +8,22 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
-from backfill_spark.models import TimeWindow
-
 
 def plan_object(plan: Any) -> dict[str, Any]:
-    """Return a BackfillPlan as a JSON object."""
-    return _object(plan) | {
-        "calls": plan.calls,
-        "cost_usd": plain(plan.cost_usd),
-        "chunks": plan.chunks,
-    }
+    return _object(plan) | {"calls": plan.calls, "cost_usd": plain(plan.cost_usd), "chunks": plan.chunks}
 
 
 def job_object(job: Any, *, summary: Any = None) -> dict[str, Any]:
     """Return a BackfillJob as a JSON object; `summary` are the rows of `job.summary()`."""
-    body = {
-        "job_id": job.job_id,
-        "state": str(job.state),
-        "alive": bool(job.alive),
-        "progress": plain(job.progress),
-        "created_at": plain(job.created_at),
-        "started_at": plain(job.started_at),
-        "ended_at": plain(job.ended_at),
-        "calls": plain(job.calls),
-        "cost_usd": plain(job.cost_usd),
-        "rate_reached": plain(job.rate_reached),
-        "error": plain(job.error),
-        "warnings": list(getattr(job, "warnings", ())),
-    }
-    body |= _object(job)
+    names = ("job_id", "state", "alive", "progress", "created_at", "started_at", "ended_at", "calls", "cost_usd")
+    body = {name: plain(getattr(job, name)) for name in (*names, "rate_reached", "error")}
+    body |= {"warnings": list(getattr(job, "warnings", ()))} | _object(job)
     if summary is not None:
         body["summary"] = [plain(record) for record in summary]
     return body
 
 
 def scorer_object(scorer: Any, *, with_source: bool = False) -> dict[str, Any]:
-    """Return a Scorer as a JSON object."""
     names = ("name", "scorer_version", "status", "sample_rate", "filter_string", "description", "digest")
     body = {name: plain(getattr(scorer, name)) for name in names}
     body["aggregations"] = [str(a) for a in scorer.aggregations or ()]
@@ -80,7 +60,7 @@ def plain(value: Any) -> Any:
 
 def _object(thing: Any) -> dict[str, Any]:
     body = {
-        "window": _window(thing.window),
+        "window": dict(zip(("start", "end"), thing.window.to_json(), strict=True)),
         "source": plain(thing.source),
         "source_kind": plain(getattr(thing, "source_kind", "")),
         "tables": plain(getattr(thing, "tables", "")),
@@ -92,11 +72,6 @@ def _object(thing: Any) -> dict[str, Any]:
     }
     experiment_id = getattr(thing, "experiment_id", None)
     return body if experiment_id is None else {"experiment_id": str(experiment_id)} | body
-
-
-def _window(window: TimeWindow) -> dict[str, str | None]:
-    start, end = window.to_json()
-    return {"start": start, "end": end}
 
 
 def _spec(spec: Any) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Sheet:
     style: str = field(default="bold", compare=False)
 
     def __rich__(self) -> RenderableType:
-        """Return what rich prints."""
+        """Return the sheet for rich to print."""
         from rich.console import Group
         from rich.table import Table as RichTable
         from rich.text import Text

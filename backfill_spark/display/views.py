@@ -18,7 +18,7 @@ from backfill_spark.display.formats import many, moment_text, number_text, perce
 from backfill_spark.display.progress import in_notebook
 from backfill_spark.display.render import Sheet, Table, console
 from backfill_spark.display.summary import summary_sheet
-from backfill_spark.models import Counts, JobState, ScorerSpec
+from backfill_spark.models import Counts, JobState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,13 +61,9 @@ def announce(plan: Any) -> None:
 
 
 def plan_sheet(plan: Any) -> Sheet:
-    """Return what a BackfillPlan shows: window, source, a row a scorer from in window to due, calls."""
+    """A BackfillPlan: window, source, calls, and the counts of each scorer from in window to due."""
     counts: Mapping[str, Counts] = plan.counts
     due = sum(count.due for count in counts.values())
-    rows = []
-    for spec in plan.scorers:
-        count = counts.get(spec.name, Counts())
-        rows.append((_name(spec), number_text(spec.sample_rate), *(f"{getattr(count, key):,}" for key in _PLANNED)))
     adopted = due - plan.calls
     calls = f"{plan.calls:,} for {due:,} due pairs in {many(plan.chunks, 'chunk')}"
     calls += f"; {adopted:,} were scored by earlier jobs and only need merging" if adopted > 0 else ""
@@ -81,24 +77,19 @@ def plan_sheet(plan: Any) -> Sheet:
             ("calls", calls),
             ("cost", "" if plan.cost_usd is None else f"${plan.cost_usd:,.2f}"),
         ),
-        (Table(("scorer", "rate", *(key.replace("_", "\n") for key in _PLANNED)), tuple(rows)),),
-        (*_skipped(counts), *_filters(plan.scorers), *_missing_ids(plan), *plan.notes, *_why_nothing(counts, due)),
+        (_counts_table(plan, _PLANNED),),
+        (*_notes(plan), *_why_nothing(counts, due)),
     )
 
 
 def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
-    """Return what a BackfillJob shows.
+    """A BackfillJob: window, source, progress, times, calls, and the counts or results of each scorer.
 
     Args:
-        job: the job.
         summary: the rows of `job.summary()`: means and intervals, instead of what the runners counted.
         counts: show both.
     """
-    rows = []
-    for spec in job.scorers:
-        count = job.counts.get(spec.name, Counts())
-        rows.append((_name(spec), number_text(spec.sample_rate), *(f"{getattr(count, key):,}" for key in _DONE)))
-    table = Table(("scorer", "rate", *_DONE), tuple(rows))
+    table = _counts_table(job, _DONE)
     answer = Sheet("") if summary is None else summary_sheet(summary)
     is_known = summary is not None and summary is getattr(job, "known_summary", None)
     return Sheet(
@@ -118,13 +109,7 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
             ("results of", moment_text(job.summary_at) if is_known else ""),
         ),
         (answer.tables or (table,)) if not counts else (table, *answer.tables),
-        (
-            *_skipped(job.counts),
-            *_filters(job.scorers),
-            *_missing_ids(job),
-            *job.notes,
-            *(answer.notes or getattr(job, "warnings", ())),
-        ),
+        (*_notes(job), *(answer.notes or getattr(job, "warnings", ()))),
         style=_STYLES.get(job.state, "bold"),
     )
 
@@ -150,7 +135,7 @@ def jobs_sheet(jobs: Iterable[Any]) -> Sheet:
 
 
 def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
-    """Return what a Scorer shows."""
+    """A Scorer: version, rate, filter and digest; its source where asked for."""
     rate, known = scorer.sample_rate, scorer.registration
     source = known.source_text if with_source and known is not None else None
     return Sheet(
@@ -163,7 +148,7 @@ def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
             ("sample rate", "" if rate is None else number_text(rate)),
             ("filter", scorer.filter_string or ""),
             ("description", scorer.description or ""),
-            ("aggregations", _aggregations(scorer)),
+            ("aggregations", ", ".join(map(str, scorer.aggregations or ()))),
             # Of one that is not registered it would have to be made, which may fail.
             ("digest", "" if known is None else scorer.digest),
         ),
@@ -172,7 +157,7 @@ def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
 
 
 def scorer_html(scorer: Any, *, problem: str | None) -> str:
-    """Return what a scorer shows in a notebook; `problem` is why it cannot be called."""
+    """A scorer in a notebook; `problem` is why it cannot be called."""
     state = (("kind", str(scorer.kind)), ("status", str(scorer.status)))
     sheet = scorer_sheet(scorer)
     return replace(sheet, title=scorer.name, facts=(*state, *sheet.facts, ("problem", problem or ""))).html()
@@ -199,32 +184,30 @@ def scorers_sheet(scorers: Sequence[Any], *, title: str = "") -> Sheet:
     return Sheet(title or many(len(rows), "scorer"), tables=(Table(columns, rows, left),))
 
 
-def _name(spec: ScorerSpec) -> str:
-    return f"{spec.name} v{spec.version}"
+def _counts_table(thing: Any, keys: Sequence[str]) -> Table:
+    rows = []
+    for spec in thing.scorers:
+        count = thing.counts.get(spec.name, Counts())
+        shown = (f"{getattr(count, key):,}" for key in keys)
+        rows.append((f"{spec.name} v{spec.version}", number_text(spec.sample_rate), *shown))
+    return Table(("scorer", "rate", *(key.replace("_", "\n") for key in keys)), tuple(rows))
 
 
 def _source(thing: Any) -> str:
-    version = thing.source_version
-    kind = getattr(thing, "source_kind", "")
-    text = f"{kind} {thing.source}" if kind else str(thing.source or "")
-    return f"{text}, version {version}" if version not in (None, "") else text
+    text = f"{getattr(thing, 'source_kind', '')} {thing.source or ''}".strip()
+    return f"{text}, version {thing.source_version}" if thing.source_version else text
 
 
 def _ended(job: Any) -> str:
-    if job.ended_at is None:
-        return ""
-    if job.started_at is None:
-        return moment_text(job.ended_at)
+    ended = moment_text(job.ended_at)
+    if job.ended_at is None or job.started_at is None:
+        return ended
     took: timedelta = job.ended_at - job.started_at
-    return f"{moment_text(job.ended_at)}, after {took.total_seconds():,.1f} s"
-
-
-def _aggregations(scorer: Any) -> str:
-    return ", ".join(str(a) for a in scorer.aggregations or ())
+    return f"{ended}, after {took.total_seconds():,.1f} s"
 
 
 def _skipped(counts: Mapping[str, Counts]) -> list[str]:
-    """Say why rows were skipped: once when all scorers skip the same, else a line a scorer."""
+    """Count skipped rows by reason: once when all scorers skip the same, else a line a scorer."""
     reasons = {name: dict(sorted(count.skipped_reasons.items())) for name, count in counts.items()}
     texts = {name: ", ".join(f"{n:,} {why}" for why, n in each.items() if n) for name, each in reasons.items()}
     if len(set(texts.values())) == 1:
@@ -233,8 +216,9 @@ def _skipped(counts: Mapping[str, Counts]) -> list[str]:
     return [f"skipped for {name}: {text}" for name, text in texts.items() if text]
 
 
-def _filters(scorers: Iterable[ScorerSpec]) -> list[str]:
-    return [f"filter of {spec.name}: {spec.filter_string}" for spec in scorers if spec.filter_string]
+def _notes(thing: Any) -> list[str]:
+    filters = [f"filter of {spec.name}: {spec.filter_string}" for spec in thing.scorers if spec.filter_string]
+    return [*_skipped(thing.counts), *filters, *_missing_ids(thing), *thing.notes]
 
 
 def _missing_ids(thing: Any) -> list[str]:

@@ -17,9 +17,8 @@ from backfill_spark.judges.builtin import (
     ToolCallEfficiency,
     get_all_scorers,
 )
-from backfill_spark.judges.judge import Interpretation, Judge
-from backfill_spark.judges.make_judge import InstructionsJudge, make_judge
-from backfill_spark.judges.prompt import Prompt, prompt_hash, read_secret
+from backfill_spark.judges.judge import Judge
+from backfill_spark.judges.make_judge import make_judge
 
 __all__ = [
     "Completeness",
@@ -28,10 +27,7 @@ __all__ = [
     "ExpectationsGuidelines",
     "Fluency",
     "Guidelines",
-    "InstructionsJudge",
-    "Interpretation",
     "Judge",
-    "Prompt",
     "RelevanceToQuery",
     "RetrievalGroundedness",
     "RetrievalRelevance",
@@ -42,6 +38,4 @@ __all__ = [
     "ToolCallEfficiency",
     "get_all_scorers",
     "make_judge",
-    "prompt_hash",
-    "read_secret",
 ]

@@ -87,7 +87,7 @@ class Judge(Scorer):
     def sections(
         self, *, inputs: Any, outputs: Any, expectations: Any, trace: Any
     ) -> dict[str, str] | Interpretation | None:
-        """Return what the model sees, name → text; None when there is nothing to judge, or a verdict without a call.
+        """Return the parts of the prompt, name → text; None with nothing to judge; or a verdict that needs no call.
 
         Raises:
             JudgeInputError: the trace lacks what it must see.

@@ -132,7 +132,7 @@ def read_secret(variable: str | None) -> bytes:
 
 
 def is_suspected_echo(text: str | None) -> bool:
-    """Tell whether a model's words hold a marker, or what looks like its code."""
+    """True when a model's words hold a marker, or 16 hex digits like its code."""
     return text is not None and _MARKER.search(text) is not None
 
 

@@ -45,7 +45,7 @@ def probed(service: Service) -> Service:
 
 
 def prices_missing(services: Mapping[str, Service]) -> list[str]:
-    """Return why `max_cost_usd` cannot be kept."""
+    """List the problems of models without a price, for which `max_cost_usd` cannot be kept."""
     return [
         f"max_cost_usd: the price of {uri!r} is unknown. Set judge.endpoints.{service.endpoint.name}.prices, or use "
         "max_calls."
@@ -55,7 +55,7 @@ def prices_missing(services: Mapping[str, Service]) -> list[str]:
 
 
 def keys_missing(spark: SparkSession, services: Mapping[str, Service]) -> list[str]:
-    """Return which keys the executors lack; the keys themselves stay there."""
+    """List the keys that executors lack; the keys themselves stay there."""
     endpoints = [s.endpoint for s in services.values()]
     slots = min(scheduling_slots(spark), 64)
 

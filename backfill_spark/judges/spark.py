@@ -19,7 +19,7 @@ from backfill_spark.judges.worker import fan_out, load_judges, render_batch
 from backfill_spark.models import ScorerSpec
 from backfill_spark.scorers.stored_code import loading
 from backfill_spark.scoring.arguments import TOO_LARGE, UNREADABLE
-from backfill_spark.scoring.spark import worker_columns, worker_inputs
+from backfill_spark.scoring.columns import worker_columns, worker_inputs
 from backfill_spark.traces.texts import key_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def render(traces: DataFrame, rendering: Rendering, available: frozenset[str], *
     has_texts = given is not None  # a Column cannot travel
 
     def carry(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from backfill_spark.judges import read_secret
+        from backfill_spark.judges.prompt import read_secret
 
         judges = load_judges(rendering.specs, rendering.models, load=loading.load)
         secret = read_secret(rendering.marker_key_env)
@@ -153,21 +153,10 @@ def fan(rows: DataFrame, specs: Sequence[ScorerSpec], models: Mapping[str, str])
 
     def carry(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         judges = {(j.spec.name, j.spec.version): j for j in load_judges(shipped, uris, load=loading.load)}
-        names = ("scorer_name", "scorer_version", "prompt", "prompt_hash", "input_digest", "judgement", "cached")
+        names = ["scorer_name", "scorer_version", "prompt", "prompt_hash", "input_digest", "judgement", "cached"]
         for batch in batches:
-            results = [
-                fan_out(
-                    judges[name, version],
-                    prompt=prompt,
-                    prompt_hash=key,
-                    input_digest=digest,
-                    judgement=judgement,
-                    cached=cached,
-                )
-                for name, version, prompt, key, digest, judgement, cached in zip(
-                    *(batch.column(n).to_pylist() for n in names), strict=True
-                )
-            ]
+            pairs = batch.select(names).to_pylist()
+            results = [fan_out(judges[p.pop("scorer_name"), p.pop("scorer_version")], **p) for p in pairs]
             made: dict[str, Any] = {name: batch.column(name) for name in KEYS}
             kind = pa_type(STAGED, "results")
             fields = [pa.array([[row[i]] for row in results], kind.field(i).type) for i in range(kind.num_fields)]

@@ -31,7 +31,7 @@ def _span(span: Any) -> dict[str, Any]:
 
 
 def documents_of(spans: list[Any]) -> list[str]:
-    """Return what the outermost RETRIEVER spans of a trace gave, all documents together."""
+    """Return the documents of the outermost RETRIEVER spans of a trace."""
     by_id = {span.span_id: span for span in spans}
     found = []
     for span in by_id.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
 
@@ -17,13 +17,6 @@ _WORDS = {"string": '"<your answer>"', "boolean": "true or false", "integer": "<
 def closed_object(properties: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON schema of an object with these properties, all of them and no others."""
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-class Verdict(NamedTuple):
-    """A model's answer after the check."""
-
-    value: Scalar
-    rationale: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +74,8 @@ class VerdictType:
             return " or ".join(json.dumps(v, ensure_ascii=False) for v in self.allowed)
         return _WORDS[str(self.kind)]
 
-    def read(self, answer: str) -> Verdict:
-        """Check a model's JSON object.
+    def read(self, answer: str) -> tuple[Scalar, str | None]:
+        """Check a model's JSON object; return its value and rationale.
 
         A text that differs from an allowed one only in case or white space is that one; `"true"` is a boolean
         and `"4"` a number where one is asked for.
@@ -91,7 +84,7 @@ class VerdictType:
             JudgeOutputError: no `result`, or one that is not allowed.
         """
         rationale, found = self.parts(answer)
-        return Verdict(self.value_of(found), rationale)
+        return self.value_of(found), rationale
 
     def parts(self, answer: str) -> tuple[str | None, Any]:
         """Return the rationale and the unchecked result of a model's JSON object.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backfill_spark.errors import JudgeOutputError, PromptTooLargeError
-from backfill_spark.judges import Interpretation, Judge, Prompt, prompt_hash
-from backfill_spark.judges.prompt import DEFAULT_SECRET
+from backfill_spark.judges.judge import Interpretation, Judge
+from backfill_spark.judges.prompt import DEFAULT_SECRET, Prompt, prompt_hash
 from backfill_spark.models import ErrorCode, ScorerSpec, compact_json
 from backfill_spark.scoring.arguments import FLAGS, REFUSED_FOR_KEY, REFUSED_FOR_SIZE, TOO_LARGE, UNREADABLE
 from backfill_spark.scoring.feedback import ResultRow, describe, failure, failure_of, normalise
@@ -152,10 +152,8 @@ def fan_out(
     """Return the result row of one pair, in the order of `feedback.FIELD_NAMES`.
 
     Args:
-        loaded: The pair's judge.
         prompt: What `render_batch` gave; read only where `prompt_hash` is None.
         prompt_hash: Key of the answer; None when nothing was asked.
-        input_digest: Hash of what the judge saw.
         judgement: The row of `judgements` with this key.
         cached: True when this pair caused no call: its row then shows no attempts, tokens or cost, so that sums
             over rows are what was paid.
@@ -196,7 +194,7 @@ def fan_out(
 def _extra(
     model: str, key: str | None, judgement: Mapping[str, Any], metadata: dict[str, str], *, cached: bool | None
 ) -> str:
-    """Return the JSON object of `tables.EXTRA`."""
+    """Return the JSON object of `schema.EXTRA`."""
     spent: dict[str, Any] = {"attempts": 0, "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
     if cached is False:
         spent = {name: judgement.get(name) for name in spent}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -114,9 +115,8 @@ def missing_ids(source: TraceSource, request: Request, choice: DataFrame) -> tup
 
 def spark_samples(request: Request, source: TraceSource, results: ResultStore, ids: DataFrame | None) -> DataFrame:
     """Return `DataFrame.sample` of the matching trace ids for each scorer: trace_id and `chosen` (mask)."""
-    matching = candidates(_by_hash(request), source, results, choice=ids, job_id=None, staging_version=None).where(
-        "skip is null"
-    )
+    by_hash = replace(request, sampling=Sampling.HASH, results_version=None)
+    matching = candidates(by_hash, source, results, choice=ids, job_id=None, staging_version=None).where("skip is null")
     samples = [
         # By keyword: sample(0.1, seed=5) loses its seed.
         matching.where(P.has_bit(F.col("matched"), i))
@@ -128,9 +128,3 @@ def spark_samples(request: Request, source: TraceSource, results: ResultStore, i
     chosen = reduce(DataFrame.unionByName, samples).groupBy("trace_id").agg(F.bit_or("chosen").alias("chosen"))
     # Listed ones that were not drawn are counted as such.
     return chosen if ids is None else ids.join(chosen, "trace_id", "left").fillna(0, ["chosen"])
-
-
-def _by_hash(request: Request) -> Request:
-    from dataclasses import replace
-
-    return replace(request, sampling=Sampling.HASH, results_version=None)

@@ -19,7 +19,6 @@ class BuiltInScorer(Scorer):
     """A scorer that a stored row recreates from its class name and constructor arguments."""
 
     kind = ScorerKind.BUILTIN
-
     default_name: ClassVar[str]
     about: ClassVar[str]
     """Description where none is given."""
@@ -204,8 +203,6 @@ class ResponseLength(BuiltInScorer):
 
 
 _OCTET = r"(?:25[0-5]|2[0-4]\d|[01]?\d\d?)"
-
-
 # Each tells only whether there is a match, so what may stand before or after without deciding it is left out; this
 # keeps the search linear in the text (`[…]+@` alone is quadratic in a long word).
 _PATTERNS = {
@@ -217,8 +214,6 @@ _PATTERNS = {
     ),
     "ip_address": re.compile(rf"\b{_OCTET}(?:\.{_OCTET}){{3}}\b"),
 }
-
-
 PII_TYPES = tuple(_PATTERNS)
 
 
@@ -235,20 +230,14 @@ class PIIDetection(BuiltInScorer):
     default_name = "pii_detection"
     about = "Detect common PII (email, phone, SSN, credit card, IP) in the output."
 
-    def __init__(
-        self,
-        *,
-        pii_types: Sequence[str] | None = None,
-        **options: Unpack[ScorerOptions],
-    ) -> None:
+    def __init__(self, *, pii_types: Sequence[str] | None = None, **options: Unpack[ScorerOptions]) -> None:
         super().__init__(**options)
         if pii_types is not None:
             if isinstance(pii_types, str) or not pii_types:
                 raise ScorerDefinitionError(
                     f"PIIDetection: pii_types is a list out of {list(PII_TYPES)}, got {pii_types!r}."
                 )
-            wrong = [kind for kind in pii_types if kind not in PII_TYPES]
-            if wrong:
+            if wrong := [kind for kind in pii_types if kind not in PII_TYPES]:
                 raise ScorerDefinitionError(f"PIIDetection: unknown pii_types {wrong}. Known: {list(PII_TYPES)}.")
         self.pii_types = None if pii_types is None else list(pii_types)
 
@@ -256,8 +245,5 @@ class PIIDetection(BuiltInScorer):
         return {"pii_types": self.pii_types}
 
     def _judge(self, text: str) -> tuple[bool, str]:
-        types = PII_TYPES if self.pii_types is None else self.pii_types
-        detected = [kind for kind in types if _PATTERNS[kind].search(text)]
-        if detected:
-            return False, f"Detected PII: {', '.join(detected)}"
-        return True, "No PII detected"
+        detected = [kind for kind in self.pii_types or PII_TYPES if _PATTERNS[kind].search(text)]
+        return not detected, f"Detected PII: {', '.join(detected)}" if detected else "No PII detected"

@@ -87,7 +87,6 @@ class RegisteredScorer:
         return cls(spec, **{name: row[name] for name in _AS_STORED}, created_at=created, problem=problem)
 
     def to_row(self) -> dict[str, Any]:
-        """Return its row of `scorers`."""
         spec = self.spec
         return {
             "experiment_id": self.experiment_id,

@@ -206,7 +206,7 @@ class Scorer:
         return result
 
     def captured(self) -> tuple[Any, ...]:
-        """Return what decides its answers. For digests."""
+        """The parts that decide its answers. For digests."""
         if self._function is not None:
             return (str(self.kind), self._function)
         return (str(self.kind), self.digest if self.kind.is_function else self.definition_digest())

@@ -44,7 +44,7 @@ def is_of_mlflow(value: object) -> bool:
 
 
 def instead_of(value: object) -> str:
-    """Return what to write instead of something that is no scorer of ours."""
+    """Explain how to replace something that is no scorer of ours."""
     if is_of_mlflow(value):
         from backfill_spark.scorers.stored_code.loading import CLASSES
 
@@ -160,7 +160,7 @@ def checked_timeout(timeout: object) -> float | None:
 
 
 def parameters_of(function: Callable[..., Any], shown: str) -> tuple[str, ...]:
-    """Return which of PARAMETERS `function` takes, in their order.
+    """List the PARAMETERS that `function` takes, in their order.
 
     Raises:
         ScorerDefinitionError: it needs another parameter, or takes one by position only.

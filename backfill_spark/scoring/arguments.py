@@ -52,7 +52,7 @@ REFUSED_FOR_KEY = (
 
 
 def columns_for(signature: Collection[str], available: Collection[str]) -> frozenset[str]:
-    """Return which columns of a source with the columns `available` a scorer with these parameters is given."""
+    """Return the columns that a scorer with these parameters is given, of a source with the columns `available`."""
     needed: set[str] = set()
     for parameter in signature:
         if parameter == "inputs":
@@ -82,14 +82,14 @@ class Batch:
         self._digests: dict[frozenset[str], Callable[[int], str]] = {}
 
     def argument(self, parameter: str) -> Callable[[int], Any]:
-        """Return what gives the argument of a row: an object of its own at each call, unless immutable."""
+        """Return a function of a row's argument: an object of its own at each call, unless immutable."""
         found = self._given.get(parameter)
         if found is None:
             found = self._given[parameter] = self._giver(parameter)
         return found
 
     def digests_of(self, needs: frozenset[str]) -> Callable[[int], str]:
-        """Return what gives the digest of a row's raw values in these columns."""
+        """Return a function of the digest of a row's raw values in these columns."""
         found = self._digests.get(needs)
         if found is None:
             named = {name: self.columns[name] for name in sorted(needs) if name in self.columns}
@@ -140,7 +140,7 @@ class _Payloads:
 
 
 def _digests(columns: Mapping[str, Sequence[Any]], payload: str) -> Callable[[int], str]:
-    """Return what hashes a row's raw values in these columns; the last one is kept, for the next scorer of the row."""
+    """Return a function that hashes a row's raw values in these columns; it keeps the last for the next scorer."""
     # The same texts decoded otherwise are another input.
     seed = blake2b(" ".join([payload, *columns]).encode(), digest_size=8)
     values_of = list(columns.values())

@@ -8,6 +8,7 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import inf
 from time import perf_counter
 from typing import Any
@@ -130,19 +131,19 @@ class _Steps:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         coroutine = self.coroutine
-        advance = _sending(coroutine, None)
+        advance = partial(coroutine.send, None)
         while True:
             try:
                 waited_for = self.call.step(advance)
             except StopIteration as stop:
                 return stop.value
             try:
-                advance = _sending(coroutine, (yield waited_for))
+                advance = partial(coroutine.send, (yield waited_for))
             except BaseException as error:
                 if self.call.is_given_up:
                     _leave(coroutine)
                     raise
-                advance = _throwing(coroutine, error)
+                advance = partial(coroutine.throw, error)
 
 
 def _leave(thing: object) -> None:
@@ -151,14 +152,6 @@ def _leave(thing: object) -> None:
 
     # Measured: where Python lets go of it, at its exit too, it is resumed once more, and may hang there.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-
-
-def _sending(coroutine: Any, value: object) -> Callable[[], Any]:
-    return lambda: coroutine.send(value)
-
-
-def _throwing(coroutine: Any, error: BaseException) -> Callable[[], Any]:
-    return lambda: coroutine.throw(error)
 
 
 async def _made(function: Callable[..., object], arguments: Mapping[str, Any]) -> object:

@@ -81,7 +81,6 @@ class ScorerCall:
         rows.append((name, self.version, 0, name, value, double, None, None, None, None, latency, digest, None))
 
     def given(self, row: int) -> dict[str, Any]:
-        """Return the arguments of the call."""
         return {parameter: give(row) for parameter, give in self.arguments}
 
     def normalised(self, result: object, digest: str | None, latency_ms: float | None) -> list[ResultRow]:
@@ -137,7 +136,7 @@ class UnloadedCall(ScorerCall):
 
 
 def kind_of_call(scorer: LoadedScorer) -> type[ScorerCall]:
-    """Return how this scorer is called."""
+    """Return the way to call this scorer."""
     if scorer.function is None:
         return UnloadedCall
     return AwaitedCall if scorer.spec.kind is ScorerKind.ASYNC_FUNCTION else ScorerCall

@@ -40,7 +40,7 @@ FIELD_NAMES = (
     "input_digest",
     "extra",
 )
-"""Names of `tables.RESULT_FIELDS`, spelled here because that module needs Spark; a test holds them equal."""
+"""Names of `schema.RESULT_FIELDS`, spelled here because that module needs Spark; a test holds them equal."""
 
 ResultRow = tuple[Any, ...]
 """One result, in the order of FIELD_NAMES."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add, and_
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -18,23 +16,20 @@ from backfill_spark import schema
 from backfill_spark.errors import SettingsError
 from backfill_spark.models import MAX_SCORERS, ScorerKind, ScorerSpec
 from backfill_spark.scorers.stored_code import loading
-from backfill_spark.scoring.arguments import HAS_BYTES, TOO_LARGE, UNREADABLE, columns_for
+from backfill_spark.scoring.arguments import TOO_LARGE, UNREADABLE, columns_for
+from backfill_spark.scoring.columns import worker_columns, worker_inputs
 from backfill_spark.scoring.feedback import FIELD_NAMES
 from backfill_spark.scoring.worker import load_scorers, score_batch
-from backfill_spark.traces.texts import json_text
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
 DUE = "due"
 """Column with the bit mask of the scorers that are due for a trace."""
-# Wrapped, so that one expression serves a source with native columns and one with JSON texts in their place.
 _JOINED_ROWS = 2_000
 _JOINED_CHARACTERS = 64_000_000
 _Lists = tuple[list[int], list[int], list[int], list[list[bytes | None]]]
 """What `score` takes of a batch: `due`, `too_large` and the columns."""
-_WRAPPED = {name for name in schema.TRACES.names if isinstance(schema.TRACES[name].dataType, T.MapType | T.ArrayType)}
-_WRAPPING = len('{"v":'), len("}")
 _ARROW_TYPES: dict[T.DataType, pa.DataType] = {
     schema.STRING: pa.string(),
     schema.INT: pa.int32(),
@@ -43,7 +38,7 @@ _ARROW_TYPES: dict[T.DataType, pa.DataType] = {
 
 
 def columns_needed(specs: Collection[ScorerSpec], available: frozenset[str]) -> frozenset[str]:
-    """Return which TRACES columns of a source with the columns `available` these scorers are given."""
+    """Return the TRACES columns that these scorers are given, of a source with the columns `available`."""
     return frozenset().union(*(columns_for(spec.signature, available) for spec in specs))
 
 
@@ -57,7 +52,7 @@ def score(
     timeout_s: float,
     unreadable: Column | None = None,
 ) -> Column:
-    """Return the results of all `specs` for each trace, as one column typed `tables.RESULTS`.
+    """Return the results of all `specs` for each trace, as one column typed `schema.RESULTS`.
 
     Reads the columns `columns_needed` names and `due` BIGINT (bit k: scorer k is due; NULL: none is) of a TRACES
     frame. Each due pair is called exactly once as long as the frame is `select(keys…, score(…).alias("results"))`
@@ -65,7 +60,6 @@ def score(
 
     Args:
         specs: 1 to 64 scorers; definitions travel with the column and are loaded in the workers.
-        available: Columns that the frame has.
         udf: `pandas`, or `arrow` (Spark 4.1 or newer).
         payload: How recorded texts are decoded: `auto`, `json` or `text`.
         trace_mb: A trace with more MiB of text in the columns that a scorer needs is `trace_too_large` for it.
@@ -108,87 +102,6 @@ def _batch(
     return _Batch(tuple(specs), available, tuple(names), payload, timeout_s), columns
 
 
-def worker_inputs(
-    specs: Sequence[ScorerSpec], available: frozenset[str], *, trace_mb: float
-) -> tuple[list[str], Column, Column | None]:
-    """Return what a worker is given of a TRACES frame: names, a mask of too large traces, and a struct of texts.
-
-    Texts travel as bytes: one that is no UTF-8 would end the task where Arrow makes strings of them. Measured on
-    200,000 texts of 600 bytes: decoding here costs nothing that shows, looking at them in the JVM a sixth.
-    """
-    needs = [columns_for(spec.signature, available) for spec in specs]
-    names = sorted(frozenset().union(*needs))
-    nobody = F.lit(0).cast("long")
-    if not names:
-        return names, nobody, None
-    texts = {name: _as_text(name) for name in names}
-    is_large = {
-        need: _size([texts[name] for name in need]) > int(trace_mb * 1024 * 1024) for need in dict.fromkeys(needs)
-    }
-    bits = dict.fromkeys(needs, 0)
-    for bit, need in enumerate(needs):
-        bits[need] |= 1 << bit
-    masks = [
-        F.when(large, F.lit(_signed(bits[need])).cast("long")).otherwise(nobody) for need, large in is_large.items()
-    ]
-    # Inputs are blanked, not the call (F.when around a UDF calls it for every row), and only where every scorer
-    # that wants them finds the trace too large: no scorer's result depends on the others in the job.
-    given = []
-    for name in names:
-        large = reduce(and_, (is_large[need] for need in is_large if name in need))
-        given += [F.lit(name), F.when(~large, texts[name])]
-    return names, reduce(lambda a, b: a.bitwiseOR(b), masks), F.named_struct(*given)
-
-
-def worker_columns(names: Sequence[str], columns: Sequence[list[bytes | None]]) -> dict[str, Sequence[Any]]:
-    """Return what arrives in a worker as `score_batch` and `render_batch` take it."""
-    given: dict[str, Sequence[Any]] = {}
-    for name, values in zip(names, columns, strict=True):
-        try:
-            texts: list[Any] = [None if value is None else value.decode() for value in values]
-        except UnicodeDecodeError:
-            texts = [None if value is None else _text_or_bytes(value) for value in values]
-            given[HAS_BYTES] = ()
-        given[name] = _unwrapped(texts) if name in _WRAPPED else texts
-    return given
-
-
-def _text_or_bytes(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return bytes(value)  # it may be a bytearray
-
-
-def _size(texts: Sequence[Column]) -> Column:
-    lengths = (F.coalesce(F.octet_length(text), F.lit(0)).cast("long") for text in texts)
-    return reduce(add, lengths, F.lit(0).cast("long"))
-
-
-def _signed(bits: int) -> int:
-    return bits - (1 << 64) if bits >> 63 else bits
-
-
-def _as_text(name: str) -> Column:
-    column = F.col(name)
-    if name in _WRAPPED:
-        # named_struct, not struct(… AS v): two aliases are never equal, and Spark would make the JSON twice.
-        return json_text(F.named_struct(F.lit("v"), column)).cast("binary")
-    if isinstance(schema.TRACES[name].dataType, T.TimestampType):
-        column = F.unix_micros(column)
-    # Numbers as texts, too: a NULL would make a pandas column of doubles.
-    return column.cast("string").cast("binary")
-
-
-def _unwrapped(texts: list[Any]) -> list[Any]:
-    first, last = _WRAPPING
-    # A NULL is `{}`: its key is left out. What is no text has no wrapping.
-    return [
-        None if text is None or len(text) <= first + last else text if text.__class__ is bytes else text[first:-last]
-        for text in texts
-    ]
-
-
 @dataclass
 class _Batch:
     """What a worker needs to score batches: plain data, until the scorers are loaded once a task."""
@@ -207,7 +120,7 @@ class _Batch:
     def score(
         self, due: list[int], too_large: list[int], unreadable: list[int], columns: Sequence[list[bytes | None]]
     ) -> list[pa.Array]:
-        """Return one array of lists for each field of `tables.RESULTS`."""
+        """Return one array of lists for each field of `schema.RESULTS`."""
         scorers = self.__dict__.get("_scorers")
         if scorers is None:
             scorers = self.__dict__["_scorers"] = load_scorers(self.specs, self.available, load=loading.load)

@@ -109,7 +109,7 @@ def _float_scalar(value: float) -> Columns:
 
 
 def failed(code: ErrorCode, why: str) -> Columns:
-    """Return what a value that cannot be stored leaves: its code, and why."""
+    """Return the error of a value that cannot be stored: its code, and why."""
     return {"error": (code, why)}
 
 
@@ -141,7 +141,7 @@ def optional_text(value: Any, limit: int) -> str | None:
 
 
 def safe_text(value: object) -> str:
-    """Return what `str` says of it; never raises."""
+    """Return `str` of a value; never raises."""
     try:
         return str.__str__(str(value))
     except BaseException:
@@ -149,7 +149,7 @@ def safe_text(value: object) -> str:
 
 
 def extra_column(item: Any) -> str | None:
-    """Return what few feedbacks have as a JSON object, see `tables.EXTRA`."""
+    """Return the fields that few feedbacks have as a JSON object, see `schema.EXTRA`."""
     found: dict[str, Any] = {}
     span_id = optional_text(item.span_id, MAX_NAME)
     if span_id:

@@ -126,7 +126,7 @@ def _calls_ahead(masks: Iterable[_Masks], calls: Sequence[AwaitedCall]) -> Itera
 
 
 def _refusal(call: ScorerCall, large: int, torn: int) -> tuple[ErrorCode, str] | None:
-    """Return why the scorer is not called on a row; None where it is. A mask that is True is for all scorers."""
+    """Return code and message of a row that the scorer is not called on, or None. A mask that is True is for all."""
     if torn is True or torn >> call.bit & 1:
         return REFUSED_FOR_KEY
     if large is True or large >> call.bit & 1:

@@ -15,13 +15,13 @@ from pyspark.sql import types as T
 from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, SkipReason
 from backfill_spark.selection import sampling
 from backfill_spark.traces.filters import Filter, compile_filter
+from backfill_spark.traces.sources import POSITIONS
 from backfill_spark.traces.sources.canonical import utc_date
 from backfill_spark.traces.texts import key_text
 
 LIGHT_COLUMNS = frozenset(
     {"trace_id", "experiment_id", "request_time", "state", "session_id", "trace_metadata", "tags"}
 )
-POSITION = ("_file", "_block", "_row")
 HOUR_US = 3_600_000_000
 YEAR_1_US = -62_135_596_800_000_000
 YEAR_9999_US = 253_402_300_799_999_999
@@ -73,9 +73,6 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
     """Add to `traces` what decides each pair.
 
     Args:
-        traces: TRACES columns of the window.
-        request: scorers, filters, rates and seed.
-        available: columns that the source has.
         choice: for listed traces or Spark sampling: trace_id and `chosen` (mask); else None.
 
     Returns:
@@ -158,7 +155,7 @@ def mark_duplicates(chosen: DataFrame) -> DataFrame:
     """
     scorable = F.col("skip").isNull()
     same = Window.partitionBy("trace_id", scorable)
-    rank = F.row_number().over(same.orderBy("request_time", *POSITION))
+    rank = F.row_number().over(same.orderBy("request_time", *POSITIONS))
     ties = F.count(F.lit(1)).over(Window.partitionBy("trace_id", scorable, "request_time"))
     marked = chosen.withColumns({"_rank": rank, "ties": ties})
     duplicate = scorable & (F.col("_rank") > 1)
@@ -189,7 +186,7 @@ def drop_duplicates(chosen: DataFrame, first: DataFrame, *, ties: bool) -> DataF
     if not ties:
         return kept.drop("first_time", "tied")
     is_tied = F.coalesce(F.col("tied"), F.lit(False))
-    order = Window.partitionBy("trace_id").orderBy(*POSITION)
+    order = Window.partitionBy("trace_id").orderBy(*POSITIONS)
     one = kept.where(is_tied).withColumn("_rank", F.row_number().over(order)).where("_rank = 1").drop("_rank")
     return kept.where(~is_tied).unionByName(one).drop("first_time", "tied")
 

@@ -13,12 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from backfill_spark.traces.decode import MLFLOW_JSON, instant, own_payload
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 DEFAULT_FEEDBACK_NAME = "feedback"
 """Name of a feedback that was given none; such a feedback takes the name of its scorer."""
@@ -55,8 +52,7 @@ class _AsDictionary(RefusesByName):
     __slots__ = ()
 
     def to_dictionary(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
-        return asdict(cast("DataclassInstance", self))
+        return asdict(cast("Any", self))
 
 
 class CategoricalRating(StrEnum):
@@ -199,12 +195,10 @@ class Assessment(RefusesByName):
 
     @property
     def error_code(self) -> str | None:
-        """Code of the error, or None."""
         return getattr(self.error, "error_code", None)
 
     @property
     def error_message(self) -> str | None:
-        """Message of the error, or None."""
         return getattr(self.error, "error_message", None)
 
     def to_dictionary(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""MLflow's own JSON of a trace (V2, V3) and its frames, as canonical columns; see `recorded.MLFLOW_JSON`."""
+"""MLflow's own JSON of a trace (V2, V3) and its frames, as canonical columns; see `decode.MLFLOW_JSON`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, cast
@@ -23,8 +23,11 @@ from backfill_spark.traces.decode import (
 )
 
 _NO_PARENT = (None, "", "0" * 16)
-_INPUT_KEYS = ("input.value", "gen_ai.input.messages", "traceloop.entity.input", "gcp.vertex.agent.llm_request")
-_OUTPUT_KEYS = ("output.value", "gen_ai.output.messages", "traceloop.entity.output", "gcp.vertex.agent.llm_response")
+_KEYS = {
+    "inputs": ("input.value", "gen_ai.input.messages", "traceloop.entity.input", "gcp.vertex.agent.llm_request"),
+    "outputs": ("output.value", "gen_ai.output.messages", "traceloop.entity.output", "gcp.vertex.agent.llm_response"),
+}
+"""Attributes of other tracing libraries that hold a span's inputs and outputs."""
 _UNSET: Any = object()
 
 
@@ -118,7 +121,6 @@ class Link(RefusesByName):
     attributes: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
         return asdict(self)
 
 
@@ -131,22 +133,21 @@ class Document:
     id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
         return asdict(self)
 
 
-def hex_id(value: Any, size: int = 8) -> Any:
-    """Return an id of `size` bytes as hex digits: MLflow writes base64 (V3) or 0x… (V2); others stay as they are."""
+def hex_id(value: Any) -> Any:
+    """Return an id of 8 bytes as hex digits: MLflow writes base64 (V3) or 0x… (V2); others stay as they are."""
     if not isinstance(value, str):
         return value
     if value.startswith("0x"):
-        return value[2:].rjust(2 * size, "0")
+        return value[2:].rjust(16, "0")
     if value.endswith("="):
         try:
             found = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             return value
-        return found.hex() if len(found) == size else value
+        return found.hex() if len(found) == 8 else value
     return value
 
 
@@ -225,14 +226,14 @@ class Span(RefusesByName):
     def inputs(self) -> Any:
         """What went in, decoded by the payload rule of the trace."""
         if self._inputs is _UNSET:
-            self._inputs = self._recorded("inputs", SpanAttributeKey.INPUTS, _INPUT_KEYS)
+            self._inputs = own_payload(*self._raw_payload("inputs"))
         return self._inputs
 
     @property
     def outputs(self) -> Any:
         """What came out, decoded by the payload rule of the trace."""
         if self._outputs is _UNSET:
-            self._outputs = self._recorded("outputs", SpanAttributeKey.OUTPUTS, _OUTPUT_KEYS)
+            self._outputs = own_payload(*self._raw_payload("outputs"))
         return self._outputs
 
     @property
@@ -265,7 +266,6 @@ class Span(RefusesByName):
         return cast("dict[str, Any]", self._attributes)
 
     def get_attribute(self, key: str) -> Any:
-        """Return one attribute, or None."""
         return self.attributes.get(key)
 
     @property
@@ -359,27 +359,21 @@ class Span(RefusesByName):
             self._rule = "json" if is_mlflows else payload
         return cast("str", self._rule)
 
-    def _recorded(self, name: str, key: str, others: Sequence[str]) -> Any:
-        found, payload = self._raw_payload(name, key, others)
-        return own_payload(found, payload)
-
-    def _raw_payload(self, name: str, key: str, others: Sequence[str]) -> tuple[Any, str]:
-        """The recorded input or output, and how it is decoded."""
+    def _raw_payload(self, name: str) -> tuple[Any, str]:
+        """The recorded inputs or outputs, and how they are decoded."""
         attributes = self._raw_attributes()
+        key = SpanAttributeKey.INPUTS if name == "inputs" else SpanAttributeKey.OUTPUTS
         # What MLflow recorded comes first in MLflow's JSON, where `inputs` and `outputs` are decoded copies.
         if attributes.get(key) is not None and (self._row.payload == MLFLOW_JSON or self._raw.get(name) is None):
             return attributes[key], self._attribute_payload()
         if self._raw.get(name) is not None:
             return self._raw[name], self._row.payload
-        found = next((attributes[other] for other in others if attributes.get(other) is not None), None)
+        found = next((attributes[other] for other in _KEYS[name] if attributes.get(other) is not None), None)
         return found, self._attribute_payload()
 
     def json_text(self, name: str) -> str | None:
         """Return the inputs or outputs as JSON text: as it was recorded where it was such a text."""
-        key, others = (
-            (SpanAttributeKey.INPUTS, _INPUT_KEYS) if name == "inputs" else (SpanAttributeKey.OUTPUTS, _OUTPUT_KEYS)
-        )
-        return as_json_text(*self._raw_payload(name, key, others))
+        return as_json_text(*self._raw_payload(name))
 
 
 def as_json_text(recorded: Any, payload: str) -> str | None:

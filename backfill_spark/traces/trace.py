@@ -277,7 +277,7 @@ class TraceData(RefusesByName):
         ids = {span.span_id for span in spans}
         orphans = [span for span in spans if span.parent_id not in ids]
         # min() keeps list order among equals; a span without a time counts as last.
-        return min(orphans, key=_start_or_last, default=None)
+        return min(orphans, key=lambda span: (span.start_time_ns is None, span.start_time_ns or 0), default=None)
 
     # MLflow's name of it, which code in the wild calls.
     _get_root_span = root_span
@@ -299,11 +299,6 @@ class TraceData(RefusesByName):
             return as_json_text(self._row.values[column], self._row.payload)
         root = self.root_span()
         return None if root is None else root.json_text(field)
-
-
-def _start_or_last(span: Span) -> tuple[bool, int]:
-    start = span.start_time_ns
-    return start is None, start or 0
 
 
 class Trace(RefusesByName):
@@ -457,7 +452,6 @@ class Trace(RefusesByName):
 
     @staticmethod
     def pandas_dataframe_columns() -> list[str]:
-        """Return the names of the columns of `to_pandas_dataframe_row`."""
         return list(Trace({"trace_id": ""}).to_pandas_dataframe_row())
 
     def __repr__(self) -> str:

@@ -15,8 +15,6 @@ from backfill_spark.judges import (
     Equivalence,
     ExpectationsGuidelines,
     Fluency,
-    Interpretation,
-    Prompt,
     RetrievalGroundedness,
     RetrievalRelevance,
     RetrievalSufficiency,
@@ -25,6 +23,8 @@ from backfill_spark.judges import (
     ToolCallEfficiency,
     get_all_scorers,
 )
+from backfill_spark.judges.judge import Interpretation
+from backfill_spark.judges.prompt import Prompt
 from backfill_spark.judges.worker import fan_out, load_judges, render_batch
 from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
 from backfill_spark.scorers.stored_code.loading import recreate

@@ -26,9 +26,8 @@ from backfill_spark.judges import (
     RetrievalGroundedness,
     Safety,
     make_judge,
-    prompt_hash,
-    read_secret,
 )
+from backfill_spark.judges.prompt import prompt_hash, read_secret
 from backfill_spark.judges.worker import LoadedJudge, fan_out, load_judges, render_batch
 from backfill_spark.models import ErrorCode, ScorerKind, ScorerSpec
 from backfill_spark.scoring.feedback import FIELD_NAMES

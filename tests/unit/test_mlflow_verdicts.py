@@ -27,7 +27,7 @@ def here(text: str) -> str:
     """Return the value that a job stores for a reply, or "error"."""
     _, _, verdict = verdict_of(Reply(text=text), YES_NO.schema)
     try:
-        return "error" if verdict is None else str(YES_NO.read(verdict).value)
+        return "error" if verdict is None else str(YES_NO.read(verdict)[0])
     except JudgeOutputError:
         return "error"
 

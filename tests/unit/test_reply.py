@@ -96,7 +96,7 @@ def read(text: Any, declared: Any = Literal["yes", "no"]) -> Any:
     """Return the value of a reply as a job would store it, or the code of its error row."""
     verdict_type = VerdictType.of(declared)
     code, _, verdict = verdict_of(Reply(text=text), verdict_type.schema)
-    return str(code) if verdict is None else verdict_type.read(verdict).value
+    return str(code) if verdict is None else verdict_type.read(verdict)[0]
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from bisect import bisect
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.cli.demo import texts
@@ -94,18 +92,13 @@ def _arrival(rng: random.Random, days: int) -> datetime:
         weight = _WEEKDAYS[(start + timedelta(days=day)).weekday()] * (0.7 + 0.6 * day / days)
         if rng.random() * 1.7 < weight:
             break
-    hour = _pick(rng, _HOURS)
+    hour = rng.choices(range(24), _HOURS)[0]
     # A conversation of six ends within the hour, so that none runs over the end of the history.
     return start + timedelta(days=day, hours=hour, microseconds=int(rng.random() * 2_400_000_000))
 
 
-def _pick(rng: random.Random, weights: tuple[float, ...] | list[int]) -> int:
-    bounds = list(accumulate(weights))
-    return bisect(bounds, rng.random() * bounds[-1])
-
-
 def _session(rng: random.Random, moment: datetime) -> Iterator[dict[str, Any]]:
-    topic = TOPICS[_pick(rng, _TOPIC_WEIGHTS)]
+    topic = rng.choices(TOPICS, _TOPIC_WEIGHTS)[0]
     session_id = f"sess-{rng.getrandbits(48):012x}"
     user = f"u-{1000 + int(2600 * rng.random() ** 2)}"
     channel = rng.choice(("web", "web", "web", "app", "app", "e-mail"))
@@ -173,21 +166,19 @@ def _spans(
     tokens = {"input_tokens": 380 + len(request) // 4 + 90 * turn.tools, "output_tokens": 1 + len(output) // 4}
     tokens["total_tokens"] = tokens["input_tokens"] + tokens["output_tokens"]
 
-    def child(
-        name: str, kind: str, milliseconds: float, inputs: str, outputs: str | None, **more: Any
-    ) -> dict[str, Any]:
+    def child(milliseconds: float, **more: Any) -> dict[str, Any]:
         nonlocal clock
         begin, clock = clock, clock + int(milliseconds * 1e6)
-        return _span(next(ids), root, name, kind, begin, clock, inputs, outputs, **more)
+        return _span(span_id=next(ids), parent_id=root, start_time_ns=begin, end_time_ns=clock, **more)
 
     articles = [{"page_content": page, "metadata": {"source": "help"}} for page in turn.topic.articles]
     children = [
         child(
-            "search_help_center",
-            "RETRIEVER",
             rng.lognormvariate(4, 0.4),
-            turn.question,
-            _json(articles),
+            name="search_help_center",
+            span_type="RETRIEVER",
+            inputs=turn.question,
+            outputs=_json(articles),
             attributes=[("top_k", "3")],
         )
     ]
@@ -196,50 +187,35 @@ def _spans(
         broke = turn.failed and number == turn.tools - 1
         found = None if broke else _json({"order": turn.words["order"], "city": turn.words["city"], "state": "sent"})
         tool = turn.topic.tool if number == 0 else "get_customer"
-        children.append(
-            child(tool, "TOOL", rng.lognormvariate(4.6, 0.6), wanted, found, status="ERROR" if broke else "OK")
-        )
+        said = {"inputs": wanted, "outputs": found, "status_code": "ERROR" if broke else "OK"}
+        children.append(child(rng.lognormvariate(4.6, 0.6), name=tool, span_type="TOOL", **said))
     children.append(
         child(
-            "chat",
-            "CHAT_MODEL",
             250 + 9 * tokens["output_tokens"] * rng.lognormvariate(0, 0.3),
-            request,
-            answer,
+            name="chat",
+            span_type="CHAT_MODEL",
+            inputs=request,
+            outputs=answer,
             attributes=[("mlflow.llm.model", model), ("mlflow.chat.tokenUsage", _json(tokens))],
         )
     )
     end = clock + 2_000_000
-    status = "ERROR" if turn.failed else "OK"
-    whole = _span(root, None, "support_assistant", "AGENT", start, end, request, answer, status=status)
+    whole = _span(
+        span_id=root,
+        parent_id=None,
+        name="support_assistant",
+        span_type="AGENT",
+        start_time_ns=start,
+        end_time_ns=end,
+        status_code="ERROR" if turn.failed else "OK",
+        inputs=request,
+        outputs=answer,
+    )
     return [whole, *children], (end - start) // 1_000_000, tokens
 
 
-def _span(
-    span_id: str,
-    parent_id: str | None,
-    name: str,
-    kind: str,
-    start_ns: int,
-    end_ns: int,
-    inputs: str,
-    outputs: str | None,
-    *,
-    status: str = "OK",
-    attributes: list[tuple[str, str]] | None = None,
-) -> dict[str, Any]:
-    return {
-        "span_id": span_id,
-        "parent_id": parent_id,
-        "name": name,
-        "span_type": kind,
-        "start_time_ns": start_ns,
-        "end_time_ns": end_ns,
-        "status_code": status,
-        "inputs": inputs,
-        "outputs": outputs,
-        "attributes": attributes or [],
-    }
+def _span(**fields: Any) -> dict[str, Any]:
+    return {"status_code": "OK", "attributes": []} | fields
 
 
 def _json(value: Any) -> str:

@@ -20,10 +20,7 @@ class Permits:
     """Writes a journal for a pool: every few seconds, and before a request that the last permit does not cover.
 
     Args:
-        journal: Where answers and permits are written.
-        budget: What was spent.
         window: Requests that a pool has open at a time.
-        has_price: Whether costs are known.
         still_s: Longest time that this process may have been stopped; after it nothing more is sent.
     """
 
@@ -75,7 +72,7 @@ class Permits:
         self._journal.put(self._journal.draft(permit))
 
     def _look(self) -> None:
-        """Tell a stop from a wait: `write_all` looks every few seconds, unless the whole process stands still."""
+        """Raise after a stop of the whole process; in a mere wait `write_all` looks every few seconds."""
         still, self._moved = monotonic() - self._moved, monotonic()
         if still > self._still_s:
             self._still_s = 0.0
@@ -153,7 +150,7 @@ class Budget:
         return self.cost_left < -1e-12
 
     def fits(self, cost: float) -> bool:
-        """Tell whether one more request fits."""
+        """True when one more request fits."""
         return self.requests_left >= 1 and cost <= self.cost_left + 1e-12
 
     def hold(self, cost: float) -> None:

@@ -30,7 +30,7 @@ def ask(
 ) -> Iterator[list[Answer]]:
     """Ask all questions of `batches`, and yield answers as they come, in any order.
 
-    For a Python worker: one loop and one session for the whole iterator, so that no batch's end drains the
+    One loop and one session for the whole iterator, so that no batch's end drains the
     window. Each question comes back exactly once; those that were not asked, or stay due, say so in `left`.
     What an earlier attempt at the same task left in the journal is not asked again, and its spending counts.
 

@@ -58,7 +58,7 @@ class Service:
         return f"{self.endpoint.name}:/{self.model}"
 
     def highest_cost(self, tokens: int, output_tokens: int | None = None) -> float:
-        """Return what one request may cost at most, in US dollars; 0 where the price is unknown.
+        """Return the highest cost of one request, in US dollars; 0 where the price is unknown.
 
         Args:
             tokens: estimated, of the prompt. The estimate may be short of the truth by a third; a schema's some 50
@@ -81,7 +81,6 @@ def resolve(model_uri: str | None, settings: JudgeSettings) -> tuple[Endpoint, s
 
     Args:
         model_uri: `<endpoint or provider>:/<model>`; None takes `settings.model`.
-        settings: The section `judge`.
 
     Raises:
         BackfillRefusedError: no model, a malformed URI, an unknown endpoint or provider, or no address.
@@ -172,7 +171,7 @@ def read_key(endpoint: Endpoint) -> str | None:
 
 
 def key_problem(endpoint: Endpoint) -> str | None:
-    """Return why the key cannot be read on this machine, or None."""
+    """Return the error of reading the key on this machine, or None."""
     try:
         read_key(endpoint)
     except BackfillRefusedError as error:

@@ -87,7 +87,7 @@ def wait_of(headers: Mapping[str, str], body: bytes, message: str) -> float | No
 
 
 def _error_of(data: Any) -> Any:
-    """Return what a body with status 200 says of an error: at its top, or in its first choice."""
+    """Return the error in a body with status 200: at its top, or in its first choice."""
     if isinstance(data, list) and data:
         data = data[0]
     if not isinstance(data, dict):

@@ -78,7 +78,6 @@ class Journal:
 
     Args:
         folder: Path or URI; files lie in `{folder}/{job_id}`.
-        job_id: Job that pays.
         task: Number that only attempts at this task share.
         every_s: Seconds between files.
     """
@@ -101,7 +100,7 @@ class Journal:
         return bool(self._waiting)
 
     def earlier(self) -> Journaled:
-        """Return what other attempts at this task have written; this one has written nothing yet."""
+        """Read the files of other attempts at this task; this one has written nothing yet."""
         return read_journal(self._folder_given, self._job_id, task=self._task)
 
     def add(self, answer: Answer) -> None:
@@ -130,7 +129,6 @@ def read_journal(folder: str, job_id: str, *, task: int | None = None) -> Journa
 
     Args:
         folder: Path or URI, as the writers were given it.
-        job_id: Job that pays.
         task: Read the files of this task only.
     """
     from pyarrow import fs

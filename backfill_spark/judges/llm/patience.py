@@ -21,11 +21,7 @@ Call = TypeVar("Call")
 
 
 class Patience(Generic[Call]):
-    """Counts what one task got of its endpoint.
-
-    Args:
-        service: What is asked.
-    """
+    """Counts what one task got of its endpoint."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -37,7 +33,7 @@ class Patience(Generic[Call]):
         """Calls that were forbidden since the last verdict, until it is known what that means."""
 
     def window(self, limit: int) -> int:
-        """Return how many requests to have open: before the first verdict, no more than may fail in a row."""
+        """Limit the requests that are open: before the first verdict, to those that may fail in a row."""
         failures = self._failures + len(self.forbidden)
         return max(1, min(limit, self._limit - failures)) if failures or not self.has_verdict else limit
 
@@ -57,13 +53,13 @@ class Patience(Generic[Call]):
         return len(self.forbidden) >= self._limit
 
     def forbids_all(self) -> bool:
-        """Tell an endpoint that forbids everything from a firewall that forbids some prompts."""
+        """True for an endpoint that forbids everything, False for a firewall that forbids some prompts."""
         is_alone = self._service.is_probed and len(self.forbidden) < FORBIDDEN_ALONE
         return self.is_forbidden_enough or not (self.has_verdict or is_alone)
 
 
 def no_verdicts(count: int, endpoint: str, code: ErrorCode | str | None, message: str) -> str:
-    """Return why nothing more is asked after many questions without a verdict, and what to change."""
+    """Explain why nothing more is asked after many questions without a verdict, with the setting to change."""
     # What a server says may repeat a prompt: only the part before it.
     what = message.partition(": ")[0].rstrip(".")
     advice = ""

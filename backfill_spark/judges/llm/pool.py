@@ -263,7 +263,7 @@ class Pool:
             self._limiter.answered(call.charged, used, got.headers, succeeded=False)
 
     def _replied(self, call: _Call, got: Outcome) -> None:
-        """Give the question its verdict, or the row that says why the reply holds none."""
+        """Finish a question with the verdict of its reply, or with an error row where the reply holds none."""
         code, message, verdict = verdict_of(got.reply, call.prompt.get("schema"))
         self._count(code, message or "")
         if verdict is not None:
@@ -280,7 +280,7 @@ class Pool:
         )
 
     def _faulted(self, call: _Call, fault: Fault, shape: Shape, latency: float | None) -> None:
-        """Ask again, stop, or give the question its error row."""
+        """Ask again, stop, or finish the question with an error row."""
         call.fault = fault
         name = self._service.endpoint.name
         if fault.action is Action.STOP:
@@ -326,7 +326,7 @@ class Pool:
             self._fail(call, fault, latency)
 
     def _is_boundless(self, shape: Shape) -> bool:
-        """Tell a form that would let one answer pass a budget in dollars."""
+        """True for a form without a length limit under a budget in dollars, which one answer could pass."""
         return shape.limit_field is None and self._budget.max_cost_usd is not None
 
     @property
@@ -335,7 +335,7 @@ class Pool:
         return f"the endpoint {name!r} takes no limit for the length of an answer: use max_calls, not max_cost_usd"
 
     def _decide_forbidden(self) -> None:
-        """Give forbidden questions their rows, or stop where the endpoint forbids everything."""
+        """Finish forbidden questions with error rows, or stop where the endpoint forbids everything."""
         forbids_all, calls = self._patience.forbids_all(), self._patience.forbidden
         self._patience.forbidden = []
         for call in calls:
@@ -383,7 +383,7 @@ class Pool:
         self._finish(call, left=self._stopped, error_message=None if call.fault is None else call.fault.message)
 
     def _fail(self, call: _Call, fault: Fault, latency: float | None) -> None:
-        """Give the question its error row; after too many in a row, ask nothing more."""
+        """Finish a question with an error row; after too many in a row, ask nothing more."""
         self._count(fault.code, fault.message)
         message = fault.message + (f" (after {call.attempts} attempts)" if call.attempts > 1 else "")
         self._finish(call, error_code=fault.code, error_message=message, latency_ms=latency)

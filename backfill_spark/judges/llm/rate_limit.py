@@ -54,7 +54,6 @@ class Limiter:
         rpm: Requests per minute of the endpoint, over all tasks; None: only what the server says.
         tpm: Tokens per minute of the endpoint, over all tasks.
         tasks: Tasks that share these rates.
-        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Limiter:
 
     def answered(self, charged: float, used: float | None, headers: Mapping[str, str], *, succeeded: bool) -> None:
         """Take back what a request did not use, and learn from the headers of its answer."""
-        self._landed(charged)
+        self.dropped(charged)
         now = self._clock()
         if self._tokens is not None and used is not None:
             self._tokens.level = min(self._tokens.capacity, self._tokens.level + charged - used)
@@ -118,7 +117,7 @@ class Limiter:
 
     def refused(self, charged: float, retry_after: float | None, headers: Mapping[str, str]) -> None:
         """Slow down after a 429; `retry_after` is in seconds."""
-        self._landed(charged)
+        self.dropped(charged)
         now = self._clock()
         if self._requests is None:
             self._requests = Bucket(max(1.0, self._window[1] if self._pace == inf else self._pace), now)
@@ -135,10 +134,7 @@ class Limiter:
         bucket.level = min(bucket.level, 1.0 - (self._paused_until - now) * bucket.rate)
 
     def dropped(self, charged: float) -> None:
-        """Forget a request that got no answer at all."""
-        self._landed(charged)
-
-    def _landed(self, charged: float) -> None:
+        """Count a request as answered, with nothing to learn from it."""
         self.in_flight -= 1
         self._tokens_in_flight -= charged
 

@@ -175,7 +175,7 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _reader(schema: Mapping[str, Any] | None) -> Reader:
-    """Return what reads a result as the schema wants it, and gives None where it does not fit."""
+    """Return a function that reads a result by the schema; None where it does not fit."""
     try:
         verdict_type = VerdictType.of((schema or {})["properties"]["result"])
     except (KeyError, TypeError, ScorerDefinitionError):
@@ -221,7 +221,7 @@ def _contradicts(word: str, result: Any, read: Reader) -> bool:
 
 
 def _is_form(answer: dict[str, Any]) -> bool:
-    """Tell whether an object shows only how an answer is to look."""
+    """True for an object that only shows the form of an answer."""
     return any(isinstance(v, str) and _FORM.fullmatch(v) for v in (answer.get("rationale"), answer.get("result")))
 
 

@@ -102,7 +102,7 @@ class RetryPolicy:
     """Other forms that one question is asked in."""
 
     def allows(self, fault: Fault, retries: int, questions: int) -> bool:
-        """Tell whether a task that has made `retries` for its `questions` asks again after `fault`."""
+        """True when a task that has made `retries` for its `questions` may ask again after `fault`."""
         # A refused request cost nothing and is slowed down already: the retry budget is for the others.
         return fault.action is Action.SLOW or retries < max(self.at_least, self.share * questions)
 
@@ -118,9 +118,6 @@ def fault_of(status: int, headers: Mapping[str, str], body: bytes, shape: Shape,
 
     Args:
         status: HTTP status, or the one that an error in the body of another status tells.
-        headers: Of the answer.
-        body: As it came.
-        shape: Form of the request.
         sent: HTTP status, where it is another one.
     """
     codes, message = told_by(body)
@@ -172,7 +169,7 @@ def unreached(code: ErrorCode, message: str, *, tries: int, is_known: bool) -> F
 
 
 def _is_too_large(text: str) -> bool:
-    """Tell a request that no pause makes fit from one that comes too soon."""
+    """True for a request above the limit itself, which no pause makes fit."""
     limit, requested = _LIMIT.search(text), _REQUESTED.search(text)
     if limit and requested and _number(requested[1]) > _number(limit[1]):
         return True

@@ -24,8 +24,6 @@ MAX_BODY = 1 << 20
 SHORTEST_KEY = 12
 """Characters; shorter ones are words such as EMPTY, which servers without keys are given."""
 TOO_LONG = Fault(Action.ROW, ErrorCode.JUDGE_BAD_OUTPUT, f"the answer is longer than {MAX_BODY:,} bytes")
-
-
 _NO_REPLY = Reply()
 
 
@@ -56,7 +54,6 @@ class Sender:
         self._is_reached = service.is_probed
 
     async def open(self) -> None:
-        """Open the session."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._endpoint.max_in_flight, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -64,7 +61,6 @@ class Sender:
         )
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._session.close()
 
     async def send(self, prompt: dict[str, Any], shape: Shape, *, seconds: float, tries: int) -> Outcome:
@@ -147,7 +143,7 @@ def decoded(body: bytes) -> Any:
 
 
 def _described(error: Exception) -> str:
-    """Return what went wrong on the way, without an address or a body."""
+    """Describe an error on the way, without an address or a body."""
     if isinstance(error, TimeoutError):
         return "no complete answer in time"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
@@ -156,6 +152,6 @@ def _described(error: Exception) -> str:
 
 
 def _refusal(error: Exception) -> str:
-    """Return why there was no connection: refused, an unknown name, or a certificate."""
+    """Describe why there was no connection: refused, an unknown name, or a certificate."""
     cause = getattr(error, "os_error", error)
     return f"{getattr(cause, 'strerror', None) or type(cause).__name__} ({type(cause).__name__})"

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def used_globals(function: types.FunctionType) -> dict[str, Any]:
 
 
 def unknown_names(function: object) -> list[tuple[str, str]]:
-    """Return what `function` and the helpers it calls name that exists nowhere, each with the function that does so.
+    """List the names in `function` and its helpers that exist nowhere, each with the function that has it.
 
     A code object that catches NameError is left alone, and so is a name that the code itself makes global.
     """
@@ -63,7 +63,8 @@ def unknown_names(function: object) -> list[tuple[str, str]]:
             continue
         seen.add(id(value))
         if isinstance(value, types.FunctionType):
-            known = {*value.__globals__, *vars(builtins), *_own_builtins(value), *_made_global(value.__code__)}
+            own_builtins = getattr(value, "__builtins__", ())
+            known = {*value.__globals__, *vars(builtins), *own_builtins, *_made_global(value.__code__)}
             found += [(name, value.__name__) for name in _needed_globals(value.__code__) if name not in known]
         if not isinstance(value, (type, types.ModuleType)) and isinstance(value, _CALLABLES):
             waiting += [part for _, part in parts(value) if isinstance(part, _CALLABLES)]
@@ -78,10 +79,6 @@ def _needed_globals(code: types.CodeType) -> list[str]:
     here = [i.argval for i in dis.get_instructions(code) if i.opname in _CLASS_BODY_OPS and i.argval not in made_here]
     inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _needed_globals(const)]
     return list(dict.fromkeys(here + inner))
-
-
-def _own_builtins(function: types.FunctionType) -> Iterable[str]:
-    return getattr(function, "__builtins__", ())
 
 
 def _made_global(code: types.CodeType) -> set[str]:

@@ -8,25 +8,20 @@ does not.
 
 from __future__ import annotations
 
-import ast
 import copyreg
 import dis
 import enum
 import functools
 import hashlib
-import importlib.util
 import json
 import re
-import sys
 import types
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from backfill_spark.scorers.stored_code import dependencies, moved, source
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, range, type(Ellipsis), type(NotImplemented))
-
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
@@ -44,12 +39,12 @@ def of_parameters(kind: str, parameters: Mapping[str, Any], revision: int) -> st
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def shape_of(value: object) -> str:
-    """Return a digest that a value and its copy from the other side of a round trip share.
+def shape_of(value: object, *, whole: bool = False) -> str:
+    """Return a digest that a value and its copy from the other side of a round trip share; with `whole`, of all of it.
 
     Code is compared as bytecode, since a copy may lack its source; objects of other classes by their type only.
     """
-    walk = Walk(whole=False)
+    walk = Walk(whole=whole)
     walk.value(value)
     return walk.hexdigest()
 
@@ -107,9 +102,7 @@ class Walk:
             self._items("dict", [part for pair in value.items() for part in pair])
         elif type(value) in (set, frozenset):
             self._set(value)
-        elif isinstance(value, types.BuiltinFunctionType) and isinstance(
-            value.__self__, (types.ModuleType, type(None))
-        ):
+        elif isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType | None):
             self.emit("builtin", str(value.__module__), value.__qualname__)
         elif isinstance(value, (types.MethodType, types.BuiltinMethodType)):
             self._items("method", (value.__name__, value.__self__, getattr(value, "__func__", None)))
@@ -135,12 +128,7 @@ class Walk:
             self.value(item)
 
     def _set(self, value: Iterable[object]) -> None:
-        digests = []
-        for item in value:
-            walk = Walk(whole=self._whole)
-            walk.value(item)
-            digests.append(walk.hexdigest())
-        self.emit("set", *sorted(digests), "end")
+        self.emit("set", *sorted(shape_of(item, whole=self._whole) for item in value), "end")
 
     def _function(self, function: types.FunctionType) -> None:
         if dependencies.is_installed(function):
@@ -189,7 +177,7 @@ class Walk:
     def _imports(self, code: types.CodeType) -> None:
         """Add the source of user modules that the code imports in its body."""
         for name in sorted({i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"}):
-            self.emit("import", name, _source_of_user_module(name))
+            self.emit("import", name, source.of_user_module(name))
         for const in code.co_consts:
             if isinstance(const, types.CodeType):
                 self._imports(const)
@@ -210,7 +198,7 @@ class Walk:
         if not self._whole:  # in the process that pickled it, cloudpickle gives back the very class
             return
         self._items("bases", cls.__bases__)
-        tree = source.find_class(cls) if self._whole else None
+        tree = source.find_class(cls)
         if tree is not None:
             self.emit("source", source.canonical(tree))
         generated = "__dataclass_params__" in vars(cls)
@@ -258,18 +246,3 @@ def _reduced(value: object) -> tuple[Any, ...] | str:
 
 def _type_name(value: object) -> str:
     return value if isinstance(value, str) else getattr(value, "__qualname__", None) or repr(value)
-
-
-def _source_of_user_module(name: str) -> str:
-    module = sys.modules.get(name)
-    try:
-        spec = getattr(module, "__spec__", None) or importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return ""
-    origin = getattr(spec, "origin", None)
-    if not origin or not origin.endswith(".py") or not dependencies.is_user_file_of(name, origin):
-        return ""
-    try:
-        return source.canonical(ast.parse(Path(origin).read_text(encoding="utf-8")))
-    except (OSError, SyntaxError, ValueError):
-        return ""

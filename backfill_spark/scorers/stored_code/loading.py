@@ -123,7 +123,7 @@ def _broken(spec: ScorerSpec, why: str) -> str:
 
 
 def add_globals(function: object, missed: Mapping[str, Any]) -> None:
-    """Give a loaded function the globals that pickling leaves behind."""
+    """Add the globals that pickling leaves behind to a loaded function."""
     if isinstance(function, types.FunctionType):
         for name, item in missed.items():
             function.__globals__.setdefault(name, item)

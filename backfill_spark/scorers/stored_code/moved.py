@@ -13,6 +13,7 @@ import io
 import pickle
 from typing import Any
 
+_BUILT_IN_JUDGES = "backfill_spark.judges.builtin"
 _HOMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("backfill_spark.assessment", "backfill_spark.traces.assessment", ()),
     ("backfill_spark.trace", "backfill_spark.traces.trace", ()),
@@ -43,16 +44,12 @@ _HOMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("backfill_spark.scorers.regex_match", "backfill_spark.scorers.builtin", ("RegexMatch",)),
     ("backfill_spark.scorers.response_length", "backfill_spark.scorers.builtin", ("ResponseLength",)),
     ("backfill_spark.scorers.pii_detection", "backfill_spark.scorers.builtin", ("PIIDetection", "PII_TYPES")),
-    ("backfill_spark.scorers.judges.completeness", "backfill_spark.judges.builtin", ("Completeness",)),
-    ("backfill_spark.scorers.judges.correctness", "backfill_spark.judges.builtin", ("Correctness",)),
-    ("backfill_spark.scorers.judges.guidelines", "backfill_spark.judges.builtin", ("Guidelines",)),
-    ("backfill_spark.scorers.judges.relevance_to_query", "backfill_spark.judges.builtin", ("RelevanceToQuery",)),
-    (
-        "backfill_spark.scorers.judges.retrieval_groundedness",
-        "backfill_spark.judges.builtin",
-        ("RetrievalGroundedness",),
-    ),
-    ("backfill_spark.scorers.judges.safety", "backfill_spark.judges.builtin", ("Safety",)),
+    ("backfill_spark.scorers.judges.completeness", _BUILT_IN_JUDGES, ("Completeness",)),
+    ("backfill_spark.scorers.judges.correctness", _BUILT_IN_JUDGES, ("Correctness",)),
+    ("backfill_spark.scorers.judges.guidelines", _BUILT_IN_JUDGES, ("Guidelines",)),
+    ("backfill_spark.scorers.judges.relevance_to_query", _BUILT_IN_JUDGES, ("RelevanceToQuery",)),
+    ("backfill_spark.scorers.judges.retrieval_groundedness", _BUILT_IN_JUDGES, ("RetrievalGroundedness",)),
+    ("backfill_spark.scorers.judges.safety", _BUILT_IN_JUDGES, ("Safety",)),
     ("backfill_spark.scorers.judges", "backfill_spark.judges", ()),
 )
 """First module, module of today, and the names that this is true of; none says all."""

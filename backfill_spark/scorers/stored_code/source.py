@@ -5,13 +5,18 @@ import __future__
 
 import ast
 import functools
+import importlib.util
 import linecache
+import sys
 import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from pathlib import Path
+
+from backfill_spark.scorers.stored_code import dependencies
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _CODE_FIELDS = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags")
@@ -148,7 +153,7 @@ def _node_of(code: types.CodeType, tree: ast.Module) -> ast.AST | None:
 
 
 def _lambda_of(code: types.CodeType, tree: ast.Module) -> ast.Lambda | None:
-    """Tell lambdas of one line apart by the columns that the bytecode remembers."""
+    """Find a lambda by the columns that the bytecode remembers; several may stand on one line."""
     nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno]
     spans = [
         ((line, column), (end_line, end_column))
@@ -181,3 +186,19 @@ def _readable(text: str, node: ast.AST) -> str:
     except (SyntaxError, IndexError):
         same = False
     return shorter if same else lines
+
+
+def of_user_module(name: str) -> str:
+    """Return the canonical source of a user's module; "" for other modules, and where it cannot be read."""
+    module = sys.modules.get(name)
+    try:
+        spec = getattr(module, "__spec__", None) or importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return ""
+    origin = getattr(spec, "origin", None)
+    if not origin or not origin.endswith(".py") or not dependencies.is_user_file_of(name, origin):
+        return ""
+    try:
+        return canonical(ast.parse(Path(origin).read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError):
+        return ""

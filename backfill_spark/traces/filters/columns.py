@@ -26,7 +26,7 @@ _FUNCTIONS: dict[Operator, Callable[[Any, Any], Any]] = {
 
 
 def all_of(terms: Iterable[Comparison], available: frozenset[str]) -> Column:
-    """Return where all terms hold, or cannot be decided: never NULL, True for no terms."""
+    """The condition that each term holds or cannot be decided: never NULL, True for no terms."""
     matched = F.lit(True)
     for term in terms:
         matched = matched & (F.coalesce(_holds(term, available), F.lit(False)) | _undecided(term, available))
@@ -34,7 +34,7 @@ def all_of(terms: Iterable[Comparison], available: frozenset[str]) -> Column:
 
 
 def any_undecided(terms: Iterable[Comparison], available: frozenset[str]) -> Column:
-    """Return where a term cannot be decided, for its text is unreadable: never NULL, False for no terms."""
+    """The condition that a term cannot be decided, as its text is unreadable: never NULL, False for no terms."""
     undecided = F.lit(False)
     for term in terms:
         undecided = undecided | _undecided(term, available)

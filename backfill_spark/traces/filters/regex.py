@@ -34,8 +34,10 @@ _ANCHORS = {"A": r"\A", "Z": r"\z", "b": r"\b", "B": r"\B"}
 _CONTROLS = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 _COUNT = re.compile(r"\{(\d*)(,?)(\d*)\}", re.ASCII)
 _HEX = {"x": 2, "u": 4, "U": 8}
-_LOOKS = ("(?=", "(?!", "(?<=", "(?<!")
-_FLAGS = re.compile(r"\(\?([aiLmsux]+)(-[imsx]+)?([:)])", re.ASCII)
+_OPENING = re.compile(
+    r"\((?:\?:|\?P<\w+>|(?P<look>\?<?[=!])|\?(?P<on>[aiLmsux]+)(?P<off>-[imsx]+)?(?P<end>[:)])|(?!\?))"
+)
+"""How a group begins: plain, with a name, as a look-around, or with flags."""
 
 
 class RegexRefusedError(ValueError):
@@ -143,48 +145,33 @@ class _Reader:
 
     def atom(self) -> _Piece:
         sign = self.take()
-        match sign:
-            case ".":
-                return _Piece(".", is_one_character=True)
-            case "^" | "$":
-                return _Piece(sign, can_be_empty=True)
-            case "[":
-                return _Piece(self.character_class(), is_one_character=True)
-            case "(":
-                return self.group()
-            case "\\":
-                return self.escape()
-            case _:
-                return _Piece(_code(ord(sign)), is_one_character=True)
+        if sign == "(":
+            return self.group()
+        if sign == "\\":
+            return self.escape()
+        if sign in ("^", "$"):
+            return _Piece(sign, can_be_empty=True)
+        java = "." if sign == "." else self.character_class() if sign == "[" else _code(ord(sign))
+        return _Piece(java, is_one_character=True)
 
     def group(self) -> _Piece:
         """Take a group behind its '('; no group captures, as backreferences are not supported."""
         self.at -= 1
-        opening, emptied = "(?:", False
-        flags = _FLAGS.match(self.pattern, self.at)
-        name = re.compile(r"\(\?P<\w+>").match(self.pattern, self.at)
-        look = next((start for start in sorted(_LOOKS, key=len, reverse=True) if self.peek(len(start)) == start), None)
-        if self.peek(3) == "(?:":
-            self.take(3)
-        elif name is not None:
-            self.take(len(name[0]))
-        elif look is not None:
-            opening, emptied = self.take(len(look)), True
-        elif flags is not None:
-            self.take(len(flags[0]))
-            kept = flags[1].replace("u", "") + (flags[2] or "")
-            if set(kept) - set("ims-"):
-                raise RegexRefusedError(f"the flags {flags[0]!r} are not supported; only i, m and s are")
-            opening = f"(?{kept}:" if kept else "(?:"
-            if flags[3] == ")":  # Python has flags for the whole pattern at its beginning only
-                return _Piece(f"(?{kept})" if kept else "", can_be_empty=True)
-        elif self.peek(2) == "(?":
+        opening = _OPENING.match(self.pattern, self.at)
+        if opening is None:
             raise RegexRefusedError(f"{self.peek(4)!r} is not supported in a pattern")
-        else:
-            self.take()
+        self.take(len(opening[0]))
+        is_look, kept = opening["look"] is not None, ""
+        if opening["on"] is not None:
+            kept = opening["on"].replace("u", "") + (opening["off"] or "")
+            if set(kept) - set("ims-"):
+                raise RegexRefusedError(f"the flags {opening[0]!r} are not supported; only i, m and s are")
+            if opening["end"] == ")":  # Python has flags for the whole pattern at its beginning only
+                return _Piece(f"(?{kept})" if kept else "", can_be_empty=True)
         inner = self.alternatives()
         self.take()
-        return _Piece(f"{opening}{inner.java})", inner.ways, inner.unbounded, emptied or inner.can_be_empty)
+        java = f"{opening[0] if is_look else f'(?{kept}:'}{inner.java})"
+        return _Piece(java, inner.ways, inner.unbounded, is_look or inner.can_be_empty)
 
     def escape(self) -> _Piece:
         sign = self.take()

@@ -105,38 +105,8 @@ class Comparison:
     operator: Operator
     value: Value = None
 
-    def __str__(self) -> str:
-        """Write the term as a filter; a value that holds both kinds of quotes cannot be written."""
-        kind, key = self.subject.kind, self.subject.key
-        left = f"{kind}.{_quoted(key, '`')}" if kind in (Kind.TAG, Kind.METADATA) else f"trace.{kind}"
-        if self.value is None:
-            return f"{left} {self.operator}"
-        if isinstance(self.value, tuple):
-            right = "(" + ", ".join(_python_text(item) for item in self.value) + ",)"
-        elif isinstance(self.value, str):
-            right = _quoted(self.value, "'")
-        else:
-            # repr(1e22) is '1e+22', which is no number to sqlparse; 1e999 is read as infinity.
-            right = repr(self.value).replace("e+", "e").replace("inf", "1e999")
-        return f"{left} {self.operator} {right}"
-
-
-def render(terms: Iterable[Comparison]) -> str:
-    """Return a filter text that parses to `terms`."""
-    return " AND ".join(str(term) for term in terms)
-
 
 def canonical(terms: Iterable[Comparison]) -> str:
     """Return one text for all filters with the same terms, in any order."""
     rows = {json.dumps([t.subject.kind, t.subject.key, t.operator, t.value]) for t in terms}
     return "\n".join(sorted(rows))
-
-
-def _quoted(text: str, mark: str) -> str:
-    mark = '"' if mark in text else mark
-    return f"{mark}{text}{mark}"
-
-
-def _python_text(text: str) -> str:
-    """Write an item of a list, in which MLflow reads Python's escapes."""
-    return "'" + "".join(c if c.isprintable() and c not in "\\'" else f"\\U{ord(c):08x}" for c in text) + "'"

@@ -188,10 +188,6 @@ def _as_texts(value: Column, kind: T.DataType) -> Column:
     return F.when(is_readable, found).when(F.trim(text) != "null", unreadable).cast(TEXTS)
 
 
-def _as_list(value: Column, kind: T.DataType) -> Column:
-    return _as_text(value, kind) if isinstance(kind, T.VariantType) else value
-
-
 def _as_state(value: Column, _: T.DataType) -> Column:
     # upper() would put U+FFFD where a text is no UTF-8.
     return F.when(F.is_valid_utf8(value), F.upper(value.cast(STRING))).otherwise(value.cast(STRING))
@@ -232,11 +228,13 @@ _LIST = _Rule(
         isinstance(kind, T.StringType | T.VariantType)
         or (isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.StructType))
     ),
-    _as_list,
+    lambda value, kind: _as_text(value, kind) if isinstance(kind, T.VariantType) else value,
 )
 _RULES: Mapping[str, _Rule] = {
-    "trace_id": _ID,
-    "experiment_id": _ID,
+    **dict.fromkeys(("trace_id", "experiment_id", "client_request_id", "session_id"), _ID),
+    **dict.fromkeys(("request", "response", "request_preview", "response_preview"), _PAYLOAD),
+    **dict.fromkeys(("trace_metadata", "tags"), _MAP),
+    **dict.fromkeys(("spans", "assessments"), _LIST),
     "request_time": _Rule(
         "TIMESTAMP or TIMESTAMP_NTZ", lambda kind: isinstance(kind, T.TimestampType | T.TimestampNTZType), _as_instant
     ),
@@ -247,14 +245,4 @@ _RULES: Mapping[str, _Rule] = {
         lambda value, _: value.try_cast("bigint"),
     ),
     "state": _Rule("STRING", lambda kind: isinstance(kind, T.StringType), _as_state),
-    "request": _PAYLOAD,
-    "response": _PAYLOAD,
-    "request_preview": _PAYLOAD,
-    "response_preview": _PAYLOAD,
-    "client_request_id": _ID,
-    "session_id": _ID,
-    "trace_metadata": _MAP,
-    "tags": _MAP,
-    "spans": _LIST,
-    "assessments": _LIST,
 }

@@ -87,7 +87,5 @@ def _texts(error: BaseException) -> Iterator[str]:
                 break
             yield str(java.getMessage())
             java = java.getCause()
-        else:
-            java = None
         yield str(link)
         link = link.__cause__ or link.__context__

@@ -12,10 +12,10 @@ _WIRES = {"openai": OpenAI, "azure": Azure, "anthropic": Anthropic, "databricks"
 
 
 def wire_of(service: Service, key: str | None) -> OpenAI:
-    """Return how a service is spoken to, with its key in the headers."""
+    """Return the provider's form of requests and replies, with the key in its headers."""
     return _WIRES[service.endpoint.provider](service, key)
 
 
 def first_shape(service: Service) -> Shape:
-    """Return what an endpoint most likely takes, before it was asked."""
+    """Return the request form that an endpoint most likely takes, before it was asked."""
     return _WIRES[service.endpoint.provider].first_shape(service.endpoint)

@@ -47,7 +47,7 @@ class OpenAI:
 
     @staticmethod
     def first_shape(endpoint: Endpoint) -> Shape:
-        """Return what an endpoint most likely takes, before it was asked."""
+        """Return the request form that an endpoint most likely takes, before it was asked."""
         return Shape(limit_field="max_completion_tokens") if "//api.openai.com" in endpoint.base_url else Shape()
 
     def body(self, prompt: dict[str, Any], shape: Shape) -> bytes:
@@ -97,7 +97,7 @@ class OpenAI:
 
 
 def usage_of(body: dict[str, Any]) -> dict[str, Any]:
-    """Return what an answer says of its tokens."""
+    """Return the token counts of an answer."""
     usage = body.get("usage")
     return usage if isinstance(usage, dict) else {}
 
@@ -108,7 +108,7 @@ def count_of(value: Any) -> int | None:
 
 
 def finish_of(reason: Any) -> str | None:
-    """Return why a model stopped, in OpenAI's words: providers have their own for a filter and for the length."""
+    """Translate a provider's finish reason into OpenAI's: many have their own for a filter and for the length."""
     if not isinstance(reason, str):
         return None
     if reason.lower() in ("max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"):
