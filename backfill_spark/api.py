@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from backfill_spark.backfill import validate
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.tables import Tables
-from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, JobNotFoundError, SessionError
+from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, JobNotFoundError
 from backfill_spark.jobs.events import JobRecord
 from backfill_spark.jobs.job import BackfillJob, job_of
 from backfill_spark.models import Arguments, BackfillScorerConfig, Counts, JobState, is_job_id
@@ -332,16 +332,11 @@ def _tables(
 
 
 def _light_tables(settings: Settings | None, spark: SparkSession | None, job_id: str | None = None) -> Tables:
-    """Return the tables for what mostly needs no Spark: a session that is there is used, none is started."""
+    """Return the tables for what mostly needs no Spark: none is started before something asks for it."""
     settings = settings or current().settings
     if job_id is not None and not is_job_id(job_id):
         raise JobNotFoundError.for_id(job_id)
-    if spark is not None:
-        return Tables(usable(spark, settings), settings)
-    try:
-        return Tables(active_session(), settings)
-    except SessionError:  # it has ended; who needs it is told so
-        return Tables(None, settings)
+    return Tables(None if spark is None else usable(spark, settings), settings)
 
 
 def _state(value: JobState | str) -> JobState:

@@ -111,10 +111,22 @@ def test_no_java_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_call_in_a_session_without_delta_says_what_to_set(
     active: Callable[[Any], None], call: Callable[[], object]
 ) -> None:
-    """A notebook often has a session already."""
+    """A notebook often has a session already. Tables that have names in a catalog are behind Spark."""
+    bs.configure(bs.Settings(tables={"schema": "lab"}))
     active(a_session(**WITHOUT_DELTA))
     with pytest.raises(SessionError, match=r"no Delta.*spark\.sql\.extensions=io\.delta.*spark\.sql\.catalog"):
         call()
+
+
+def test_tables_in_a_folder_of_this_machine_need_no_delta_in_the_session(
+    active: Callable[[Any], None], tmp_path: Path
+) -> None:
+    """Nor a session at all."""
+    bs.configure(bs.Settings(tables={"root": str(tmp_path)}))
+    active(a_session(**WITHOUT_DELTA))
+    length.register().start()
+    assert [one.name for one in bs.list_scorers()] == ["length"]
+    assert bs.list_backfills() == []
 
 
 def test_the_archive_that_fits_this_spark_is_named(active: Callable[[Any], None]) -> None:
@@ -136,7 +148,7 @@ def test_settings_with_which_no_job_can_be_right_are_refused(
     """Delta skips writes of a used transaction id in silence, and tells nothing without its commit info."""
     active(a_session(**setting))
     with pytest.raises(SessionError, match=next(iter(setting))):
-        bs.list_scorers()
+        bs.read_assessments()
 
 
 def test_a_stopped_session_as_argument_is_refused() -> None:
@@ -152,4 +164,4 @@ def test_a_jvm_that_has_died_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pyspark.sql.SparkSession, "getActiveSession", gone)
     with pytest.raises(SessionError, match=r"Spark has ended.*Restart the notebook's kernel"):
-        bs.list_scorers()
+        bs.read_assessments()
