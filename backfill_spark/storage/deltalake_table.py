@@ -384,7 +384,8 @@ def _committing(nonce: str = "", txn: Txn | None = None) -> CommitProperties:
     return CommitProperties(
         max_commit_retries=0,
         custom_metadata={"userMetadata": json.dumps(note)} if nonce else None,
-        app_transactions=None if txn is None else [Transaction(txn.app_id, txn.version)],
+        # Without a time Spark would not see it: our tables say how long a transaction is kept.
+        app_transactions=None if txn is None else [Transaction(txn.app_id, txn.version, int(time.time() * 1000))],
     )
 
 
