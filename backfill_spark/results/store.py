@@ -280,7 +280,7 @@ class ResultStore:
             s.name: OfScorer(s.digest, s.sample_rate, "LLM_JUDGE" if s.kind is ScorerKind.JUDGE else "CODE")
             for s in request.scorers
         }
-        writer = ResultWriter(str(table.folder), table.columns(), types, request.seed)
+        writer = ResultWriter(str(table.folder), table.columns(), job_id, types, request.seed)
         light = self.staging.light if rows <= DRIVER_ROWS else None
         if light is None:
             found = self.staged_by(job_id, chunks).mapInArrow(writer.write, FILES_DDL).collect()

@@ -163,6 +163,7 @@ class ResultWriter:
     """Of the table `assessments`."""
     schema: pa.Schema
     """Columns of the table, `trace_date` included."""
+    job_id: str
     scorers: Mapping[str, OfScorer]
     """By name."""
     seed: int
@@ -221,6 +222,7 @@ class ResultWriter:
             "source_id": pc.coalesce(of_extra("source_id"), of_extra("model"), found["scorer_name"]),
             "sample_rate": of_scorer(lambda s: s.sample_rate, pa.float64()),
             "seed": pa.repeat(pa.scalar(self.seed, pa.int64()), count),
+            "job_id": pa.repeat(self.job_id, count),
             "attempts": of_extra("attempts", _calls(found)),
             "created_at": pa.repeat(now, count),
             "updated_at": pa.repeat(now, count),

@@ -64,8 +64,10 @@ def test_both_ways_write_the_same_rows(spark: SparkSession, settings: Settings) 
         configure(own)
         for one in odd_scorers():
             one.register().start(sampling_config=ScorerSamplingConfig(sample_rate=0.7))
-        backfill_scorers(scorers=["number", "mixed"])
+        job_id = backfill_scorers(scorers=["number", "mixed"])
         found[writer] = results(spark, own)
+        jobs = found[writer].select("job_id", "scored_job_id").distinct().collect()
+        assert [tuple(row) for row in jobs] == [(job_id, job_id)]
         assert operations(spark, own) == ["WRITE" if writer == "files" else "MERGE"]
     files, merged = found["files"].drop(*OWN), found["spark"].drop(*OWN)
     assert files.schema == merged.schema

@@ -64,7 +64,7 @@ def one(name: str = "length", **values: Any) -> dict[str, Any]:
 
 
 def writer(table: DeltalakeTable) -> ResultWriter:
-    return ResultWriter(str(table.folder), table.columns(), {"length": OfScorer("d", 0.5, "CODE")}, 7)
+    return ResultWriter(str(table.folder), table.columns(), "bf-1", {"length": OfScorer("d", 0.5, "CODE")}, 7)
 
 
 def rows_of(table: DeltalakeTable, *batches: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -87,6 +87,7 @@ def test_a_value_an_error_and_nothing(table: DeltalakeTable) -> None:
     assert [row["attempts"] for row in rows] == [1, 1, 1, 0, 0, 1]
     first = rows[0]
     assert (first["assessment_name"], first["scorer_digest"], first["sample_rate"]) == ("length", "d", 0.5)
+    assert (first["job_id"], first["scored_job_id"]) == ("bf-1", "bf-1")
     assert (first["source_type"], first["source_id"], first["seed"], first["target"]) == ("CODE", "length", 7, "trace")
 
 
