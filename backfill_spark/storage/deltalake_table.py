@@ -219,7 +219,8 @@ class DeltalakeTable:
             names = [file.name for file in _files_of(self._newest(), {}, "")]
         (by,) = self.table.partitioned_by
         schema = pa.schema([field for field in self.columns() if field.name != by])
-        return pa.concat_tables(self._columns(n, schema) for n in names if n.startswith(f"{by}={value}/"))
+        found = [self._columns(name, schema) for name in names if name.startswith(f"{by}={value}/")]
+        return pa.concat_tables([schema.empty_table(), *found])
 
     def _columns(self, name: str, schema: pa.Schema) -> pa.Table:
         """Read a file; columns of `schema` that it does not have are NULL."""

@@ -251,6 +251,13 @@ class TestFiles:
         assert self.add(table, "2026-01-01", txn=Txn("me", 102)) is None
         assert self.add(table, "2026-01-01", after=1, txn=Txn("me", 102))
 
+    def test_nothing_is_a_commit_too(self, table: DeltalakeTable) -> None:
+        """Which is refused like any other."""
+        assert self.add(table, txn=Txn("me", 101))
+        assert self.add(table, txn=Txn("me", 101)) is False
+        assert table.version() == 1
+        assert len(table.part_rows("2026-01-01")) == 0
+
     def test_so_is_one_of_an_earlier_runner_of_the_job(self, table: DeltalakeTable) -> None:
         """What it had staged may be what it wrote."""
         assert self.add(table, "2026-01-01", txn=Txn("me", 99), own_from=90)
