@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from backfill_spark.results.done import with_done
 from backfill_spark.results.due import candidates, count_due, experiment_filter
 from backfill_spark.scoring.spark import columns_needed
 from backfill_spark.selection import pairs as P
@@ -92,7 +93,8 @@ class Inputs:
         if self.is_untouched:
             pairs = pairs.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
         else:
-            pairs = self.tables.results.with_done(
+            pairs = with_done(
+                self.tables.results,
                 pairs,
                 request,
                 job_id=self.job_id,

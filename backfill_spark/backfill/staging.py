@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.backfill.attempt import Attempt
     from backfill_spark.models import Chunk
-    from backfill_spark.results.store import Scoring
+    from backfill_spark.results.stage import Scoring
 
 MERGE_ROWS = 200_000
 MERGE_SECONDS = 600.0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backfill_spark.backfill.attempt import Attempt, JobProgress
     from backfill_spark.backfill.inputs import Inputs
     from backfill_spark.models import Chunk, Request, ScorerSpec
-    from backfill_spark.results.write import Scored
+    from backfill_spark.results.stage import Scored
 
 
 def run(attempt: Attempt) -> None:

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from backfill_spark.models import Counts, Request, Sampling, SkipReason
 from backfill_spark.results.counts import PairCounts
+from backfill_spark.results.done import with_done
 from backfill_spark.selection import pairs as P
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def candidates(
     chosen = P.mark_duplicates(P.choose(traces, request, source.columns, choice))
     keep = ["trace_id", "request_time", "trace_time", "trace_date", "session_id", "draw", "skip", "ties"]
     chosen = chosen.select(*keep, "no_expectations", "matched", "sampled")
-    return results.with_done(chosen, request, job_id=job_id, staging_version=staging_version, own_version=own_version)
+    return with_done(results, chosen, request, job_id=job_id, staging_version=staging_version, own_version=own_version)
 
 
 def experiment_filter(request: Request) -> str | None:

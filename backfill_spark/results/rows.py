@@ -13,6 +13,8 @@ from backfill_spark import schema
 from backfill_spark.models import Outcome, Request, ScorerKind, ScorerSpec
 from backfill_spark.results.counts import without_call
 
+_PAIR = [*schema.PAIR_KEY, "trace_date"]
+
 
 def current(rows: DataFrame) -> DataFrame:
     """Keep of each (experiment, trace, scorer) the rows of the newest version and of the latest trace date."""
@@ -92,3 +94,17 @@ def _is(spec: ScorerSpec, name: Column, version: Column) -> Column:
 def position_of(scorers: Sequence[ScorerSpec], name: Column, version: Column) -> Column:
     """Index of the scorer in the job, or NULL."""
     return F.coalesce(*[F.when(_is(s, name, version), F.lit(i)) for i, s in enumerate(scorers)])
+
+
+def without_mended(puts: DataFrame, old: DataFrame, job_id: str) -> DataFrame:
+    """Drop pairs that another job got a result for after this one had staged an error, and rested."""
+    failed = F.max(F.col("outcome") == Outcome.ERROR.value).alias("failed")
+    mended = old.where(F.col("job_id") != job_id).groupBy(*_PAIR).agg(failed).where("not failed")
+    return puts.join(mended, _PAIR, "left_anti")
+
+
+def with_deletes(puts: DataFrame, old: DataFrame) -> DataFrame:
+    """Add a `delete` for each old row of these pairs that is not put again."""
+    replaced = old.join(puts.select(*_PAIR).distinct(), _PAIR, "left_semi")
+    gone = replaced.join(puts.select(*_PAIR, "ordinal"), [*_PAIR, "ordinal"], "left_anti")
+    return puts.withColumn("op", F.lit("put")).unionByName(gone.withColumn("op", F.lit("delete")))

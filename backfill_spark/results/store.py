@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
-from functools import reduce
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,11 +14,11 @@ from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.jobs.events import EPOCH_SHIFT
-from backfill_spark.models import Outcome, Reprocess, Request, ScorerKind, ScorerSpec
+from backfill_spark.models import Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.results.counts import StagedCounts, Watch, count_staged
-from backfill_spark.results.rows import assessments, position_of
-from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter, Scored, StagingWriter
-from backfill_spark.selection import pairs as P
+from backfill_spark.results.rows import assessments, position_of, with_deletes, without_mended
+from backfill_spark.results.stage import StagingWriter
+from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter
 from backfill_spark.selection import sampling
 from backfill_spark.storage.small_table import Txn
 from backfill_spark.storage.stores import Stores
@@ -28,19 +27,10 @@ if TYPE_CHECKING:
     from delta.tables import DeltaMergeBuilder
     from pyspark.sql import Row
 
+    from backfill_spark.results.stage import Scoring
+
 DRIVER_ROWS = 20_000
 """Pairs that the driver puts into files itself: a Spark job takes half a second longer."""
-_PAIR = [*schema.PAIR_KEY, "trace_date"]
-
-
-class Scoring(Protocol):
-    """Traces that are due, and how they are scored."""
-
-    def frame(self) -> DataFrame:
-        """The traces with their results, by a UDF; nothing may be put above it that calls a scorer again."""
-
-    def in_task(self) -> tuple[DataFrame, Scored]:
-        """The traces with what their scorers need, and what scores them in a task."""
 
 
 class ResultStore:
@@ -55,76 +45,6 @@ class ResultStore:
         """Create both tables when they are not there."""
         self.assessments.ensure()
         self.staging.ensure()
-
-    # --- due
-
-    def with_done(
-        self,
-        chosen: DataFrame,
-        request: Request,
-        *,
-        job_id: str | None,
-        staging_version: int | None,
-        own_version: int | None = None,
-        dates: tuple[date, date] | None = None,
-    ) -> DataFrame:
-        """Add the masks `done` (has a result of another job), `own` (staged by `job_id`) and `elsewhere` (by another).
-
-        Versions are pinned. `own_version` adds what `job_id` has staged by then; `dates` narrows what is read of
-        both tables to a chunk's dates.
-        """
-        parts = []
-        scorers = {"experiment_id": [request.experiment_id], "scorer_name": [s.name for s in request.scorers]}
-        at = request.results_version
-        if at is not None and request.reprocess is not Reprocess.ALL and self.assessments.may_hold(scorers, at):
-            parts.append(self._existing(request, dates))
-        if staging_version is not None and self.staging.may_hold({}, staging_version):
-            parts.append(self._staged(request, job_id, staging_version, dates))
-        if own_version is not None:
-            parts.append(self._staged(request, job_id, own_version, dates).where("own != 0"))
-        if not parts:
-            return chosen.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
-        masks = (
-            reduce(DataFrame.unionByName, parts)
-            .groupBy("trace_id", "trace_date")
-            .agg(*(F.bit_or(name).alias(name) for name in ("done", "own", "elsewhere")))
-        )
-        joined = chosen.join(masks, ["trace_id", "trace_date"], "left")
-        joined = joined.withColumns(
-            {name: F.coalesce(F.col(name), F.lit(0).cast("bigint")) for name in ("done", "own", "elsewhere")}
-        )
-        # What an earlier epoch of the job has staged is the job's, merged or not.
-        return joined.withColumn("done", F.col("done").bitwiseAND(F.bitwise_not(F.col("own"))))
-
-    def _existing(self, request: Request, dates: tuple[date, date] | None) -> DataFrame:
-        rows = _within(self.assessments.read(request.results_version), request, dates)
-        position = position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
-        rows = rows.select("trace_id", "trace_date", "outcome", position.alias("i")).where("i is not null")
-        if request.reprocess is Reprocess.FAILED:
-            rows = (
-                rows.groupBy("trace_id", "trace_date", "i")
-                .agg(F.max((F.col("outcome") == Outcome.ERROR.value).cast("int")).alias("failed"))
-                .where("failed = 0")
-            )
-        zero, done = F.lit(0).cast("bigint"), F.expr("shiftleft(1L, i) AS done")
-        return rows.select("trace_id", "trace_date", done, zero.alias("own"), zero.alias("elsewhere"))
-
-    def _staged(self, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None) -> DataFrame:
-        rows = _within(self.staging.read(version), request, dates)
-        if request.reprocess is Reprocess.ALL:
-            rows = rows.where(F.col("job_id") == F.lit(job_id))
-        is_own = F.coalesce(F.col("job_id") == F.lit(job_id), F.lit(False))
-        result = F.arrays_zip("results.scorer_name", "results.scorer_version", "results.error_code")
-        rows = rows.select("trace_id", "trace_date", is_own.alias("is_own"), result.alias("result"))
-        mask = P.mask_of([_holds(s, request.reprocess) for s in request.scorers])
-        zero = F.lit(0).cast("bigint")
-        return rows.select(
-            "trace_id",
-            "trace_date",
-            zero.alias("done"),
-            F.when(F.col("is_own"), mask).otherwise(zero).alias("own"),
-            F.when(F.col("is_own"), zero).otherwise(mask).alias("elsewhere"),
-        )
 
     # --- stage
 
@@ -314,10 +234,10 @@ class ResultStore:
             puts = assessments(staged.where(F.col("chunk").isin(list(chunks))), request)
             if not replaces:
                 return puts
-            old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([_day(d) for d in dates]))
+            old = self.assessments.read(spark=spark).where(F.col("trace_date").isin([day_literal(d) for d in dates]))
             old = old.select(*schema.ASSESSMENTS.schema.fieldNames())  # a newer version may have added columns
-            kept = _without_mended(puts, old, job_id) if request.reprocess is Reprocess.FAILED else puts
-            return _with_deletes(kept, old)
+            kept = without_mended(puts, old, job_id) if request.reprocess is Reprocess.FAILED else puts
+            return with_deletes(kept, old)
 
         def clauses(builder: DeltaMergeBuilder) -> DeltaMergeBuilder:
             values: Mapping[str, str | Column] = {n: f"s.{n}" for n in schema.ASSESSMENTS.schema.fieldNames()}
@@ -333,35 +253,6 @@ class ResultStore:
         return self.assessments.merge(source, condition, clauses, txn=txn)
 
 
-def _without_mended(puts: DataFrame, old: DataFrame, job_id: str) -> DataFrame:
-    """Drop pairs that another job got a result for after this one had staged an error, and rested."""
-    failed = F.max(F.col("outcome") == Outcome.ERROR.value).alias("failed")
-    mended = old.where(F.col("job_id") != job_id).groupBy(*_PAIR).agg(failed).where("not failed")
-    return puts.join(mended, _PAIR, "left_anti")
-
-
-def _with_deletes(puts: DataFrame, old: DataFrame) -> DataFrame:
-    """Add a `delete` for each old row of these pairs that is not put again."""
-    replaced = old.join(puts.select(*_PAIR).distinct(), _PAIR, "left_semi")
-    gone = replaced.join(puts.select(*_PAIR, "ordinal"), [*_PAIR, "ordinal"], "left_anti")
-    return puts.withColumn("op", F.lit("put")).unionByName(gone.withColumn("op", F.lit("delete")))
-
-
-def _within(rows: DataFrame, request: Request, dates: tuple[date, date] | None) -> DataFrame:
-    rows = rows.where(F.col("experiment_id") == request.experiment_id)
-    return rows if dates is None else rows.where(F.col("trace_date").between(*map(_day, dates)))
-
-
-def _day(day: date) -> Column:
+def day_literal(day: date) -> Column:
     """A date as Spark takes it: PySpark writes years before 1000 with too few digits."""
     return F.lit(day.isoformat()).cast("date")
-
-
-def _holds(spec: ScorerSpec, reprocess: Reprocess) -> Column:
-    """True where the column `result` has the scorer's pair, in a state that counts."""
-    mine = F.filter("result", lambda x: (x["scorer_name"] == spec.name) & (x["scorer_version"] == spec.version))
-    there = F.size(mine) > 0
-    if reprocess is Reprocess.FAILED:
-        good = ~F.exists(mine, lambda x: x["error_code"].isNotNull())
-        return there & (F.col("is_own") | good)
-    return there

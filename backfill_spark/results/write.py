@@ -1,7 +1,7 @@
-"""Rows of `staging` and `assessments` written by a task as the tables' own files, a column at a time.
+"""Rows of `assessments` written by a task as the table's own files: made of staged arrays, a column at a time.
 
-Knows no Spark. A file counts from the commit that names it on; `results.store` makes that commit. Measured with 900,000
-results in 60 dates: 5 CPU seconds, where Spark's writer, a row at a time, takes 20 besides 12 for the columns.
+Knows no Spark. A file counts from the commit that names it on; `results/store.py` makes that commit. Measured with
+900,000 results in 60 dates: 5 CPU seconds, where Spark's writer, a row at a time, takes 20 besides 12 for columns.
 """
 
 from __future__ import annotations
@@ -31,119 +31,6 @@ _WITH_BOUNDS = (*_ROW_KEY, "trace_time", "assessment_name", "outcome", "draw", "
 _LONGEST_BOUND = 32
 _LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC)
 _NO_CALL = (ErrorCode.TRACE_TOO_LARGE.value, ErrorCode.LOAD_FAILED.value)
-
-
-Scored = Callable[[Iterable[pa.RecordBatch]], Iterator[tuple[pa.Table, pa.StructArray]]]
-"""Scores the batches of a task: rows beside their results."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagingWriter:
-    """Scores the rows that a task is given and writes them as rows of `staging`, with what they come to."""
-
-    folder: str
-    """Of the table `staging`."""
-    schema: pa.Schema
-    """Columns of the table, `job_id` included."""
-    job_id: str
-    shared: Mapping[str, Any]
-    """What all rows of the chunk have: scored_job_id, experiment_id, chunk, source_version."""
-    score: Scored
-
-    def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Score and write; give a batch that names the files, as `ResultWriter.write` does, with their counts."""
-        waiting: list[pa.Table] = []
-        rows = 0
-        for keys, results in self.score(batches):
-            waiting.append(self._staged(keys, results))
-            rows += len(pc.list_flatten(results.field("scorer_name")))
-            if rows >= ROWS_AT_ONCE:
-                yield self._file(pa.concat_tables(waiting))
-                waiting, rows = [], 0
-        if any(len(table) for table in waiting):
-            yield self._file(pa.concat_tables(waiting))
-
-    def _staged(self, keys: pa.Table, results: pa.StructArray) -> pa.Table:
-        now = datetime.now(UTC)
-        found = {name: keys[name].combine_chunks() for name in keys.column_names} | {"results": results}
-        for name, value in {**self.shared, "staged_at": now}.items():
-            found[name] = pa.repeat(pa.scalar(value, self.schema.field(name).type), len(keys))
-        fields = [field for field in self.schema if field.name != "job_id"]
-        return pa.Table.from_arrays([found[f.name].cast(f.type) for f in fields], schema=pa.schema(fields))
-
-    def _file(self, rows: pa.Table) -> pa.RecordBatch:
-        name = f"job_id={self.job_id}/part-{secrets.token_hex(16)}.snappy.parquet"
-        path = Path(self.folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, path, compression="snappy")
-        file = {
-            "path": name,
-            "part": self.job_id,
-            "size": path.stat().st_size,
-            "stats": json.dumps({"numRecords": len(rows)}),
-            "counts": json.dumps(count_results(rows["results"].combine_chunks())),
-        }
-        return pa.RecordBatch.from_pylist([file], schema=FILES)
-
-
-def count_results(results: pa.StructArray) -> dict[str, list[Any]]:
-    """Count pairs by scorer: scored, empty, errored, calls, cost in US dollars or None, seconds of calls.
-
-    A pair with several feedbacks is an error when one of them is, and scored when one has a value.
-    """
-    names = ("scorer_name", "ordinal", "value", "error_code", "latency_ms", "extra")
-    lists = {name: results.field(name) for name in names}
-    rows = {name: pc.list_flatten(values) for name, values in lists.items()}
-    extra = [None if text is None else json.loads(text) for text in rows["extra"].to_pylist()]
-    calls, cost = _calls(rows), pa.nulls(len(extra), pa.float64())
-    if any(extra):
-        calls = pc.coalesce(pa.array([None if e is None else e.get("attempts") for e in extra], pa.int64()), calls)
-        cost = pa.array([None if e is None else e.get("cost_usd") for e in extra], pa.float64())
-    first = pc.equal(rows["ordinal"], 0)
-    nothing = pa.scalar(None, pa.float64())
-    table = pa.table(
-        {
-            "pair": pc.list_parent_indices(lists["scorer_name"]),
-            "scorer": rows["scorer_name"],
-            "failed": pc.is_valid(rows["error_code"]).cast(pa.int8()),
-            "valued": pc.is_valid(rows["value"]).cast(pa.int8()),
-            "calls": pc.if_else(first, calls, 0),
-            "cost": pc.if_else(first, cost, nothing),
-            "ms": pc.if_else(first, rows["latency_ms"], nothing),
-        }
-    )
-    pairs = table.group_by(["pair", "scorer"]).aggregate(
-        [("failed", "max"), ("valued", "max"), ("calls", "sum"), ("cost", "sum"), ("ms", "sum")]
-    )
-    failed, valued = pairs["failed_max"], pairs["valued_max"]
-    ones = {
-        "scored": pc.multiply(pc.subtract(pa.scalar(1, pa.int8()), failed), valued),
-        "errored": failed,
-        "pairs": pa.repeat(pa.scalar(1, pa.int8()), len(pairs)),
-    }
-    sums = pa.table(
-        {name: pairs[name] for name in ("scorer", "calls_sum", "cost_sum", "ms_sum")}
-        | {name: pc.cast(values, pa.int64()) for name, values in ones.items()}
-    )
-    totals = sums.group_by("scorer").aggregate([(n, "sum") for n in sums.column_names if n != "scorer"]).to_pylist()
-    return {
-        t["scorer"]: [
-            t["scored_sum"],
-            t["pairs_sum"] - t["scored_sum"] - t["errored_sum"],
-            t["errored_sum"],
-            t["calls_sum_sum"],
-            t["cost_sum_sum"],
-            (t["ms_sum_sum"] or 0.0) / 1000,
-        ]
-        for t in totals
-    }
-
-
-def _calls(rows: Mapping[str, pa.Array]) -> pa.Array:
-    """Calls that a result took where nothing else is known: none where the trace was refused before."""
-    unread = pc.and_kleene(pc.equal(rows["error_code"], "trace_unreadable"), pc.is_null(rows["latency_ms"]))
-    uncalled = pc.or_kleene(pc.is_in(rows["error_code"], pa.array(_NO_CALL)), unread)
-    return pc.if_else(pc.fill_null(uncalled, False), pa.scalar(0, pa.int64()), pa.scalar(1, pa.int64()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +110,7 @@ class ResultWriter:
             "sample_rate": of_scorer(lambda s: s.sample_rate, pa.float64()),
             "seed": pa.repeat(pa.scalar(self.seed, pa.int64()), count),
             "job_id": pa.repeat(self.job_id, count),
-            "attempts": of_extra("attempts", _calls(found)),
+            "attempts": of_extra("attempts", calls_of(found)),
             "created_at": pa.repeat(now, count),
             "updated_at": pa.repeat(now, count),
         }
@@ -249,6 +136,13 @@ class ResultWriter:
         path.parent.mkdir(exist_ok=True)
         pq.write_table(rows, path, compression="snappy")
         return {"path": name, "part": day.isoformat(), "size": path.stat().st_size, "stats": _statistics(rows)}
+
+
+def calls_of(rows: Mapping[str, pa.Array]) -> pa.Array:
+    """Calls that a result took where nothing else is known: none where the trace was refused before."""
+    unread = pc.and_kleene(pc.equal(rows["error_code"], "trace_unreadable"), pc.is_null(rows["latency_ms"]))
+    uncalled = pc.or_kleene(pc.is_in(rows["error_code"], pa.array(_NO_CALL)), unread)
+    return pc.if_else(pc.fill_null(uncalled, False), pa.scalar(0, pa.int64()), pa.scalar(1, pa.int64()))
 
 
 FILES = pa.schema(

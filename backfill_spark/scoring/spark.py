@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import pandas_udf
 
 from backfill_spark import schema
 from backfill_spark.errors import SettingsError
-from backfill_spark.models import MAX_SCORERS, ScorerKind, ScorerSpec
-from backfill_spark.scorers.stored_code import loading
-from backfill_spark.scoring.arguments import TOO_LARGE, UNREADABLE, columns_for
-from backfill_spark.scoring.columns import worker_columns, worker_inputs
+from backfill_spark.models import MAX_SCORERS, ScorerSpec
+from backfill_spark.scoring.arguments import columns_for
+from backfill_spark.scoring.columns import worker_inputs
 from backfill_spark.scoring.feedback import FIELD_NAMES
-from backfill_spark.scoring.worker import load_scorers, score_batch
+from backfill_spark.scoring.task import GIVEN, JOINED_CHARACTERS, JOINED_ROWS, BatchScorer, TaskScorer, struct_of
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
 DUE = "due"
 """Column with the bit mask of the scorers that are due for a trace."""
-_JOINED_ROWS = 2_000
-_JOINED_CHARACTERS = 64_000_000
 _Lists = tuple[list[int], list[int], list[int], list[list[bytes | None]]]
 """What `score` takes of a batch: `due`, `too_large` and the columns."""
-_ARROW_TYPES: dict[T.DataType, pa.DataType] = {
-    schema.STRING: pa.string(),
-    schema.INT: pa.int32(),
-    schema.DOUBLE: pa.float64(),
-}
 
 
 def columns_needed(specs: Collection[ScorerSpec], available: frozenset[str]) -> frozenset[str]:
@@ -84,13 +74,13 @@ def score_in_task(
     As `score`, with the column `unreadable`; what the task does with the results is the caller's.
     """
     batch, columns = _batch(specs, available, payload=payload, trace_mb=trace_mb, timeout_s=timeout_s)
-    given = [column.alias(name) for name, column in zip(_GIVEN, columns(F.col("unreadable")), strict=False)]
+    given = [column.alias(name) for name, column in zip(GIVEN, columns(F.col("unreadable")), strict=False)]
     return TaskScorer(batch), given
 
 
 def _batch(
     specs: Sequence[ScorerSpec], available: frozenset[str], *, payload: str, trace_mb: float, timeout_s: float
-) -> tuple[_Batch, Callable[[Column], list[Column]]]:
+) -> tuple[BatchScorer, Callable[[Column], list[Column]]]:
     if not 1 <= len(specs) <= MAX_SCORERS:
         raise ValueError(f"A chunk has 1 to {MAX_SCORERS} scorers, not {len(specs)}: make more chunks.")
     names, large, given = worker_inputs(specs, available, trace_mb=trace_mb)
@@ -99,48 +89,7 @@ def _batch(
     def columns(unreadable: Column) -> list[Column]:
         return [due, large, unreadable, *([] if given is None else [given])]
 
-    return _Batch(tuple(specs), available, tuple(names), payload, timeout_s), columns
-
-
-@dataclass
-class _Batch:
-    """What a worker needs to score batches: plain data, until the scorers are loaded once a task."""
-
-    specs: tuple[ScorerSpec, ...]
-    available: frozenset[str]
-    names: tuple[str, ...]
-    payload: str
-    timeout_s: float
-
-    @property
-    def waits(self) -> bool:
-        """True when some calls are async: many of them wait at once, and a batch ends with the last one."""
-        return any(spec.kind is ScorerKind.ASYNC_FUNCTION for spec in self.specs)
-
-    def score(
-        self, due: list[int], too_large: list[int], unreadable: list[int], columns: Sequence[list[bytes | None]]
-    ) -> list[pa.Array]:
-        """Return one array of lists for each field of `schema.RESULTS`."""
-        scorers = self.__dict__.get("_scorers")
-        if scorers is None:
-            scorers = self.__dict__["_scorers"] = load_scorers(self.specs, self.available, load=loading.load)
-        given = worker_columns(self.names, columns)
-        given |= {TOO_LARGE: too_large, UNREADABLE: unreadable}
-        results = score_batch(given, due, scorers, payload=self.payload, timeout_s=self.timeout_s)
-        offsets = [0]
-        for length in results.lengths:
-            offsets.append(offsets[-1] + length)
-        shared = pa.array(offsets, pa.int32())
-        return [
-            pa.ListArray.from_arrays(shared, _flat_array(results.fields[name], _ARROW_TYPES[kind]))
-            for name, kind in schema.RESULT_FIELDS
-        ]
-
-
-def _flat_array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if values and values[0] is None and values.count(None) == len(values):
-        return pa.nulls(len(values), kind)
-    return pa.array(values, kind)
+    return BatchScorer(tuple(specs), available, tuple(names), payload, timeout_s), columns
 
 
 def _joined(batches: Iterable[_Lists]) -> Iterator[_Lists]:
@@ -159,48 +108,11 @@ def _joined(batches: Iterable[_Lists]) -> Iterator[_Lists]:
             for texts, more_texts in zip(joined[3], batch[3], strict=True):
                 texts.extend(more_texts)
         characters += sum(len(text) for texts in batch[3] for text in texts if text)
-        if len(joined[0]) >= _JOINED_ROWS or characters >= _JOINED_CHARACTERS:
+        if len(joined[0]) >= JOINED_ROWS or characters >= JOINED_CHARACTERS:
             yield joined
             joined, characters = None, 0
     if joined is not None:
         yield joined
-
-
-@dataclass
-class TaskScorer:
-    """Scores the batches of a task: columns of `score_in_task` beside any others."""
-
-    batch: _Batch
-
-    def score(self, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.Table, pa.StructArray]]:
-        """Give for each batch, or for several joined ones, its rows and their results, typed `schema.RESULTS`."""
-        for rows in _joined_rows(batches) if self.batch.waits else (pa.Table.from_batches([b]) for b in batches):
-            due, large, unreadable = (rows[name].to_pylist() for name in _GIVEN[:3])
-            texts = []
-            if _GIVEN[3] in rows.column_names:
-                # flatten(), unlike field(), gives NULLs where the whole struct is one.
-                texts = [column.to_pylist() for column in rows[_GIVEN[3]].combine_chunks().flatten()]
-            arrays = self.batch.score(due, large, unreadable, texts)
-            yield rows.drop_columns([n for n in _GIVEN if n in rows.column_names]), _struct_of(arrays)
-
-
-_GIVEN = ("_due", "_large", "_unreadable", "_given")
-
-
-def _struct_of(arrays: list[pa.Array]) -> pa.StructArray:
-    return pa.StructArray.from_arrays(arrays, FIELD_NAMES)
-
-
-def _joined_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Join batches as `_joined` does."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= _JOINED_ROWS or sum(b.nbytes for b in waiting) >= _JOINED_CHARACTERS:
-            yield pa.Table.from_batches(waiting)
-            waiting = []
-    if waiting:
-        yield pa.Table.from_batches(waiting)
 
 
 class _ArrowLists(pd.arrays.ArrowExtensionArray):
@@ -214,7 +126,7 @@ class _ArrowLists(pd.arrays.ArrowExtensionArray):
         return self
 
 
-def _carrier(kind: str, batch: _Batch) -> Callable[..., Column]:
+def _carrier(kind: str, batch: BatchScorer) -> Callable[..., Column]:
     is_async = batch.waits
     if kind == "pandas":
 
@@ -253,7 +165,7 @@ def _carrier(kind: str, batch: _Batch) -> Callable[..., Column]:
             return due.to_pylist(), large.to_pylist(), unreadable.to_pylist(), texts
 
         def array_of(lists: _Lists) -> pa.Array:
-            return _struct_of(batch.score(*lists))
+            return struct_of(batch.score(*lists))
 
         def score_arrow(*columns: pa.Array) -> pa.Array:
             return array_of(lists_of_arrow(columns))

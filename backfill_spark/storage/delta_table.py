@@ -14,8 +14,9 @@ from pyspark.sql import functions as F
 
 from backfill_spark.schema import Table
 from backfill_spark.storage.commit_log import CommitLog
-from backfill_spark.storage.deltalake_table import DeltalakeTable, is_reached, local_folder
+from backfill_spark.storage.deltalake_table import DeltalakeTable
 from backfill_spark.storage.migrations import check_fields, create, fields_of, migrate
+from backfill_spark.storage.reach import is_reached, local_folder
 from backfill_spark.storage.retry import is_altered, is_conflict, until_alone
 from backfill_spark.storage.small_table import Txn, Where, location_of
 

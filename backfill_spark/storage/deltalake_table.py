@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
+from backfill_spark.storage.delta_files import File, columns_of, files_of, is_one_of
 from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, later_columns, properties_of
 from backfill_spark.storage.small_table import Row, Txn, Where
 
@@ -38,62 +32,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION"}
 ATTEMPTS = 200
 LONGEST_PAUSE_S = 0.5
 _random = secrets.SystemRandom()
 _ensured: dict[tuple[str, int], int] = {}
 """Folder and version of tables that need not be looked at again → the inode of their log."""
-
-
-def local_folder(location: Location) -> Path | None:
-    """The folder of a table that lies on this machine, for Spark as for Python; None of any other.
-
-    A plain path means the default file system to Spark, which is another one where Hadoop is configured, and on
-    Databricks.
-    """
-    path = location.path
-    if path is None:
-        return None
-    if path.startswith("file:"):
-        return Path("/" + path.removeprefix("file:").lstrip("/"))
-    is_elsewhere = ":" in path.split("/", 1)[0] or _OTHER_FILE_SYSTEMS & os.environ.keys()
-    return None if is_elsewhere else Path(path)
-
-
-def is_reached(folder: Path) -> bool:
-    """True where deltalake can write a table that is there, or make one."""
-    try:
-        if (folder / "_delta_log").is_dir():
-            protocol = DeltaTable(str(folder)).protocol()
-            if (protocol.min_reader_version, protocol.min_writer_version) > (1, 2):
-                raise ValueError(f"the table needs {protocol}")
-        return _has_links(str(folder.parent))
-    except Exception as error:
-        logger.debug("%s is left to Spark: %s", folder, error)
-        return False
-
-
-def _has_links(folder: str) -> bool:
-    """True where a file can get a second name: deltalake commits by it, and some file systems have none."""
-    if folder not in _linking:
-        one = Path(folder, f".link-{secrets.token_hex(8)}")
-        two = one.with_suffix(".2")
-        try:
-            one.parent.mkdir(parents=True, exist_ok=True)
-            one.touch()
-            os.link(one, two)
-            _linking[folder] = True
-        except OSError as error:
-            logger.debug("%s is left to Spark: it has no links: %s", folder, error)
-            _linking[folder] = False
-        finally:
-            one.unlink(missing_ok=True)
-            two.unlink(missing_ok=True)
-    return _linking[folder]
-
-
-_linking: dict[str, bool] = {}
 
 
 class DeltalakeTable:
@@ -196,7 +139,7 @@ class DeltalakeTable:
             return []
         with self._lock:
             now = self._newest()
-            schema, files = self._schema(now), _files_of(now, where or {}, newest[0] if newest else "")
+            schema, files = self._schema(now), files_of(now, where or {}, newest[0] if newest else "")
         if newest is not None:
             return self._highest(schema, files, where or {}, *newest)
         rows: list[Row] = []
@@ -211,34 +154,25 @@ class DeltalakeTable:
     def may_hold(self, where: Where, version: int) -> bool:
         """False when no file of a version can have rows with these values."""
         then = DeltaTable(str(self.folder), version=version)
-        return bool(_files_of(then, where, ""))
+        return bool(files_of(then, where, ""))
 
     def part_rows(self, value: str) -> pa.Table:
         """Return the rows of one partition, without its column."""
         with self._lock:
-            names = [file.name for file in _files_of(self._newest(), {}, "")]
+            names = [file.name for file in files_of(self._newest(), {}, "")]
         (by,) = self.table.partitioned_by
         schema = pa.schema([field for field in self.columns() if field.name != by])
-        found = [self._columns(name, schema) for name in names if name.startswith(f"{by}={value}/")]
+        found = [columns_of(self.folder / name, schema) for name in names if name.startswith(f"{by}={value}/")]
         return pa.concat_tables([schema.empty_table(), *found])
 
-    def _columns(self, name: str, schema: pa.Schema) -> pa.Table:
-        """Read a file; columns of `schema` that it does not have are NULL."""
-        # pyarrow.dataset would do this, and imports pandas: 0.3 s of a command that takes 0.7. Spark's moments are
-        # INT96, which would overflow as nanoseconds.
-        found = pq.ParquetFile(self.folder / name, coerce_int96_timestamp_unit="us").read()
-        have = set(found.column_names)
-        columns = [found[f.name].cast(f.type) if f.name in have else pa.nulls(len(found), f.type) for f in schema]
-        return pa.Table.from_arrays(columns, schema=schema)
-
     def _rows(self, name: str, schema: pa.Schema, where: Where) -> list[Row]:
-        found = self._columns(name, schema)
+        found = columns_of(self.folder / name, schema)
         for column, values in where.items():
-            found = found.filter(_is_one_of(found[column], values))
+            found = found.filter(is_one_of(found[column], values))
         rows: list[Row] = found.to_pylist()
         return rows
 
-    def _highest(self, schema: pa.Schema, files: list[_File], where: Where, column: str, count: int) -> list[Row]:
+    def _highest(self, schema: pa.Schema, files: list[File], where: Where, column: str, count: int) -> list[Row]:
         """Read files from the highest values down, until no file that is left can hold a higher one."""
         known = sorted((f for f in files if f.highest is not None), key=lambda f: f.highest, reverse=True)
         rows: list[Row] = []
@@ -396,38 +330,3 @@ def _fields(found: DeltaTable) -> dict[str, Any]:
 
 def _batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file of the newest version."""
-
-    name: str
-    highest: Any
-    """Greatest value of the column that rows are ordered by; None where it is not known."""
-
-
-def _files_of(now: DeltaTable, where: Where, by: str) -> list[_File]:
-    """Return the files that may hold rows that are wanted, by the least and greatest value of each column."""
-    stream: Any = now.get_add_actions(flatten=True)
-    found = pa.RecordBatchReader.from_stream(stream).read_all()  # pa.table() would import pandas
-    unknown = [None] * len(found)
-
-    def known(name: str) -> list[Any]:
-        return found[name].to_pylist() if name in found.column_names else unknown
-
-    keep = [True] * len(found)
-    for column, values in where.items():
-        wanted = sorted(values)
-        for at, (low, high) in enumerate(zip(known(f"min.{column}"), known(f"max.{column}"), strict=True)):
-            if low is not None and high is not None:
-                next_one = bisect_left(wanted, low)
-                keep[at] &= next_one < len(wanted) and wanted[next_one] <= high
-    files = zip(keep, known("path"), known(f"max.{by}"), strict=True)
-    return [_File(unquote(path), highest) for is_kept, path, highest in files if is_kept]
-
-
-def _is_one_of(column: pa.ChunkedArray, values: Collection[Any]) -> pa.ChunkedArray:
-    if not values or len(values) > 50:
-        return pc.is_in(column, pa.array(list(values), column.type))
-    return reduce(pc.or_, (pc.equal(column, pa.scalar(value, column.type)) for value in values))

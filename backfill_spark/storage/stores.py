@@ -55,7 +55,8 @@ class Stores:
         return self._small[table.name]
 
     def _reached(self, table: Table) -> SmallTable | None:
-        from backfill_spark.storage.deltalake_table import DeltalakeTable, is_reached, local_folder
+        from backfill_spark.storage.deltalake_table import DeltalakeTable
+        from backfill_spark.storage.reach import is_reached, local_folder
         from backfill_spark.storage.small_table import location_of
 
         location = location_of(table, self.settings)

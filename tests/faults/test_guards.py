@@ -15,7 +15,7 @@ import pytest
 from backfill_spark.jobs.events import JobRecord
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
-from backfill_spark.results.store import ResultStore
+from backfill_spark.results import done
 from backfill_spark.selection import pairs
 from backfill_spark.storage.deltalake_table import DeltalakeTable
 from tests.faults.world import World, refusal
@@ -29,8 +29,8 @@ def test_the_staging_anti_join(world: World, monkeypatch: pytest.MonkeyPatch, gu
     """Without it a resume calls staged pairs again."""
     job_id = world.crash("after_stage")
     if guard == "out":
-        staged = ResultStore._staged
-        monkeypatch.setattr(ResultStore, "_staged", lambda *a: staged(*a).where("false"))
+        staged = done._staged
+        monkeypatch.setattr(done, "_staged", lambda *a: staged(*a).where("false"))
     world.resume(job_id)
     assert (world.broken() == []) is (guard == "in")
 

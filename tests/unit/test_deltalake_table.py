@@ -16,8 +16,9 @@ import pytest
 from backfill_spark import schema
 from backfill_spark.errors import SchemaVersionError
 from backfill_spark.settings.locations import Location
-from backfill_spark.storage import deltalake_table
-from backfill_spark.storage.deltalake_table import DeltalakeTable, is_reached, local_folder
+from backfill_spark.storage import deltalake_table, reach
+from backfill_spark.storage.deltalake_table import DeltalakeTable
+from backfill_spark.storage.reach import is_reached, local_folder
 from backfill_spark.storage.small_table import Txn
 from tests.faulty_store import Fault, FaultPlan, FaultyDeltalakeTable, Kind, Operation
 
@@ -213,7 +214,7 @@ def test_what_it_does_not_reach_is_left_to_spark(tmp_path: Path, monkeypatch: py
     def no_links(*_: Any) -> None:
         raise PermissionError("links are not supported")
 
-    monkeypatch.setattr(deltalake_table, "_linking", {})
+    monkeypatch.setattr(reach, "_linking", {})
     monkeypatch.setattr("os.link", no_links)
     assert not is_reached(folder)
 
