@@ -197,10 +197,10 @@ class DeltalakeTable:
                 now = self._newest()
                 if txn is not None and (now.transaction_version(txn.app_id) or -1) >= txn.version:
                     return self._landed(now, nonce)
-                if txn is None and self._landed(now, nonce):
-                    return True
                 schema = pa.schema(now.schema().to_arrow())
+                version = now.version() + 1
                 self._save(now, _batch(rows, schema), _committing(nonce, txn), mode="append")
+                self._read_back(version, nonce)
             return True
 
         return bool(self._until_committed(once, nonce))
@@ -219,7 +219,9 @@ class DeltalakeTable:
                     return True
                 batch = _batch([{**(found[0] if found else {}), **row}], pa.schema(now.schema().to_arrow()))
                 how = {"mode": "overwrite", "predicate": f"{key} = '{quoted}'"} if found else {"mode": "append"}
+                version = now.version() + 1
                 self._save(now, batch, _committing(nonce), **how)
+                self._read_back(version, nonce)
             return True
 
         self._until_committed(once, nonce)
@@ -256,7 +258,9 @@ class DeltalakeTable:
                 versions = range(now.version() + 1 if after is None else after + 1, now.version() + 1)
                 if any(self._writes(version, by, parts, txn.app_id, own_from) for version in versions):
                     return None
+                version = now.version() + 1
                 self._commit(now, actions, _committing(nonce, txn))
+                self._read_back(version, nonce)
             return True
 
         done = self._until_committed(once, nonce)
@@ -291,6 +295,11 @@ class DeltalakeTable:
 
     def _save(self, now: DeltaTable, batch: pa.Table, how: CommitProperties, **mode: Any) -> None:
         write_deltalake(now, batch, commit_properties=how, **mode)
+
+    def _read_back(self, version: int, nonce: str) -> None:
+        """Refuse a commit that is gone: on a local disk Spark looks, then renames, and may put its own in place."""
+        if nonce not in (self.folder / "_delta_log" / f"{version:020}.json").read_text(encoding="utf-8"):
+            raise CommitFailedError(f"version {version} of {self.folder} is another writer's")
 
     def _landed(self, now: DeltaTable, nonce: str) -> bool:
         """True when one of the newest commits carries `nonce`."""

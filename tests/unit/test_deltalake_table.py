@@ -82,6 +82,22 @@ def test_a_write_whose_reply_was_lost_has_landed(tmp_path: Path, txn: Txn | None
     assert count(table) == 1
 
 
+def test_a_commit_that_another_one_was_put_over_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark on a local disk renames its file to a version that it saw free."""
+    table, rival = opened(tmp_path).ensure(), opened(tmp_path)
+    save, log = table._save, tmp_path / "job_events" / "_delta_log"
+
+    def overwritten(*args: Any, **mode: Any) -> None:
+        monkeypatch.setattr(table, "_save", save)
+        save(*args, **mode)
+        (log / f"{1:020}.json").rename(tmp_path / "ours")
+        rival.append([event("rival")])
+
+    monkeypatch.setattr(table, "_save", overwritten)
+    assert table.append([event("a")], txn=Txn("job", 1))
+    assert sorted(row["job_id"] for row in table.read()) == ["a", "rival"]
+
+
 def test_a_storage_that_is_away_is_an_error(tmp_path: Path) -> None:
     table = opened(tmp_path, schema.JOB_EVENTS, Fault("job_events", Operation.APPEND, Kind.AWAY))
     with pytest.raises(OSError, match="does not answer"):
