@@ -82,6 +82,13 @@ class StagingWriter:
         return pa.RecordBatch.from_pylist([file], schema=FILES)
 
 
+def as_they_are(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.Table, pa.StructArray]]:
+    """Give rows that have their results already: the column `results`."""
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        yield rows.drop_columns(["results"]), rows["results"].combine_chunks()
+
+
 def count_results(results: pa.StructArray) -> dict[str, list[Any]]:
     """Count pairs by scorer: scored, empty, errored, calls, cost in US dollars or None, seconds of calls.
 

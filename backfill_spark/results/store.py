@@ -17,7 +17,7 @@ from backfill_spark.jobs.events import EPOCH_SHIFT
 from backfill_spark.models import Reprocess, Request, ScorerKind, ScorerSpec
 from backfill_spark.results.counts import StagedCounts, Watch, count_staged
 from backfill_spark.results.rows import assessments, position_of, with_deletes, without_mended
-from backfill_spark.results.stage import StagingWriter
+from backfill_spark.results.stage import StagingWriter, as_they_are
 from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter
 from backfill_spark.selection import sampling
 from backfill_spark.storage.small_table import Txn
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from delta.tables import DeltaMergeBuilder
     from pyspark.sql import Row
 
-    from backfill_spark.results.stage import Scoring
+    from backfill_spark.results.stage import Scored, Scoring
 
 DRIVER_ROWS = 20_000
 """Pairs that the driver puts into files itself: a Spark job takes half a second longer."""
@@ -51,14 +51,9 @@ class ResultStore:
     def stage(
         self, scored: DataFrame | Scoring, job_id: str, request: Request, chunk: int, txn: Txn
     ) -> dict[str, StagedCounts] | None:
-        """Append the scored traces of a chunk (keys, draw, results) in one commit, and count them.
+        """Append the scored traces of a chunk in one commit, and count them.
 
-        Args:
-            scored: the traces with their results, or how a task scores them.
-            job_id: whose they are.
-            request: its request.
-            chunk: number of the chunk.
-            txn: of the write.
+        `scored` has keys, draw and results, or says how a task scores them.
 
         Returns:
             Scorer → counts; None when another runner has fenced this one off: nothing was written.
@@ -69,11 +64,11 @@ class ResultStore:
             "chunk": chunk,
             "source_version": request.source_version,
         }
-        if not isinstance(scored, DataFrame):
-            if self.writes_files:
-                return self._stage_files(scored, job_id, request, shared, txn)
-            scored = scored.frame()
-        rows = scored.withColumns(
+        if self.writes_files:
+            rows, score = (scored, as_they_are) if isinstance(scored, DataFrame) else scored.in_task()
+            return self._stage_files(rows, score, job_id, request, shared, txn)
+        rows = scored if isinstance(scored, DataFrame) else scored.frame()
+        rows = rows.withColumns(
             {name: F.lit(value) for name, value in shared.items()}
             | {"job_id": F.lit(job_id), "chunk": F.lit(chunk).cast("int"), "staged_at": F.current_timestamp()}
         )
@@ -82,13 +77,12 @@ class ResultStore:
         return None if count is None else watch.count(count, self.staged_by(job_id, [chunk]), job_id)
 
     def _stage_files(
-        self, scored: Scoring, job_id: str, request: Request, shared: Mapping[str, Any], txn: Txn
+        self, rows: DataFrame, score: Scored, job_id: str, request: Request, shared: Mapping[str, Any], txn: Txn
     ) -> dict[str, StagedCounts] | None:
         """Let the tasks write what they score as files of `staging`, and commit them."""
         table = self.staging.light
         assert table is not None
         table.ensure()
-        rows, score = scored.in_task()
         writer = StagingWriter(str(table.folder), table.columns(), job_id, shared, score)
         files = [row.asDict() for row in rows.mapInArrow(writer.write, FILES_DDL).collect()]
         if not table.add_files(files, txn=txn):
@@ -163,16 +157,10 @@ class ResultStore:
         rows: int,
         is_fresh: bool,
     ) -> bool:
-        """Put the staged rows of `chunks` into `assessments`; a pair's rows are replaced as a whole.
+        """Put the staged rows of `chunks`, of these trace dates and so many pairs, into `assessments`.
 
-        Args:
-            job_id: whose rows.
-            request: its request.
-            chunks: which of its chunks.
-            dates: trace dates of their rows.
-            txn: of the write.
-            rows: how many pairs they hold.
-            is_fresh: True when no earlier write can have put them there: the job's runner has called them itself.
+        A pair's rows are replaced as a whole. `is_fresh` says that no earlier write can have put them there: the job's
+        runner has called them itself.
 
         Returns:
             False when the fence skipped the write.
