@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION"}
+_PATH = re.compile(r"[\w ./=@,+~()&'!:;$-]+")
+"""Paths that deltalake 1.6 reads as they are; a `%41` is an A to one of its parts, and a `#` ends the process."""
 _linking: dict[str, bool] = {}
 
 
@@ -37,6 +40,8 @@ def local_folder(location: Location) -> Path | None:
 def is_reached(folder: Path) -> bool:
     """True where deltalake can write a table that is there, or make one."""
     try:
+        if not _PATH.fullmatch(str(folder)):
+            raise ValueError("deltalake reads its path otherwise")
         if (folder / "_delta_log").is_dir():
             protocol = DeltaTable(str(folder)).protocol()
             if (protocol.min_reader_version, protocol.min_writer_version) > (1, 2):
