@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -78,20 +79,26 @@ def test_f17_a_cancel_that_comes_between_two_of_sparks_jobs_stops_the_next_one(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no task to stop when the runner sees it; those that come later are stopped at the next heartbeat."""
-    start, leases = Lease.start, []
+    start, stage, leases = Lease.start, ResultStore.stage, []
+    held, go = threading.Event(), threading.Event()
 
     def noted(self: Lease, interrupt: Any) -> Any:
         leases.append(self)
         return start(self, interrupt)
 
+    def late(*given: Any) -> Any:
+        held.set()
+        assert go.wait(120)
+        return stage(*given)
+
     monkeypatch.setattr(Lease, "start", noted)
+    monkeypatch.setattr(ResultStore, "stage", late)
     world = make_world(gate_at=1, heartbeat_s=1)
-    plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.HOLD))
-    with faulty(plan), world.meanwhile(world.run) as job:
-        assert plan.held.wait(120)
+    with world.meanwhile(world.run) as job:
+        assert held.wait(120)
         world.cancel(world.newest().job_id)
         wait_until(lambda: leases[0].is_canceled, 60, "the runner to see it")
-        plan.go.set()
+        go.set()
         # The gate stays shut.
         job.thread.join(60)
         assert not job.thread.is_alive()
