@@ -116,6 +116,13 @@ def test_a_refusal_points_at_its_place(text: str, what: str, caret: int) -> None
     assert (shown, caret) == (f"    {text}", marker.index("^") - 4)
 
 
+@pytest.mark.parametrize("dialect", ["extended", "sql", "MLFLOW", ""])
+def test_an_unknown_dialect_is_refused(dialect: str) -> None:
+    """There is one dialect."""
+    with pytest.raises(FilterError, match="not supported; supported: mlflow"):
+        compile_filter("status = 'OK'", dialect=dialect)
+
+
 @pytest.mark.parametrize("text", [None, ""])
 def test_no_filter_reads_no_column(text: str | None) -> None:
     """None and "" match everything; blanks are an error, as in MLflow."""

@@ -18,7 +18,9 @@ from backfill_spark.traces.filters.tree import Comparison, canonical
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
-__all__ = ["Filter", "compile_filter"]
+DIALECTS = ("mlflow",)
+
+__all__ = ["DIALECTS", "Filter", "compile_filter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,14 @@ class Filter:
         return any_undecided(self.terms, columns)
 
 
-def compile_filter(text: str | None) -> Filter:
+def compile_filter(text: str | None, *, dialect: str = "mlflow") -> Filter:
     """Check a filter and return it ready for use. None and "" match every trace.
 
     Raises:
-        FilterError: the text does not parse, or asks for what is not supported.
+        FilterError: the text does not parse, asks for what is not supported, or the dialect is unknown.
     """
+    if dialect not in DIALECTS:
+        raise FilterError(f"filters.dialect: {dialect!r} is not supported; supported: {', '.join(DIALECTS)}.")
     if text is None or text == "":
         return Filter("")
     if not isinstance(text, str):
