@@ -18,6 +18,7 @@ from backfill_spark.jobs.store import JobStore
 from backfill_spark.results import done
 from backfill_spark.selection import pairs
 from backfill_spark.storage.deltalake_table import DeltalakeTable
+from backfill_spark.storage.small_table import Txn
 from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
@@ -91,6 +92,10 @@ def test_the_fence(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) ->
     ]
     assert (written == [False, False]) is (guard == "in")
     assert (results.staging.read().count() == 0) is (guard == "in")
+    # By files of tasks as by Spark.
+    for store in (results.staging, results.assessments) if txn is not None else ():
+        assert store.light is not None
+        assert store.light.add_files([], txn=Txn(txn.app_id, txn.version + 1)) is False
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
