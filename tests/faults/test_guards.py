@@ -92,10 +92,10 @@ def test_the_fence(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) ->
     ]
     assert (written == [False, False]) is (guard == "in")
     assert (results.staging.read().count() == 0) is (guard == "in")
-    # By files of tasks as by Spark.
-    for store in (results.staging, results.assessments) if txn is not None else ():
-        assert store.light is not None
-        assert store.light.add_files([], txn=Txn(txn.app_id, txn.version + 1)) is False
+    if txn is not None:  # by files of tasks as by Spark
+        later_txn = Txn(txn.app_id, txn.version + 1)
+        tables = [store.light for store in (results.staging, results.assessments) if store.light is not None]
+        assert [table.add_files([], txn=later_txn) for table in tables] == [False, False]
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
