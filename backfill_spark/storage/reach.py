@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 _OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION"}
 _PATH = re.compile(r"[\w ./=@,+~()&'!:;$-]+")
 """Paths that deltalake 1.6 reads as they are; a `%41` is an A to one of its parts, and a `#` ends the process."""
-_linking: dict[str, bool] = {}
+_reached: dict[tuple[str, int], bool] = {}
+"""Folder and inode of its log → the answer."""
 
 
 def local_folder(location: Location) -> Path | None:
@@ -38,34 +39,40 @@ def local_folder(location: Location) -> Path | None:
 
 
 def is_reached(folder: Path) -> bool:
-    """True where deltalake can write a table that is there, or make one."""
+    """True where deltalake can read a table that is there, and write it or make one; looked at once a process."""
     try:
-        if not _PATH.fullmatch(str(folder)):
-            raise ValueError("deltalake reads its path otherwise")
-        if (folder / "_delta_log").is_dir():
-            protocol = DeltaTable(str(folder)).protocol()
-            if (protocol.min_reader_version, protocol.min_writer_version) > (1, 2):
-                raise ValueError(f"the table needs {protocol}")
-        return _has_links(str(folder.parent))
+        log = folder / "_delta_log"
+        key = str(folder), log.stat().st_ino if log.is_dir() else 0
+        if key not in _reached:
+            if not _PATH.fullmatch(str(folder)):
+                raise ValueError("deltalake reads its path otherwise")
+            if key[1]:
+                protocol = DeltaTable(str(folder)).protocol()
+                if (protocol.min_reader_version, protocol.min_writer_version) > (1, 2):
+                    raise ValueError(f"the table needs {protocol}")
+            _reached[key] = _has_links(folder.parent)
+        return _reached[key]
     except Exception as error:
         logger.debug("%s is left to Spark: %s", folder, error)
         return False
 
 
-def _has_links(folder: str) -> bool:
-    """True where a file can get a second name: deltalake commits by it, and some file systems have none."""
-    if folder not in _linking:
-        one = Path(folder, f".link-{secrets.token_hex(8)}")
-        two = one.with_suffix(".2")
-        try:
-            one.parent.mkdir(parents=True, exist_ok=True)
-            one.touch()
-            os.link(one, two)
-            _linking[folder] = True
-        except OSError as error:
-            logger.debug("%s is left to Spark: it has no links: %s", folder, error)
-            _linking[folder] = False
-        finally:
-            one.unlink(missing_ok=True)
-            two.unlink(missing_ok=True)
-    return _linking[folder]
+def _has_links(folder: Path) -> bool:
+    """True where a file can get a second name, by which deltalake commits; some file systems have none."""
+    if not folder.is_dir():
+        return True  # it is made when something is written, and nothing is by a look
+    one = folder / f".link-{secrets.token_hex(8)}"
+    two = one.with_suffix(".2")
+    try:
+        one.touch()
+    except OSError:
+        return True  # it can only be read
+    try:
+        os.link(one, two)
+    except OSError as error:
+        logger.debug("%s is left to Spark: it has no links: %s", folder, error)
+        return False
+    finally:
+        one.unlink(missing_ok=True)
+        two.unlink(missing_ok=True)
+    return True

@@ -227,13 +227,14 @@ def test_what_it_does_not_reach_is_left_to_spark(tmp_path: Path, monkeypatch: py
     assert local_folder(Location.of_path(f"file:{folder}")) == folder
     assert is_reached(folder)
     assert is_reached(tmp_path / "é b=c")
+    assert not (tmp_path / "t").exists()
     for name in ("100%", "%41", "a#b", "a?b", "a[b]"):
         assert not is_reached(tmp_path / name)
 
     def no_links(*_: Any) -> None:
         raise PermissionError("links are not supported")
 
-    monkeypatch.setattr(reach, "_linking", {})
+    monkeypatch.setattr(reach, "_reached", {})
     monkeypatch.setattr("os.link", no_links)
     assert not is_reached(folder)
 
