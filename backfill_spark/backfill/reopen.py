@@ -112,7 +112,8 @@ def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[st
     if job.state.is_at_rest:
         try:
             plain = json.loads(json.dumps(rows, allow_nan=False))
-            tables.jobs.write(job.job_id, [(Event.SUMMARIZED, {"rows": plain, "at": tables.jobs.clock()})])
+            if record.summary is None or record.summary["rows"] != plain:
+                tables.jobs.write(job.job_id, [(Event.SUMMARIZED, {"rows": plain, "at": tables.jobs.clock()})])
         except Exception as error:  # a value that is no number, or tables that may only be read
             logger.debug("The summary of %s was not kept: %s", job.job_id, error)
     return rows
