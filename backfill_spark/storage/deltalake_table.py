@@ -90,7 +90,7 @@ class DeltalakeTable:
         """What tells a table's log from one that was made in its place later."""
         try:
             return (self.folder / "_delta_log").stat().st_ino
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _newest(self) -> DeltaTable:

@@ -54,6 +54,11 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert abs(row["seen"] - datetime.now(UTC).timestamp()) < 60
 
 
+def test_a_file_in_place_of_the_folder_above_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert not opened(tmp_path / "file").exists()
+
+
 def test_the_newest_rows_are_those_with_the_highest_values(tmp_path: Path) -> None:
     """In files in any order, some with several."""
     table = opened(tmp_path)
