@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import reduce
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
@@ -49,10 +49,22 @@ def files_of(now: DeltaTable, where: Where, by: str) -> list[File]:
     return [File(unquote(path), highest) for is_kept, path, highest in files if is_kept]
 
 
-def is_one_of(column: pa.ChunkedArray, values: Collection[Any]) -> pa.ChunkedArray:
-    if not values or len(values) > 50:
-        return pc.is_in(column, pa.array(list(values), column.type))
-    return reduce(pc.or_, (pc.equal(column, pa.scalar(value, column.type)) for value in values))
+def rows_with(found: pa.Table, column: str, values: Collection[Any]) -> pa.Table:
+    """Keep the rows whose column holds one of these values."""
+    wanted = frozenset(values)
+    return _taken(found, (at for at, value in enumerate(found[column].to_pylist()) if value in wanted))
+
+
+def highest_rows(found: pa.Table, column: str, count: int) -> pa.Table:
+    """Keep so many rows, those with the highest values."""
+    values = found[column].to_pylist()
+    return _taken(found, nlargest(count, range(len(values)), key=values.__getitem__))
+
+
+def _taken(found: pa.Table, rows: Iterable[int]) -> pa.Table:
+    # From a buffer: pa.array() and pa.scalar() import pandas.
+    at = array("q", rows)
+    return found.take(pa.Array.from_buffers(pa.int64(), len(at), [None, pa.py_buffer(at)]))
 
 
 def columns_of(file: Path, schema: pa.Schema) -> pa.Table:

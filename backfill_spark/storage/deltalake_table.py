@@ -20,7 +20,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
-from backfill_spark.storage.delta_files import File, columns_of, files_of, is_one_of
+from backfill_spark.storage.delta_files import File, columns_of, files_of, highest_rows, rows_with
 from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, later_columns, properties_of
 from backfill_spark.storage.small_table import Row, Txn, Where
 
@@ -165,10 +165,12 @@ class DeltalakeTable:
         found = [columns_of(self.folder / name, schema) for name in names if name.startswith(f"{by}={value}/")]
         return pa.concat_tables([schema.empty_table(), *found])
 
-    def _rows(self, name: str, schema: pa.Schema, where: Where) -> list[Row]:
+    def _rows(self, name: str, schema: pa.Schema, where: Where, newest: tuple[str, int] | None = None) -> list[Row]:
         found = columns_of(self.folder / name, schema)
         for column, values in where.items():
-            found = found.filter(is_one_of(found[column], values))
+            found = rows_with(found, column, values)
+        if newest is not None:
+            found = highest_rows(found, *newest)
         rows: list[Row] = found.to_pylist()
         return rows
 
@@ -179,7 +181,7 @@ class DeltalakeTable:
         for file in [*(f for f in files if f.highest is None), *known]:
             if len(rows) >= count and file.highest is not None and file.highest < rows[count - 1][column]:
                 break
-            rows += self._rows(file.name, schema, where)
+            rows += self._rows(file.name, schema, where, (column, count))
             rows.sort(key=lambda row: row[column], reverse=True)
         return rows[:count]
 
