@@ -14,6 +14,7 @@ from backfill_spark.judges.services import services_of
 from backfill_spark.models import Request
 from backfill_spark.results.due import candidates
 from backfill_spark.settings.locations import Location
+from backfill_spark.storage.session import compiled
 from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[st
     """
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
         record = tables.jobs.record(record.job_id)
-    rows = _summary(tables, record, job)
+    with compiled(tables.spark, rows=sum(counts.in_window for counts in job.counts.values())):
+        rows = _summary(tables, record, job)
     if job.state.is_at_rest:
         try:
             plain = json.loads(json.dumps(rows, allow_nan=False))

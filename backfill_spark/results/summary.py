@@ -14,7 +14,7 @@ from backfill_spark.results.intervals import mean_interval
 from backfill_spark.results.rows import current, position_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from backfill_spark.results.store import ResultStore
 
@@ -66,7 +66,8 @@ def only_seen(rows: Sequence[dict[str, Any]], why: str) -> list[dict[str, Any]]:
 
 def summarise(rows: DataFrame, request: Request, counts: Mapping[str, Counts]) -> list[dict[str, Any]]:
     """Return a dict a scorer, or one a feedback name where a scorer gives several; `rows`: of `selected_rows`."""
-    sums = _sums(rows)
+    wanted = {name for spec in request.scorers for name in spec.aggregations}
+    sums = _sums(rows, wanted)
     several = sorted({r["scorer_name"] for r in sums if r["last"]})
     if several:
         # Of feedbacks with one name the trace's first one counts.
@@ -75,14 +76,14 @@ def summarise(rows: DataFrame, request: Request, counts: Mapping[str, Counts]) -
         of_several = (
             rows.where(F.col("scorer_name").isin(several)).groupBy(*keys).agg(*first, F.min("ordinal").alias("ordinal"))
         )
-        sums = [r for r in sums if r["scorer_name"] not in several] + _sums(of_several)
+        sums = [r for r in sums if r["scorer_name"] not in several] + _sums(of_several, wanted)
     found = {spec.name: _by_feedback([r for r in sums if r["scorer_name"] == spec.name]) for spec in request.scorers}
     failing = [name for name, each in found.items() if any(_mostly_failed(r) for r in each)]
     errors = most_frequent_errors(rows.where("error_code is not null"), failing) if failing else {}
     return [_row(spec, counts[spec.name], r, errors) for spec in request.scorers for r in found[spec.name]]
 
 
-def _sums(rows: DataFrame) -> list[dict[str, Any]]:
+def _sums(rows: DataFrame, wanted: Collection[str]) -> list[dict[str, Any]]:
     value = F.col("value_double")
     made = rows.groupBy("scorer_name", "assessment_name").agg(
         *(F.count(F.when(F.col("outcome") == kind.value, 1)).alias(f"results_{kind.value}") for kind in Outcome),
@@ -91,7 +92,7 @@ def _sums(rows: DataFrame) -> list[dict[str, Any]]:
         F.avg(value).alias("avg"),
         F.stddev_samp(value).alias("sd"),
         F.min(F.when(value.isNotNull(), value.isin(0.0, 1.0))).alias("binary"),
-        *(made(value).alias(f"agg_{name}") for name, made in AGGREGATIONS.items()),
+        *(AGGREGATIONS[name](value).alias(f"agg_{name}") for name in sorted(wanted)),
     )
     return sorted((r.asDict() for r in made.collect()), key=lambda r: r["assessment_name"])
 
