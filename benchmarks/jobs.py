@@ -139,7 +139,6 @@ def _machinery() -> Iterator[tuple[Any, str]]:
     from backfill_spark.backfill import runner
     from backfill_spark.jobs.lease import Lease
     from backfill_spark.jobs.store import JobStore
-    from backfill_spark.results.counts import Watch
     from backfill_spark.results.store import ResultStore
     from backfill_spark.storage.delta_table import Store
 
@@ -147,7 +146,6 @@ def _machinery() -> Iterator[tuple[Any, str]]:
     yield from ((JobStore, name) for name in ("create_claimed", "claim", "write", "records", "show", "end"))
     yield from ((Lease, name) for name in ("flush", "start", "stop"))
     yield from ((ResultStore, name) for name in ("count", "clear", "adopt"))
-    yield Watch, "count"
     yield from ((Store, name) for name in ("version", "versions_of_others"))
 
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
-from typing import Any
 
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from backfill_spark.models import Counts, ErrorCode, ScorerSpec
 
-PATIENCE_S = 5.0
-"""Longest wait for what Spark has seen of a write that is done."""
 _ERROR = ("scorer_name", "error_code", "error_message")
 _NO_CALL = (ErrorCode.TRACE_TOO_LARGE, ErrorCode.LOAD_FAILED)
 
@@ -48,86 +41,6 @@ class StagedCounts:
     def finished(self) -> int:
         """Pairs that have a result."""
         return self.scored + self.empty + self.errored
-
-
-class Watch:
-    """Counts plain traces while they are written, which takes no look at the table.
-
-    Measured with a million pairs: a count of the table takes 0.3 to 0.9 s a chunk, this none that shows.
-    """
-
-    def __init__(self, scorers: Sequence[ScorerSpec]) -> None:
-        self._scorers = scorers
-        self._seen = Observation()
-
-    def over(self, staged: DataFrame) -> DataFrame:
-        """Return the rows, watched; the frame must be written once."""
-        plain = is_plain()
-        of = [
-            F.count(F.when(plain & F.array_contains("results.scorer_name", s.name), 1)).alias(f"of_{i}")
-            for i, s in enumerate(self._scorers)
-        ]
-        ms = F.sum(F.when(plain, _ms(len(self._scorers)))).alias("ms")
-        rows = F.count(F.lit(1)).alias("rows")
-        return staged.observe(self._seen, rows, F.count(F.when(plain, 1)).alias("plain"), ms, *of)
-
-    def count(self, rows: int, staged: DataFrame, job_id: str) -> dict[str, StagedCounts]:
-        """Count what was written: plain traces as they were seen, the others in the table.
-
-        Args:
-            rows: that the commit holds. A task that ran twice may have been watched twice: then the table is counted.
-            staged: the rows in the table.
-            job_id: whose calls they are.
-        """
-        if rows == 0:
-            return {s.name: StagedCounts() for s in self._scorers}
-        found = self._found()
-        if found is None or found["rows"] != rows:
-            return count_staged(staged, job_id, self._scorers)
-        plain = [found[f"of_{i}"] for i in range(len(self._scorers))]
-        first = next((i for i, n in enumerate(plain) if n), None)
-        seconds = [found["ms"] / 1000 if i == first else 0.0 for i in range(len(plain))]
-        counts = {
-            s.name: StagedCounts(n, calls=n, seconds=t) for s, n, t in zip(self._scorers, plain, seconds, strict=True)
-        }
-        if found["plain"] == rows:
-            return counts
-        others = count_staged(staged.where(~is_plain()), job_id, self._scorers)
-        return {name: seen + others[name] for name, seen in counts.items()}
-
-    def _found(self) -> Mapping[str, Any] | None:
-        """What was seen; None when Spark does not say, as of a write whose reply was lost."""
-        found: list[Mapping[str, Any]] = []
-
-        def ask() -> None:
-            # Without an answer the table is counted.
-            with contextlib.suppress(Exception):
-                found.append(self._seen.get)
-
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(PATIENCE_S)
-        return found[0] if found else None
-
-
-def is_plain() -> Column:
-    """True for a trace with one value from each of its scorers and nothing else, as nearly all have.
-
-    Made of functions that Spark compiles, and told without looking into the arrays one by one: 0.3 s instead of 0.9
-    for 250,000 pairs, measured.
-    """
-    plain = (
-        (F.array_max("results.ordinal") == 0)
-        & F.array_max("results.error_code").isNull()
-        & F.array_max("results.extra").isNull()
-        # NULL, which says that a value is NULL, since no value is this text.
-        & F.array_contains("results.value", "\0").isNotNull()
-    )
-    return F.coalesce(plain, F.lit(False))
-
-
-def _ms(scorers: int) -> Column:
-    return reduce(add, (F.coalesce(F.get("results.latency_ms", F.lit(i)), F.lit(0.0)) for i in range(scorers)))
 
 
 def count_staged(staged: DataFrame, job_id: str, scorers: Sequence[ScorerSpec]) -> dict[str, StagedCounts]:

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from backfill_spark import schema
 from backfill_spark.jobs.events import EPOCH_SHIFT
 from backfill_spark.models import Reprocess, Request, ScorerKind, ScorerSpec
-from backfill_spark.results.counts import StagedCounts, Watch, count_staged
+from backfill_spark.results.counts import StagedCounts, count_staged
 from backfill_spark.results.rows import assessments, position_of, with_deletes, without_mended
 from backfill_spark.results.stage import StagingWriter, as_they_are
 from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter
@@ -72,9 +72,8 @@ class ResultStore:
             {name: F.lit(value) for name, value in shared.items()}
             | {"job_id": F.lit(job_id), "chunk": F.lit(chunk).cast("int"), "staged_at": F.current_timestamp()}
         )
-        watch = Watch(request.scorers)
-        count = self.staging.append_once(watch.over(rows.select(*schema.STAGING.schema.fieldNames())), txn)
-        return None if count is None else watch.count(count, self.staged_by(job_id, [chunk]), job_id)
+        landed = self.staging.append_once(rows.select(*schema.STAGING.schema.fieldNames()), txn)
+        return self.count(job_id, request.scorers, [chunk]) if landed else None
 
     def _stage_files(
         self, rows: DataFrame, score: Scored, job_id: str, request: Request, shared: Mapping[str, Any], txn: Txn

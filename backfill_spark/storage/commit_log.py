@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from backfill_spark.settings.locations import Location
-
-_ROWS = re.compile(r'"numOutputRows":"(\d+)"')
 
 
 class CommitLog:
@@ -68,26 +64,23 @@ class CommitLog:
                 return [(r[0], f'"{r[1]}" {json.dumps(r[2])}') for r in found if after < r[0] <= newest]
             limit *= 2
 
-    def _landed(self, nonce: str) -> int | None:
-        """Rows of the commit that carries `nonce`; None when no commit does."""
+    def _landed(self, nonce: str) -> bool:
+        """True when one of the newest commits carries `nonce`."""
         for limit in (8, 200):
             commits = self._newest_commits(limit)
-            for told, rows in commits:
-                if nonce in told:
-                    return rows
+            if any(nonce in told for told in commits):
+                return True
             if len(commits) < limit:
-                return None
-        return None
+                return False
+        return False
 
-    def _newest_commits(self, limit: int) -> list[tuple[str, int]]:
-        """What the newest commits say of themselves, as text that holds their userMetadata, and their rows."""
+    def _newest_commits(self, limit: int) -> list[str]:
+        """What the newest commits say of themselves, as text that holds their userMetadata."""
         log = _local_folder(self.location.path)
         if log is not None:
             # Measured: 1 CPU second less for each write than `history`, which is a Spark job.
-            texts = [_commit_text(file) for file in sorted(_commit_files(log), reverse=True)[:limit]]
-            return [(text, int(found[1]) if (found := _ROWS.search(text)) else -1) for text in texts]
-        rows = F.coalesce(F.col("operationMetrics")["numOutputRows"].cast("long"), F.lit(-1))
-        return [(r[0] or "", r[1]) for r in self.delta().history(limit).select("userMetadata", rows).collect()]
+            return [_commit_text(file) for file in sorted(_commit_files(log), reverse=True)[:limit]]
+        return [r[0] or "" for r in self.delta().history(limit).select("userMetadata").collect()]
 
 
 def _local_folder(path: str | None) -> Path | None:

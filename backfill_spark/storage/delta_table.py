@@ -116,16 +116,15 @@ class Store(CommitLog):
         Returns:
             True when this write landed; False when another write has taken `txn`'s version or a higher one.
         """
-        return until_alone(lambda: self.append_once(rows, txn)) is not None
+        return until_alone(lambda: self.append_once(rows, txn))
 
-    def append_once(self, rows: DataFrame, txn: Txn | None) -> int | None:
+    def append_once(self, rows: DataFrame, txn: Txn | None) -> bool:
         """Append `rows` in one commit; look in the log whether it is there, where that is not sure.
 
         Delta skips a used version in silence, and a lost reply looks like a failure.
 
         Returns:
-            Rows in the commit, -1 where that is not known; None when another write has taken `txn`'s version or a
-            higher one.
+            True when this write landed; False when another one has taken `txn`'s version or a higher one.
         """
         nonce = secrets.token_hex(8)
         note = {"nonce": nonce} if txn is None else {"app": txn.app_id, "version": txn.version, "nonce": nonce}
@@ -137,10 +136,10 @@ class Store(CommitLog):
             self._save(writer)
         except Exception as error:
             landed = self._landed(nonce)
-            if landed is not None or (txn is not None and is_conflict(error) and not is_altered(error)):
+            if landed or (txn is not None and is_conflict(error) and not is_altered(error)):
                 return landed
             raise
-        return -1 if txn is None else self._landed(nonce)
+        return txn is None or self._landed(nonce)
 
     def fence(self, txn: Txn) -> bool:
         """Make an empty commit that shuts out older writes of the same application; False when a newer one has won."""

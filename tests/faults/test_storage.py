@@ -56,21 +56,6 @@ def test_commits_that_come_while_a_job_looks_for_others_hide_none(
     assert table.versions_of_others(looked_at, table.version(), "bf-mine") == []
 
 
-@pytest.mark.parametrize("seen", ["twice", "never"])
-def test_a_chunk_that_was_not_seen_as_it_was_written_is_counted_in_the_table(
-    world: World, monkeypatch: pytest.MonkeyPatch, seen: str
-) -> None:
-    """Tasks that ran again are watched again, and of some writes Spark tells nothing: the counts are right."""
-    from backfill_spark.results.counts import Watch
-
-    found = Watch._found
-    told = {"twice": lambda watch: {k: 2 * v for k, v in (found(watch) or {}).items()}, "never": lambda watch: None}
-    monkeypatch.setattr(Watch, "_found", told[seen])
-    counts = world.job(world.run()).counts["length"]
-    assert (counts.scored, counts.calls, counts.left) == (600, 600, 0)
-    assert world.broken() == []
-
-
 @pytest.mark.parametrize("launch", ["here", "queue"])
 def test_f05_a_claim_whose_reply_is_lost_is_found(world: World, launch: str) -> None:
     """The commit that creates and claims a job, and the claim of one that waits."""

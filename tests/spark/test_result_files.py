@@ -8,7 +8,16 @@ import pytest
 from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
-from backfill_spark import Feedback, ScorerSamplingConfig, Settings, backfill_scorers, configure, schema, scorer
+from backfill_spark import (
+    Feedback,
+    ScorerSamplingConfig,
+    Settings,
+    backfill_scorers,
+    configure,
+    get_backfill,
+    schema,
+    scorer,
+)
 from backfill_spark.storage.delta_table import Store
 from tests.factories import NOON, some_traces, write_traces
 
@@ -58,7 +67,7 @@ def with_writer(settings: Settings, writer: str, root: str) -> Settings:
 
 def test_both_ways_write_the_same_rows(spark: SparkSession, settings: Settings) -> None:
     write_traces(spark, some_traces(60), settings.traces_path)
-    found = {}
+    found, counts = {}, []
     for writer in ("files", "spark"):
         own = with_writer(settings, writer, f"{settings.tables.root}_{writer}")
         configure(own)
@@ -66,9 +75,12 @@ def test_both_ways_write_the_same_rows(spark: SparkSession, settings: Settings) 
             one.register().start(sampling_config=ScorerSamplingConfig(sample_rate=0.7))
         job_id = backfill_scorers(scorers=["number", "mixed"])
         found[writer] = results(spark, own)
+        counts.append(get_backfill(job_id).counts)
         jobs = found[writer].select("job_id", "scored_job_id").distinct().collect()
         assert [tuple(row) for row in jobs] == [(job_id, job_id)]
         assert operations(spark, own) == ["WRITE" if writer == "files" else "MERGE"]
+    assert counts[0] == counts[1]
+    assert counts[0]["mixed"].errored > 0
     files, merged = found["files"].drop(*OWN), found["spark"].drop(*OWN)
     assert files.schema == merged.schema
     assert files.count() > 80
