@@ -40,7 +40,7 @@ class Store(CommitLog):
     def __init__(self, spark: SparkSession, table: Table, settings: Settings) -> None:
         super().__init__(spark, location_of(table, settings))
         self.table = table
-        folder = local_folder(self.location)
+        folder = local_folder(self.location, settings)
         self.light = DeltalakeTable(table, self.location, folder) if folder is not None and is_reached(folder) else None
         """Makes and migrates the table in a hundredth of the time."""
 

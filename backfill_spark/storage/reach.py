@@ -13,17 +13,19 @@ from deltalake import DeltaTable
 
 if TYPE_CHECKING:
     from backfill_spark.settings.locations import Location
+    from backfill_spark.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
 
-_OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION"}
+_OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION", "spark.hadoop.fs.defaultFS"}
+"""Variables and settings with which Spark takes a plain path for one of another file system."""
 _PATH = re.compile(r"[\w ./=@,+~()&'!:;$-]+")
 """Paths that deltalake 1.6 reads as they are; a `%41` is an A to one of its parts, and a `#` ends the process."""
 _reached: dict[tuple[str, int], bool] = {}
 """Folder and inode of its log → the answer."""
 
 
-def local_folder(location: Location) -> Path | None:
+def local_folder(location: Location, settings: Settings) -> Path | None:
     """The folder of a table that lies on this machine, for Spark as for Python; None of any other.
 
     A plain path means the default file system to Spark, which is another one where Hadoop is configured, and on
@@ -34,7 +36,7 @@ def local_folder(location: Location) -> Path | None:
         return None
     if path.startswith("file:"):
         return Path("/" + path.removeprefix("file:").lstrip("/"))
-    is_elsewhere = ":" in path.split("/", 1)[0] or _OTHER_FILE_SYSTEMS & os.environ.keys()
+    is_elsewhere = ":" in path.split("/", 1)[0] or _OTHER_FILE_SYSTEMS & (os.environ.keys() | settings.spark.keys())
     return None if is_elsewhere else Path(path)
 
 

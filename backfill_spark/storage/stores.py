@@ -60,7 +60,7 @@ class Stores:
         from backfill_spark.storage.small_table import location_of
 
         location = location_of(table, self.settings)
-        folder = local_folder(location)
+        folder = local_folder(location, self.settings)
         return DeltalakeTable(table, location, folder) if folder is not None and is_reached(folder) else None
 
     def _by_spark(self, table: Table) -> SmallTable:

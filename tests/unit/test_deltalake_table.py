@@ -16,6 +16,7 @@ import pytest
 from backfill_spark import schema
 from backfill_spark.errors import SchemaVersionError
 from backfill_spark.settings.locations import Location
+from backfill_spark.settings.schema import Settings
 from backfill_spark.storage import deltalake_table, reach
 from backfill_spark.storage.deltalake_table import DeltalakeTable
 from backfill_spark.storage.reach import is_reached, local_folder
@@ -222,14 +223,16 @@ def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
 
 def test_what_it_does_not_reach_is_left_to_spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names, other file systems, folders without links, and tables with features that it does not know."""
-    folder = tmp_path / "t"
-    assert local_folder(Location.of_path(str(folder))) == folder
-    assert local_folder(Location.of_path(f"file:{folder}")) == folder
-    assert local_folder(Location.of_name("main.jobs")) is None
-    assert local_folder(Location.of_path("s3a://bucket/t")) is None
+    folder, plain = tmp_path / "t", Settings()
+    hadoop = Settings(spark={"spark.hadoop.fs.defaultFS": "hdfs://house"})
+    assert local_folder(Location.of_path(str(folder)), hadoop) is None
+    assert local_folder(Location.of_path(str(folder)), plain) == folder
+    assert local_folder(Location.of_path(f"file:{folder}"), plain) == folder
+    assert local_folder(Location.of_name("main.jobs"), plain) is None
+    assert local_folder(Location.of_path("s3a://bucket/t"), plain) is None
     monkeypatch.setenv("HADOOP_CONF_DIR", "/etc/hadoop")
-    assert local_folder(Location.of_path(str(folder))) is None
-    assert local_folder(Location.of_path(f"file:{folder}")) == folder
+    assert local_folder(Location.of_path(str(folder)), plain) is None
+    assert local_folder(Location.of_path(f"file:{folder}"), plain) == folder
     assert is_reached(folder)
     assert is_reached(tmp_path / "é b=c")
     assert not (tmp_path / "t").exists()
