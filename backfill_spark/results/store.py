@@ -197,15 +197,8 @@ class ResultStore:
             mine = staged.filter(pc.is_in(staged["chunk"], pa.array(list(chunks), pa.int32())))
             files = [file for batch in writer.write(mine.to_batches()) for file in batch.to_pylist()]
         after = -1 if request.results_version is None else request.results_version
-        landed = None
-        try:
-            own_from = txn.version >> EPOCH_SHIFT << EPOCH_SHIFT
-            landed = table.add_files(files, txn=txn, after=after, own_from=own_from)
-        finally:
-            if not landed:
-                for file in files:
-                    (table.folder / file["path"]).unlink(missing_ok=True)
-        return landed
+        own_from = txn.version >> EPOCH_SHIFT << EPOCH_SHIFT
+        return table.add_files(files, txn=txn, after=after, own_from=own_from)
 
     def _merge(
         self, job_id: str, request: Request, chunks: Sequence[int], dates: Sequence[date], txn: Txn

@@ -242,7 +242,8 @@ class DeltalakeTable:
 
         Returns:
             True when the commit landed; False when another write has taken `txn`'s version or a higher one, None
-            when others wrote to the partitions.
+            when others wrote to the partitions: then the files are deleted. After an error nobody knows whether a
+            commit names them, so they stay, and VACUUM removes those that none names.
         """
         nonce = secrets.token_hex(8)
         at = int(time.time() * 1000)
@@ -266,6 +267,9 @@ class DeltalakeTable:
             return True
 
         done = self._until_committed(once, nonce)
+        if done is None:
+            for file in files:
+                (self.folder / file["path"]).unlink(missing_ok=True)
         return None if done is None else bool(done)
 
     def _commit(self, now: DeltaTable, actions: list[AddAction | RemoveAction], how: CommitProperties) -> None:

@@ -316,6 +316,29 @@ class TestFiles:
         monkeypatch.setattr(table, "_commit", overtaken("2026-01-02"))
         assert self.add(table, "2026-01-02", txn=Txn("me", 102)) is None
 
+    @pytest.mark.parametrize("kind", [Kind.AWAY, Kind.LOSE_REPLY])
+    def test_files_of_which_nobody_knows_whether_a_commit_names_them_stay(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+    ) -> None:
+        """The storage is away before or after the commit, and for the look after it."""
+        fault = Fault("assessments", Operation.MERGE, kind)
+        table = opened(tmp_path, schema.ASSESSMENTS, fault).ensure()
+        written = files(table, "2026-01-01")
+
+        def away(*_: Any) -> bool:
+            raise OSError("the storage does not answer")
+
+        monkeypatch.setattr(table, "_landed", away)
+        with pytest.raises(OSError, match="does not answer"):
+            table.add_files(written, txn=Txn("me", 101), after=0, own_from=100)
+        assert (table.folder / written[0]["path"]).exists()
+
+    def test_files_that_others_were_before_are_deleted(self, table: DeltalakeTable) -> None:
+        assert self.add(table, "2026-01-01", txn=Txn("other", 101))
+        written = files(table, "2026-01-01")
+        assert table.add_files(written, txn=Txn("me", 101), after=0, own_from=100) is None
+        assert not (table.folder / written[0]["path"]).exists()
+
     def test_a_commit_whose_reply_was_lost_has_landed(self, tmp_path: Path) -> None:
         fault = Fault("assessments", Operation.MERGE, Kind.LOSE_REPLY)
         table = opened(tmp_path, schema.ASSESSMENTS, fault).ensure()
