@@ -20,6 +20,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
+from backfill_spark.errors import SettingsError
 from backfill_spark.storage.delta_files import File, columns_of, files_of, highest_rows, rows_with
 from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, later_columns, properties_of
 from backfill_spark.storage.small_table import Row, Txn, Where
@@ -244,7 +245,16 @@ class DeltalakeTable:
             True when the commit landed; False when another write has taken `txn`'s version or a higher one, None
             when others wrote to the partitions: then the files are deleted. After an error nobody knows whether a
             commit names them, so they stay, and VACUUM removes those that none names.
+
+        Raises:
+            SettingsError: they are not all here: the tasks wrote to another disk.
         """
+        for file in files:
+            if not (self.folder / file["path"]).is_file():
+                raise SettingsError(
+                    f"A task wrote {file['path']} to {self.folder} on its own machine, where this one does not see it. "
+                    "Set scoring.writer to spark, or tables.root to a folder that all machines share."
+                )
         nonce = secrets.token_hex(8)
         at = int(time.time() * 1000)
         (by,) = self.table.partitioned_by

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from backfill_spark import schema
-from backfill_spark.errors import SchemaVersionError
+from backfill_spark.errors import SchemaVersionError, SettingsError
 from backfill_spark.settings.locations import Location
 from backfill_spark.settings.schema import Settings
 from backfill_spark.storage import deltalake_table, reach
@@ -332,6 +332,14 @@ class TestFiles:
         with pytest.raises(OSError, match="does not answer"):
             table.add_files(written, txn=Txn("me", 101), after=0, own_from=100)
         assert (table.folder / written[0]["path"]).exists()
+
+    def test_files_that_only_their_task_sees_are_not_committed(self, table: DeltalakeTable) -> None:
+        """A table would name what nobody can read."""
+        written = files(table, "2026-01-01")
+        (table.folder / written[0]["path"]).unlink()
+        with pytest.raises(SettingsError, match=r"Set scoring\.writer to spark"):
+            table.add_files(written, txn=Txn("me", 101))
+        assert table.version() == 0
 
     def test_files_that_others_were_before_are_deleted(self, table: DeltalakeTable) -> None:
         assert self.add(table, "2026-01-01", txn=Txn("other", 101))
