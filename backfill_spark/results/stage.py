@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from backfill_spark.results.write import FILES, ROWS_AT_ONCE, calls_of
+from backfill_spark.results.write import FILES, calls_of, joined
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -48,16 +48,12 @@ class StagingWriter:
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Score and write; give a batch that names the files, as `ResultWriter.write` does, with their counts."""
-        waiting: list[pa.Table] = []
-        rows = 0
-        for keys, results in self.score(batches):
-            waiting.append(self._staged(keys, results))
-            rows += len(pc.list_flatten(results.field("scorer_name")))
-            if rows >= ROWS_AT_ONCE:
-                yield self._file(pa.concat_tables(waiting))
-                waiting, rows = [], 0
-        if any(len(table) for table in waiting):
-            yield self._file(pa.concat_tables(waiting))
+        made = (
+            (self._staged(keys, results), len(pc.list_flatten(results.field("scorer_name"))))
+            for keys, results in self.score(batches)
+        )
+        for rows in joined(made):
+            yield self._file(rows)
 
     def _staged(self, keys: pa.Table, results: pa.StructArray) -> pa.Table:
         now = datetime.now(UTC)

@@ -57,16 +57,9 @@ class ResultWriter:
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Write the rows of `batches` (columns of `staging`); give a batch that names the files: path, size, stats."""
-        waiting: list[pa.Table] = []
-        rows = 0
-        for batch in batches:
-            waiting.append(self.results(pa.Table.from_batches([batch])))
-            rows += len(waiting[-1])
-            if rows >= ROWS_AT_ONCE:
-                yield self._files(pa.concat_tables(waiting))
-                waiting, rows = [], 0
-        if rows:
-            yield self._files(pa.concat_tables(waiting))
+        made = (self.results(pa.Table.from_batches([batch])) for batch in batches)
+        for rows in joined((table, len(table)) for table in made):
+            yield self._files(rows)
 
     def results(self, staged: pa.Table) -> pa.Table:
         """Return the rows of `assessments` that staged rows hold, one a feedback, in the table's columns."""
@@ -151,6 +144,20 @@ FILES = pa.schema(
 """What is told of each file: path in the table's folder, value of the partition, bytes, Delta's statistics and the
 counts of `count_results` as JSON."""
 FILES_DDL = "path string, part string, size long, stats string, counts string"
+
+
+def joined(tables: Iterable[tuple[pa.Table, int]]) -> Iterator[pa.Table]:
+    """Join tables, each beside its number of results, until they hold `ROWS_AT_ONCE`; none without rows."""
+    waiting: list[pa.Table] = []
+    results = 0
+    for table, count in tables:
+        waiting.append(table)
+        results += count
+        if results >= ROWS_AT_ONCE:
+            yield pa.concat_tables(waiting)
+            waiting, results = [], 0
+    if any(len(table) for table in waiting):
+        yield pa.concat_tables(waiting)
 
 
 def _ids(found: Mapping[str, pa.Array]) -> pa.Array:
