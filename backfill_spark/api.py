@@ -156,7 +156,7 @@ def get_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Se
     Raises:
         JobNotFoundError: no job has this id.
     """
-    tables = _light_tables(settings, spark, job_id)
+    tables = _tables(settings, spark, job_id=job_id, is_light=True)
     return _job(tables, tables.jobs.record(job_id))
 
 
@@ -170,7 +170,7 @@ def list_backfills(
 ) -> list[BackfillJob]:
     """Return jobs, newest first."""
     wanted = None if state is None else _state(state)
-    tables = _light_tables(settings, spark)
+    tables = _tables(settings, spark, is_light=True)
     records = tables.jobs.newest(None if experiment_id is None else str(experiment_id), wanted, limit)
     return [_job(tables, r) for r in records]
 
@@ -246,7 +246,7 @@ def cancel_backfill(job_id: str, *, spark: SparkSession | None = None, settings:
     Raises:
         JobNotFoundError: no job has this id.
     """
-    tables = _light_tables(settings, spark, job_id)
+    tables = _tables(settings, spark, job_id=job_id, is_light=True)
     from backfill_spark.backfill import runner
 
     return _job(tables, runner.cancel(tables, job_id))
@@ -256,7 +256,7 @@ def work(
     *, forever: bool = False, spark: SparkSession | None = None, settings: Settings | None = None
 ) -> Iterator[BackfillJob]:
     """Run jobs that wait (PENDING, interrupted, dead runner), oldest first; give each as it ended."""
-    tables = _light_tables(settings, spark)
+    tables = _tables(settings, spark, is_light=True)
     from backfill_spark.backfill import queue
 
     for record in queue.work(tables, forever=forever):
@@ -320,23 +320,19 @@ def _tables(
     *,
     arguments: Arguments | None = None,
     job_id: str | None = None,
+    is_light: bool = False,
 ) -> Tables:
-    """Return the tables in the session; before one is started, arguments that are wrong in themselves are refused."""
+    """Return the tables; what the arguments alone show to be wrong is refused before a session is started.
+
+    With `is_light` none is started before something asks for it.
+    """
     settings = settings or current().settings
-    if spark is None and active_session() is None:
+    if spark is None and (is_light or active_session() is None):
         if arguments is not None:
             validate.refuse_values(arguments, settings)
         if job_id is not None and not is_job_id(job_id):
             raise JobNotFoundError.for_id(job_id)
-    return Tables(usable(spark, settings), settings)
-
-
-def _light_tables(settings: Settings | None, spark: SparkSession | None, job_id: str | None = None) -> Tables:
-    """Return the tables for what mostly needs no Spark: none is started before something asks for it."""
-    settings = settings or current().settings
-    if job_id is not None and not is_job_id(job_id):
-        raise JobNotFoundError.for_id(job_id)
-    return Tables(None if spark is None else usable(spark, settings), settings)
+    return Tables(None if spark is None and is_light else usable(spark, settings), settings)
 
 
 def _state(value: JobState | str) -> JobState:

@@ -1,4 +1,4 @@
-"""Store: the owner of one Delta table of ours. Every write in the package goes through here."""
+"""Store: one Delta table of ours behind Spark. Every write by Spark in the package goes through here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Store(CommitLog):
         self.table = table
         folder = local_folder(self.location, settings)
         self.light = DeltalakeTable(table, self.location, folder) if folder is not None and is_reached(folder) else None
-        """Makes and migrates the table in a hundredth of the time."""
+        """The same table without Spark, where deltalake reaches it: for all that needs no query."""
 
     def exists(self) -> bool:
         """True when the table is there."""
@@ -88,7 +88,10 @@ class Store(CommitLog):
         Raises:
             SchemaVersionError: it lacks columns, or has them with other types.
         """
-        check_fields(self.table, self.location, fields_of(self.spark, self.location))
+        if self.light is not None:
+            self.light.check_columns()
+        else:
+            check_fields(self.table, self.location, fields_of(self.spark, self.location))
 
     def read(self, version: int | None = None, *, spark: SparkSession | None = None) -> DataFrame:
         """Return the table, newest or at `version`; columns that it did not have yet are NULL."""
