@@ -61,7 +61,9 @@ class TraceSettings(_Section):
 class ScoringSettings(_Section):
     """How scorers are applied."""
 
-    udf: Literal["pandas", "arrow"] = Field("pandas", description="Kind of UDF; arrow needs Spark 4.1.")
+    udf: Literal["pandas", "arrow"] = Field(
+        "pandas", description="Kind of UDF where Spark writes what it gives; arrow needs Spark 4.1."
+    )
     writer: Literal["auto", "files", "spark"] = Field(
         "auto",
         description="Who writes results: tasks as files of the table (files), or MERGE (spark); auto: files where the "

@@ -154,7 +154,9 @@ def test_layout_carrier_and_companions_change_nothing(
     random.Random(7).shuffle(traces)
     layout = "parquet" if udf == "arrow" else "delta"
     traces_frame(spark, traces).repartition(7).write.format(layout).save(settings.traces_path)
-    made = settings.model_copy(update={"scoring": settings.scoring.model_copy(update={"udf": udf})})
+    # Tasks that write files use no UDF.
+    scoring = settings.scoring.model_copy(update={"udf": udf, "writer": "spark"})
+    made = settings.model_copy(update={"scoring": scoring})
     backfill_spark.configure(made)
     oracle(ledger.path).register().start()
 
