@@ -29,13 +29,12 @@ def table(tmp_path: Path) -> DeltalakeTable:
 
 
 def staged(*traces: tuple[str, datetime, list[dict[str, Any]]]) -> pa.RecordBatch:
-    """Rows of `staging` as a task is given them."""
+    """Rows of `staging` as their files have them: without the job, which is the partition."""
     names = [name for name, _ in schema.RESULT_FIELDS]
     kinds: dict[Any, Any] = {schema.STRING: pa.string(), schema.INT: pa.int32(), schema.DOUBLE: pa.float64()}
     results = pa.struct([(name, pa.list_(kinds[kind])) for name, kind in schema.RESULT_FIELDS])
     rows = [
         {
-            "job_id": "bf-1",
             "scored_job_id": "bf-1",
             "experiment_id": "0",
             "trace_id": trace_id,
@@ -46,7 +45,7 @@ def staged(*traces: tuple[str, datetime, list[dict[str, Any]]]) -> pa.RecordBatc
         }
         for trace_id, at, each in traces
     ]
-    text = ["job_id", "scored_job_id", "experiment_id", "trace_id", "session_id", "source_version"]
+    text = ["scored_job_id", "experiment_id", "trace_id", "session_id", "source_version"]
     shape = pa.schema(
         [
             *((name, pa.string()) for name in text),
