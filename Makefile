@@ -17,11 +17,15 @@ help: ## list the targets
 venv: ## make .venv with everything pinned, and find or install Java
 	@scripts/setup
 
+.PHONY: servers
+servers: ## make .venv-servers, from which tests start MLflow and Phoenix, and find or install PostgreSQL
+	@scripts/setup servers
+
 .PHONY: clean
-clean: ## remove what the targets made (not .venv)
+clean: ## remove what the targets made (not .venv, .venv-servers)
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	rm -rf backfill_demo spark-warehouse metastore_db derby.log backfill_spark.egg-info
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 # --- use ---
 
@@ -43,7 +47,7 @@ dead-code: venv ## what nobody calls
 	$(BIN)/vulture
 
 .PHONY: coverage
-coverage: venv ## the lines that the unit tests do not reach
+coverage: venv servers ## the lines that the unit tests do not reach
 	$(BIN)/coverage run -m pytest tests/unit
 	$(BIN)/coverage report
 
@@ -54,7 +58,7 @@ fmt: venv ## format, and mend what the linter can
 
 # Spark tests leave half a core idle: unit tests run beside them, and are shown after them.
 .PHONY: test
-test: venv ## unit tests, Spark tests, guards taken out
+test: venv servers ## unit tests, Spark tests, guards taken out
 	@mkdir -p build
 	@$(BIN)/python -m pytest tests/unit >build/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/spark $(FAULTS_HERE) --junitxml=build/spark.xml; spark=$$?; \
@@ -62,16 +66,16 @@ test: venv ## unit tests, Spark tests, guards taken out
 
 # The first file starts the JVM, and the other worker goes on with the unit tests.
 .PHONY: test-quick
-test-quick: venv ## unit tests and the README's example on Spark; two minutes
+test-quick: venv servers ## unit tests and the README's example on Spark; two minutes
 	$(BIN)/python -m pytest tests/spark/test_readme.py tests/unit -n 2 --dist worksteal
 
 .PHONY: test-unit
-test-unit: venv ## the tests that start no JVM
+test-unit: venv servers ## the tests that start no JVM
 	$(BIN)/python -m pytest tests/unit
 
 # Two files at a time: a runner that starts keeps one core busy, and leases run out while nobody works.
 .PHONY: test-faults
-test-faults: venv ## the faults: a failing storage, changing sources, overlaps, kills, a cluster (FAULTS names files)
+test-faults: venv servers ## the faults: a failing storage, changing sources, overlaps, kills, a cluster (FAULTS names files)
 	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%)) --junitxml=build/faults.xml \
 		-n 2 --dist loadfile --no-loadscope-reorder
 
