@@ -380,8 +380,10 @@ class Request:
     models: Mapping[str, str] = field(default_factory=dict)
     """Judge → URI of the model that it asks."""
     source_kind: str = ""
-    """`delta path`, `parquet path` or `table`; "" in jobs of versions that did not tell a path from a name."""
-    columns: Mapping[str, str] = field(default_factory=dict)
+    """`delta path` and the like, or `table`; "" in jobs of versions that did not tell a path from a name."""
+    source_shape: str = "canonical"
+    """How the traces were read (`traces.shape`)."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
     """The setting `traces.columns` of the moment in which the job was planned."""
     notes: tuple[str, ...] = ()
 

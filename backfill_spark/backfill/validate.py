@@ -44,7 +44,7 @@ def resolve(
         source_table_id=None,
         results_version=None,
         payload=settings.traces.payload,
-        columns=settings.traces.columns,
+        columns=settings.traces.mapping,
         models=models_of(scorers, settings, problems),
         **plain | {"notes": tuple(plain["notes"])},
     )
@@ -95,6 +95,7 @@ def pinned(request: Request, source: TraceSource, results_version: int | None) -
         request,
         source=source.name,
         source_kind=source.kind,
+        source_shape=source.shape,
         source_version=source.version,
         source_table_id=source.table_id,
         results_version=results_version,

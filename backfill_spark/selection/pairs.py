@@ -16,8 +16,8 @@ from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, Ski
 from backfill_spark.selection import sampling
 from backfill_spark.traces.filters import Filter, compile_filter
 from backfill_spark.traces.sources import POSITIONS
-from backfill_spark.traces.sources.canonical import utc_date
 from backfill_spark.traces.texts import key_text
+from backfill_spark.traces.times import utc_date
 
 LIGHT_COLUMNS = frozenset(
     {"trace_id", "experiment_id", "request_time", "state", "session_id", "trace_metadata", "tags"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -45,17 +45,51 @@ class TableSettings(_Section):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
+class ColumnOrigin(_Section):
+    """What a column of the traces is made of, where a name alone does not say it."""
+
+    column: str | None = Field(None, description="Name of a column; dots are part of it.")
+    path: str | list[str | int] | None = Field(None, description="Way into structs, maps, lists and JSON texts.")
+    constant: str | bool | int | float | None = Field(None, description="The same value for every trace.")
+    unit: Literal["s", "ms", "us", "ns"] | None = Field(None, description="Of a time that is a number.")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        ways = {"column": self.column, "path": self.path, "constant": self.constant}
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of column, path and constant, not {given or 'none'}")
+        if self.path in ("", []):
+            raise ValueError("path is empty; write a.b, or a list of steps")
+        return self
+
+
 class TraceSettings(_Section):
     """Where the traces are, and how their columns are read."""
 
     path: str | None = Field(None, description="Folder of the traces table; default {root}/traces.")
     table: str | None = Field(None, description="Name of the traces table, instead of path.")
-    format: Literal["auto", "delta", "parquet"] = Field("auto", description="File format; auto looks.")
+    format: Literal["auto", "delta", "parquet", "json", "csv"] = Field(
+        "auto", description="File format; auto looks for a Delta log, then at the files' names."
+    )
+    shape: str = Field("auto", description="How the traces are stored: a shape of docs/your-traces.md; auto looks.")
     payload: Literal["auto", "json", "text"] = Field(
         "auto", description="auto decodes JSON objects and arrays, json decodes fully, text nothing."
     )
-    columns: dict[str, str] = Field(default_factory=dict, description="Canonical column: column of the source.")
+    columns: dict[str, str | ColumnOrigin] = Field(
+        default_factory=dict,
+        description="Canonical column: column of the source, or a mapping with one of column, path (a.b[0].c, or a "
+        "list of steps), constant; for request_time a unit (s, ms, us, ns) where it is a number.",
+    )
     _take_paths = field_validator("path", mode="before")(paths_as_text)
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """`columns` as plain values, which a job records."""
+        return {
+            name: entry if isinstance(entry, str) else entry.model_dump(exclude_none=True)
+            for name, entry in self.columns.items()
+        }
 
 
 class ScoringSettings(_Section):

@@ -323,7 +323,7 @@ def test_sessions_that_skip_files_are_refused(spark: SparkSession, settings: Set
 
 def _text_file(folder: Path) -> None:
     folder.mkdir()
-    (folder / "traces.csv").write_text("trace_id,request_time\n" * 50)
+    (folder / "traces.txt").write_text("trace_id,request_time\n" * 50)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def _text_file(folder: Path) -> None:
     [
         (lambda folder: None, "no such file, folder or table"),
         (lambda folder: folder.mkdir(), "no files"),
-        (_text_file, r"neither a Delta table nor readable Parquet.*traces\.csv"),
+        (_text_file, r"neither a Delta table nor readable Parquet.*traces\.txt"),
     ],
 )
 def test_what_is_no_traces_table_is_refused(
@@ -400,11 +400,16 @@ def test_files_that_vanish_or_rot_after_opening_are_named(
     assert (source_gone(gone.value), corrupt_file(gone.value)) == (True, None)
 
 
-def test_times_in_nanoseconds_are_refused_with_the_way_out(spark: SparkSession, settings: Settings, path: str) -> None:
-    """pandas writes them by default, and Spark does not read them."""
+def test_times_in_nanoseconds_are_read(spark: SparkSession, settings: Settings, path: str) -> None:
+    """pandas writes them by default, and Spark reads them only as numbers; the session stays as it is."""
     import pandas as pd
 
     Path(path).mkdir()
-    pd.DataFrame({"trace_id": ["a"], "request_time": pd.to_datetime(["2024-06-15"])}).to_parquet(f"{path}/a.parquet")
-    with pytest.raises(TraceSourceError, match="coerce_timestamps"):
-        open_source(spark, settings)
+    moments = [NOON, NOON + timedelta(microseconds=1), NOON + timedelta(days=1)]
+    frame = pd.DataFrame({"trace_id": ["a", "b", "c"], "request_time": pd.to_datetime(moments).as_unit("ns")})
+    frame.to_parquet(f"{path}/a.parquet")
+    source = open_source(spark, settings)
+    assert source.mapping["request_time"] == "request_time (in ns since 1970)"
+    found = source.read(["trace_id", "request_time"], DAY).select("trace_id", F.unix_micros("request_time")).collect()
+    assert sorted(map(tuple, found)) == [("a", micros(NOON)), ("b", micros(NOON) + 1)]
+    assert spark.conf.get("spark.sql.legacy.parquet.nanosAsLong") == "false"

@@ -7,7 +7,7 @@ from backfill_spark.errors import TraceSourceError
 from backfill_spark.schema import TEXTS, TRACES
 from backfill_spark.traces.sources import corrupt_file, source_gone
 from backfill_spark.traces.sources.canonical import resolve
-from backfill_spark.traces.sources.parquet import version_of
+from backfill_spark.traces.sources.files import version_of
 
 
 def shape(**columns: T.DataType) -> T.StructType:
@@ -31,7 +31,7 @@ def test_mapped_columns_win_over_columns_of_the_canonical_name() -> None:
     """A mapping says which column is meant, dots and blanks included."""
     found = shape(**{"context.trace id": T.StringType(), "response": T.StringType(), "answer": T.StringType()})
     fields = resolve(found, {"trace_id": "context.trace id", "response": "answer"}, "/traces")
-    assert {k: f.name for k, f in fields.items()} == {
+    assert {k: f.told for k, f in fields.items()} == {
         "trace_id": "context.trace id",
         "request_time": "request_time",
         "response": "answer",
@@ -66,10 +66,8 @@ def test_mapping_problems_are_all_named_with_the_nearest() -> None:
         ("trace_id", T.StructType([T.StructField("a", T.StringType())]), "STRUCT<A:STRING>"),
         ("trace_id", T.BinaryType(), "BINARY"),
         ("trace_id", T.DoubleType(), "DOUBLE"),
-        ("request_time", T.StringType(), "STRING"),
-        ("request_time", T.DateType(), "DATE"),
-        ("request_time", T.LongType(), "BIGINT"),
-        ("execution_duration_ms", T.StringType(), "STRING"),
+        ("request_time", T.BooleanType(), "BOOLEAN"),
+        ("execution_duration_ms", T.DateType(), "DATE"),
         ("state", T.IntegerType(), "INT"),
         ("tags", T.ArrayType(T.StringType()), "ARRAY<STRING>"),
         ("spans", T.ArrayType(T.StringType()), "ARRAY<STRING>"),
@@ -85,9 +83,9 @@ def test_types_that_cannot_be_read_are_refused(column: str, kind: T.DataType, fo
 
 def test_all_wrong_types_are_named_at_once() -> None:
     """A mapped column is shown by both names."""
-    found = shape(ts=T.StringType(), state=T.BooleanType())
+    found = shape(ts=T.BooleanType(), state=T.BooleanType())
     text = refusal(found, request_time="ts")
-    assert "request_time (their 'ts') is STRING, expected TIMESTAMP or TIMESTAMP_NTZ" in text
+    assert "request_time (their 'ts') is BOOLEAN, expected TIMESTAMP, TIMESTAMP_NTZ" in text
     assert "state is BOOLEAN" in text
 
 
@@ -102,10 +100,10 @@ def test_a_column_that_stands_twice_is_refused() -> None:
 def test_a_column_without_a_value_may_have_any_type() -> None:
     """Optional ones only; a VOID column is one of those."""
     found = shape(state=T.IntegerType(), tags=T.NullType(), spans=TEXTS)
-    fields = resolve(found, {}, "/traces", lambda field: field.name != "trace_id")
-    assert {"state", "tags", "spans"} == {name for name, f in fields.items() if isinstance(f.dataType, T.NullType)}
+    fields = resolve(found, {}, "/traces", lambda _: None)
+    assert {"state", "tags", "spans"} == {name for name, f in fields.items() if f.is_void}
     with pytest.raises(TraceSourceError, match="trace_id is VOID"):
-        resolve(shape(trace_id=T.NullType()), {}, "/traces", lambda _: True)
+        resolve(shape(trace_id=T.NullType()), {}, "/traces", lambda _: 1)
 
 
 def test_the_version_of_a_file_list_follows_the_set_of_paths() -> None:

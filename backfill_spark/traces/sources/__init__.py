@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
 
 from backfill_spark.errors import BackfillError, SourceGoneError, TraceSourceError
+from backfill_spark.models import TimeWindow
 from backfill_spark.settings.locations import Location, absolute
-from backfill_spark.traces.sources import canonical
-from backfill_spark.traces.sources.delta import Snapshot, is_delta, open_snapshot
-from backfill_spark.traces.sources.parquet import FileList, list_files, open_files, version_of
+from backfill_spark.traces.sources.delta import PinnedTable, is_delta
+from backfill_spark.traces.sources.files import PinnedFiles, format_of, list_files, version_of
+from backfill_spark.traces.sources.pinned import Pinned, PinnedFrame
 from backfill_spark.traces.sources.read_errors import corrupt_file, first_line, refuse_skipping, source_gone, unmerged
+from backfill_spark.traces.sources.shapes import named, shape_of
 from backfill_spark.traces.sources.trace_source import POSITIONS, TraceSource
 
 if TYPE_CHECKING:
-    from pyspark.sql.types import StructField
-
     from backfill_spark.settings.schema import Settings
+    from backfill_spark.traces.sources.mapping import Columns
 
 __all__ = ["POSITIONS", "TraceSource", "corrupt_file", "open_source", "source_gone"]
 
@@ -34,33 +35,37 @@ def open_source(
     *,
     version: str | None = None,
     files: Sequence[str] | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
+    shape: str | None = None,
 ) -> TraceSource:
     """Open traces and pin them.
 
     Args:
         spark: The session; no setting of it is changed.
-        settings: `traces` says where the traces are and how their columns are called.
+        settings: `traces` says where the traces are, which shape they have and how their columns are called.
         source: A path, a table name, what a job recorded as a Location (then `traces.format` does not matter), or a
             DataFrame (which cannot be pinned); default: the settings' own.
         version: The version to open, as `TraceSource.version` gave it; default: the newest.
-        files: Parquet: read exactly these, as `TraceSource.files` gave them.
+        files: Read exactly these, as `TraceSource.files` gave them.
         columns: Instead of the setting `traces.columns`.
+        shape: Instead of the setting `traces.shape`.
 
     Raises:
-        TraceSourceError: nothing is there, it is neither Delta nor Parquet, or its columns do not fit.
+        TraceSourceError: nothing is there, it is of no known format or shape, or its columns do not fit.
         SourceGoneError: `version` or one of `files` can no longer be read.
         NameRefusedError: the path or name is one that no table may have, or lies outside `limits.path_roots`.
     """
-    columns = settings.traces.columns if columns is None else columns
+    columns = settings.traces.mapping if columns is None else columns
+    shape = settings.traces.shape if shape is None else shape
+    if shape != "auto":
+        named(shape)
     if not isinstance(source, str | os.PathLike | Location | None):
-        return _described("DataFrame", source, columns, kind="dataframe")
+        return _shaped(PinnedFrame(source), columns, shape)
     location = source if isinstance(source, Location) else _location(settings, source)
     wanted = "auto" if isinstance(source, Location) else settings.traces.format
     refuse_skipping(spark, location.shown)
     try:
-        pinned = _pin(spark, settings.path_roots, location, wanted, version, files)
-        pinned.frame.schema  # noqa: B018 - some sessions look at the files only now
+        return _shaped(_pin(spark, settings.path_roots, location, wanted, version, files), columns, shape)
     except TraceSourceError as error:
         if version is None and files is None:
             raise
@@ -69,12 +74,13 @@ def open_source(
         raise
     except Exception as error:
         raise _explained(error, location, version=version, files=files) from error
-    found: dict[str, Any] = {"version": pinned.version, "is_table": location.name is not None}
-    if isinstance(pinned, FileList):
-        found |= {"kind": "parquet", "files": pinned.files}
-    else:
-        found |= {"kind": "delta", "table_id": pinned.table_id}
-    return _described(location.shown, pinned.frame, columns, **found)
+
+
+def _shaped(pinned: Pinned, columns: Columns, shape: str) -> TraceSource:
+    opened = shape_of(pinned, shape, columns).open(pinned, columns)
+    if pinned.format != "dataframe":
+        opened.read(opened.columns, TimeWindow()).schema  # noqa: B018 - some sessions look at the files only now
+    return opened
 
 
 def _location(settings: Settings, source: str | os.PathLike[str] | None) -> Location:
@@ -86,26 +92,6 @@ def _location(settings: Settings, source: str | os.PathLike[str] | None) -> Loca
     return Location.of_path(path, settings.path_roots)
 
 
-def _described(
-    name: str,
-    frame: DataFrame,
-    own_names: Mapping[str, str],
-    *,
-    kind: str,
-    version: str = "",
-    table_id: str | None = None,
-    files: tuple[str, ...] = (),
-    is_table: bool = False,
-) -> TraceSource:
-    def is_all_null(field: StructField) -> bool:
-        return not frame.where(canonical.raw(field).isNotNull()).head(1)
-
-    sensitive = frame.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
-    fields = canonical.resolve(frame.schema, own_names, name, is_all_null, case_sensitive=sensitive)
-    columns = frozenset({*fields, canonical.COMPUTED})
-    return TraceSource(name, kind, version, table_id, columns, files, is_table, frame=frame, fields=fields)
-
-
 def _pin(
     spark: SparkSession,
     roots: Sequence[str],
@@ -113,12 +99,14 @@ def _pin(
     wanted: str,
     version: str | None,
     files: Sequence[str] | None,
-) -> Snapshot | FileList:
-    kind, path = _kind(spark, roots, location, wanted)
+) -> Pinned:
+    kind, path = _kind(spark, roots, location)
     if kind == "delta":
-        if files or (version is not None and not version.isdigit()):
-            raise SourceGoneError(f"The traces at {location.shown!r} were Parquet files and are now a Delta table.")
-        return open_snapshot(spark, location, version=None if version is None else int(version))
+        if wanted not in ("auto", kind):
+            raise _of_other_format(location, wanted, kind)
+        if files or (version is not None and version.startswith("files:")):
+            raise SourceGoneError(f"The traces at {location.shown!r} were files and are now a Delta table.")
+        return PinnedTable(spark, location, roots, version)
     if version is not None and not version.startswith("files:"):
         raise SourceGoneError(f"The traces at {location.shown!r} were a Delta table and are no more.")
     if files is not None:
@@ -131,22 +119,26 @@ def _pin(
         raise SourceGoneError(
             f"The files at {location.shown!r} are not those of the pinned list ({version}, now {version_of(checked)})."
         )
-    return open_files(spark, path, checked)
+    if wanted == "delta":
+        raise _of_other_format(location, wanted, format_of(checked))
+    if kind == "files":
+        kind = format_of(checked) if wanted == "auto" else wanted
+    return PinnedFiles(spark, path, checked, kind, table=location.name)
 
 
-def _kind(spark: SparkSession, roots: Sequence[str], location: Location, wanted: str) -> tuple[str, str]:
-    """Return the format and, for Parquet, the path."""
+def _kind(spark: SparkSession, roots: Sequence[str], location: Location) -> tuple[str, str]:
+    """Return delta, files or the format of a table of files, and the path."""
     if location.path is not None:
-        path, found = location.path, "delta" if is_delta(spark, location.path) else "parquet"
-    else:
-        path, found = _of_catalog(spark, location)
-        path = str(Location.of_path(path, roots).path) if found == "parquet" else path
-    if wanted not in ("auto", found):
-        is_what = "a Delta table" if found == "delta" else "no Delta table"
-        raise TraceSourceError(
-            f"traces.format is {wanted}, but {location.shown!r} is {is_what}. Set traces.format to auto or {found}."
-        )
-    return found, path
+        return "delta" if is_delta(spark, location.path) else "files", location.path
+    path, found = _of_catalog(spark, location)
+    return found, path if found == "delta" else str(Location.of_path(path, roots).path)
+
+
+def _of_other_format(location: Location, wanted: str, found: str) -> TraceSourceError:
+    is_what = "a Delta table" if found == "delta" else "no Delta table"
+    return TraceSourceError(
+        f"traces.format is {wanted}, but {location.shown!r} is {is_what}. Set traces.format to auto or {found}."
+    )
 
 
 def _of_catalog(spark: SparkSession, location: Location) -> tuple[str, str]:
@@ -194,10 +186,4 @@ def _explained(
             "Write the column with one type in all files (pandas gives a column of None only no type: "
             "astype('string') does), or name a folder of files that fit."
         )
-    said = first_line(error)
-    if "TIMESTAMP(NANOS" in said:
-        return TraceSourceError(
-            f"The Parquet files at {shown!r} have times in nanoseconds, which Spark does not read ({said}). Write them "
-            "in microseconds (pandas: to_parquet(…, coerce_timestamps='us', allow_truncated_timestamps=True))."
-        )
-    return TraceSourceError(f"The traces at {shown!r} cannot be read as Delta or Parquet: {said} {_SET_SOURCE}")
+    return TraceSourceError(f"The traces at {shown!r} cannot be read: {first_line(error)} {_SET_SOURCE}")

@@ -1,54 +1,80 @@
-"""TraceSource: traces of one pinned version, read as TRACES."""
+"""TraceSource: traces of one pinned version, read as TRACES, whatever their shape."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from backfill_spark.models import TimeWindow
 from backfill_spark.schema import TRACES
-from backfill_spark.traces.sources import canonical
+from backfill_spark.traces.sources.lists import as_assessments, as_spans
+from backfill_spark.traces.sources.pinned import Pinned
 from backfill_spark.traces.sources.read_errors import refuse_skipping
-
-if TYPE_CHECKING:
-    from pyspark.sql.types import StructField
 
 POSITIONS = ("_file", "_block", "_row")
 """Order of rows in the source: path of the file, offset of the block in it, number that rises within the block."""
 
 
-@dataclass(frozen=True, slots=True)
-class TraceSource:
-    """Traces of one pinned version of a source."""
+class TraceSource(ABC):
+    """Traces of one pinned version of a source. All that is asked of it is here."""
 
-    name: str
-    """Absolute path or URI, or the name of a table."""
-    format: str
-    """delta, parquet, or dataframe."""
-    version: str
-    """Delta's version number, `files:` and a hash of the frozen list, or "" for a DataFrame."""
-    table_id: str | None
-    columns: frozenset[str]
-    """The canonical columns that the source has; `trace_date` always is one."""
-    files: tuple[str, ...] = ()
-    """Parquet: the frozen list."""
-    is_table: bool = False
-    """True when it was named as a table of the catalog."""
-    frame: DataFrame = field(kw_only=True, repr=False, compare=False)
-    """The pinned source in its own columns."""
-    fields: Mapping[str, StructField] = field(kw_only=True, repr=False, compare=False)
-    """Canonical column: field of the source."""
+    pinned: Pinned
+    shape: str
+    """The name of the shape by which it is read."""
+    notes: ClassVar[tuple[str, ...]] = ()
+    """What a plan says about it."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> frozenset[str]:
+        """The columns of TRACES that it has; `trace_date` always is one."""
+
+    @property
+    @abstractmethod
+    def mapping(self) -> Mapping[str, str]:
+        """Column of TRACES: what it is made of, in words."""
+
+    @abstractmethod
+    def _read(
+        self, columns: Collection[str], window: TimeWindow, *, untimed: bool, positions: bool, experiment_id: str | None
+    ) -> DataFrame:
+        """As `read`, which has checked what is asked."""
+
+    @property
+    def name(self) -> str:
+        """Absolute path or URI, or the name of a table."""
+        return self.pinned.name
+
+    @property
+    def format(self) -> str:
+        """delta, parquet, json, csv, view or dataframe."""
+        return self.pinned.format
 
     @property
     def kind(self) -> str:
-        """`delta path`, `parquet path`, `table` or `dataframe`."""
+        """`delta path` and the like, `table` or `dataframe`."""
         if self.format == "dataframe":
             return self.format
-        return "table" if self.is_table else f"{self.format} path"
+        return "table" if self.pinned.is_table else f"{self.format} path"
+
+    @property
+    def version(self) -> str:
+        """What is pinned, in a text that opens it again; "" for a DataFrame."""
+        return self.pinned.version
+
+    @property
+    def table_id(self) -> str | None:
+        """The ids of the Delta tables that are read."""
+        return self.pinned.table_id
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The frozen list of files, where it is one."""
+        return self.pinned.files
 
     def read(
         self,
@@ -62,7 +88,7 @@ class TraceSource:
         """Return `columns` of the traces in `window`, in the order of TRACES and with its types.
 
         Only these columns are read, besides the ones that the predicates need; the window reaches the file scan.
-        `spans` and `assessments` stay as the source has them: an array of structs, or JSON text.
+        `spans` and `assessments` may stay as the source has them: an array of structs, or JSON text.
 
         Args:
             columns: Canonical columns that the source has.
@@ -79,28 +105,14 @@ class TraceSource:
         if absent:
             raise ValueError(f"the traces at {self.name!r} do not have the columns {absent}; see TraceSource.columns")
         if self.format != "dataframe":
-            refuse_skipping(self.frame.sparkSession, self.name)
-        rows = self.frame
-        predicate = canonical.in_window(self.fields["request_time"], window, untimed=untimed)
-        if predicate is not None:
-            rows = rows.where(predicate)
-        if experiment_id is not None and "experiment_id" in self.fields:
-            rows = rows.where(canonical.of_experiment(self.fields["experiment_id"], experiment_id))
-        wanted = [canonical.column(name, self.fields) for name in TRACES.fieldNames() if name in columns]
-        return rows.select(*wanted, *(self._positions(rows) if positions else ()))
+            refuse_skipping(self.pinned.spark, self.name)
+        return self._read(columns, window, untimed=untimed, positions=positions, experiment_id=experiment_id)
 
     def traces(self) -> DataFrame:
-        """Return every row with every column of TRACES; columns that the source lacks are NULL."""
+        """Return every row with every column of TRACES and its types; columns that the source lacks are NULL."""
         have = self.read(self.columns, TimeWindow(), untimed=True)
-        absent = {f.name: F.lit(None).cast(f.dataType) for f in TRACES.fields if f.name not in self.columns}
-        return have.withColumns(absent).select(*TRACES.fieldNames())
-
-    def _positions(self, rows: DataFrame) -> tuple[Column, ...]:
-        if self.format == "dataframe":
-            file, block = F.lit(""), F.lit(0).cast("bigint")
-        else:
-            # Not F.col: the source may have a column `_metadata` of its own.
-            hidden = rows.metadataColumn("_metadata")
-            file, block = hidden["file_path"], hidden["file_block_start"]
-        values = (file, block, F.monotonically_increasing_id())
-        return tuple(value.alias(name) for value, name in zip(values, POSITIONS, strict=True))
+        made = {f.name: F.lit(None).cast(f.dataType) for f in TRACES.fields if f.name not in self.columns}
+        for name, as_array in (("spans", as_spans), ("assessments", as_assessments)):
+            if name in self.columns and have.schema[name].dataType != TRACES[name].dataType:
+                made[name] = as_array(F.col(name), have.schema[name].dataType)
+        return have.withColumns(made).select(*TRACES.fieldNames())
