@@ -3,6 +3,7 @@
 from backfill_spark.api import (
     backfill_scorers as backfill_scorers,
     cancel_backfill as cancel_backfill,
+    deliver_backfill as deliver_backfill,
     get_backfill as get_backfill,
     list_backfills as list_backfills,
     plan_backfill as plan_backfill,
@@ -12,10 +13,12 @@ from backfill_spark.api import (
     wait_for_backfill as wait_for_backfill,
 )
 from backfill_spark.backfill.plan import BackfillPlan as BackfillPlan
+from backfill_spark.delivery.deliver import Delivery as Delivery
 from backfill_spark.errors import (
     BackfillError as BackfillError,
     BackfillFailedError as BackfillFailedError,
     BackfillRefusedError as BackfillRefusedError,
+    DeliveryStoppedError as DeliveryStoppedError,
     FilterError as FilterError,
     JobNotFoundError as JobNotFoundError,
     LeaseLostError as LeaseLostError,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from backfill_spark.backfill import validate
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.tables import Tables
-from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, JobNotFoundError
+from backfill_spark.delivery.result import Versions
+from backfill_spark.errors import BackfillFailedError, BackfillRefusedError, DeliveryStoppedError, JobNotFoundError
 from backfill_spark.jobs.events import JobRecord
 from backfill_spark.jobs.job import BackfillJob, job_of
 from backfill_spark.models import Arguments, BackfillScorerConfig, Counts, JobState, is_job_id
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from backfill_spark.backfill.plan import BackfillPlan
+    from backfill_spark.delivery.deliver import Delivery
     from backfill_spark.settings.schema import Settings
 
 Moment = datetime | date | str | None
@@ -87,6 +89,7 @@ def backfill_scorers(
     max_error_rate: float | None = None,
     exclusive: bool = False,
     launch: Literal["here", "queue"] = "here",
+    deliver_to: str | None = None,
     spark: SparkSession | None = None,
     settings: Settings | None = None,
 ) -> str:
@@ -107,12 +110,14 @@ def backfill_scorers(
         max_error_rate: the job fails when a scorer's share of errors passes it.
         exclusive: refuse when another live job covers a pair of (scorer, window).
         launch: "here" runs the job now, with a progress bar; "queue" leaves it PENDING for `work`.
+        deliver_to: where its results go when it has ended, as in `deliver_backfill`; only where it runs here.
         spark: default: the active session, or one built from the settings.
         settings: default: those of `configure()`, else environment and file.
 
     Raises:
         BackfillRefusedError: refused before any scorer call; `.problems` has every reason.
         BackfillFailedError: the job ended FAILED; `.job_id` names it.
+        DeliveryStoppedError: the job has ended, and not all of its results could be delivered.
     """
     arguments = Arguments(
         scorers=scorers,
@@ -135,6 +140,12 @@ def backfill_scorers(
     from backfill_spark.display import views
     from backfill_spark.display.progress import Progress
 
+    if deliver_to is not None:
+        if launch == "queue":
+            raise BackfillRefusedError("deliver_to needs launch='here': deliver a queued job when `work` has run it.")
+        from backfill_spark.delivery.deliver import check_place
+
+        check_place(tables, deliver_to)
     made = accept(arguments, experiment_id, tables)
     views.announce(made.plan)
     made = probe_models(made)
@@ -147,7 +158,52 @@ def backfill_scorers(
     total = sum(c.due for c in made.inputs.pairs.counts.values())
     with Progress(job_id, total=total) as bar:
         record = run_job(tables, job_id, claim=claim, planned=made.inputs, bar=bar)
+    if deliver_to is not None:
+        told = _deliver(tables, record, deliver_to, Versions.KEEP, read_back=True)
+        if not told.is_complete:
+            raise DeliveryStoppedError(
+                f"Job {job_id} ended {record.state}. Of its {told.results:,} results {told.destination} rejected "
+                f"{told.rejected:,}, {told.left:,} were not sent and {told.missing:,} are not shown: "
+                f"`backfill-spark deliver {job_id} --to {deliver_to}` goes on. {told.stopped or ''}".rstrip(),
+                job_id,
+            )
     return _ended(record)
+
+
+def deliver_backfill(
+    job_id: str,
+    *,
+    to: str,
+    versions: str = "keep",
+    read_back: bool = True,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> Delivery:
+    """Deliver the results that a job has merged to where people look at their traces, and say what came of it.
+
+    What an earlier delivery sent is not sent again; one that was killed goes on.
+
+    Args:
+        job_id: a job at rest.
+        to: a sink of the settings (`mlflow`, `phoenix`, `langfuse`, `otel` or a name of `deliver.sinks`), an address
+            such as `mlflow+http://host:5000`, or `table:` and the name or path of a Delta table.
+        versions: "keep" leaves what an older version of a scorer delivered; "replace" puts the new result in its place.
+        read_back: ask the sink for what it accepted.
+        spark: needed only where tables do not lie in a folder of this machine, or for `table:`.
+        settings: default: those of `configure()`, else environment and file.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+        BackfillRefusedError: the job is under way, or the sink is unknown, does not answer, or does not accept the key.
+    """
+    wanted = Versions.of(versions)
+    tables = _tables(settings, spark, job_id=job_id, is_light=True)
+    record = tables.jobs.record(job_id)
+    if not record.state.is_at_rest:
+        raise BackfillRefusedError(
+            f"Job {job_id} is {record.state}. Deliver it when it rests: `backfill-spark wait {job_id}`."
+        )
+    return _deliver(tables, record, to, wanted, read_back=read_back)
 
 
 def get_backfill(job_id: str, *, spark: SparkSession | None = None, settings: Settings | None = None) -> BackfillJob:
@@ -304,6 +360,17 @@ def read_assessments(
 # --- shared
 
 
+def _deliver(tables: Tables, record: JobRecord, to: str, versions: Versions, *, read_back: bool) -> Delivery:
+    from backfill_spark.delivery.deliver import Deliverer
+    from backfill_spark.display.progress import Progress
+    from backfill_spark.judges.llm.client import run_aside
+
+    deliverer = Deliverer(tables, record.job_id, to, versions)
+    total = sum(c.scored + c.empty + c.errored for c in _job(tables, record).counts.values())
+    with Progress(record.job_id, total=total, noun="results") as bar:
+        return run_aside(deliverer.run(bar, read_back=read_back))
+
+
 def _ended(record: JobRecord) -> str:
     if record.state is JobState.FAILED:
         raise BackfillFailedError(
@@ -360,6 +427,7 @@ __all__ = [
     "cancel_backfill",
     "configure",
     "delete_scorer",
+    "deliver_backfill",
     "get_backfill",
     "get_scorer",
     "get_spark",

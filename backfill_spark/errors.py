@@ -106,6 +106,21 @@ class BackfillFailedError(BackfillError):
         return self.message
 
 
+class DeliveryStoppedError(BackfillError):
+    """Not all results could be delivered: the sink gives no answer, does not accept the key any more, or rejected some.
+
+    `.job_id` names the job, which has ended.
+    """
+
+    def __init__(self, message: str, job_id: str = "") -> None:
+        super().__init__(message, job_id)
+        self.message = message
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class LeaseLostError(BackfillError):
     """This runner no longer owns its job: another one claimed it, or its heartbeats did not land."""
 

@@ -334,4 +334,22 @@ JOBS = Table(
     "A row a job, for people; kept in step with job_events.",
     is_contract=True,
 )
-ALL_TABLES = (SCORERS, SCORER_CONFIGS, ASSESSMENTS, STAGING, WORK, JUDGEMENTS, JOB_EVENTS, JOBS)
+DELIVERIES = Table(
+    "deliveries",
+    _struct(
+        ("destination", STRING, "Kind and address of the server, or the table."),
+        ("job_id", STRING, "Job whose results they are."),
+        ("results_version", BIGINT, "Version of assessments that was read."),
+        (
+            "delivered",
+            T.ArrayType(STRING),
+            "Of each accepted result: its id there, a hash of what it holds, and its scorer's version.",
+        ),
+        ("missing", T.ArrayType(STRING), "Ids of accepted results that a read-back did not find: sent again."),
+        ("rejected", STRING, "JSON object: assessment_id to the reason."),
+        ("at", TIMESTAMP, ""),
+    ),
+    "What was delivered where: a row a batch (append-only).",
+    append_only=True,
+)
+ALL_TABLES = (SCORERS, SCORER_CONFIGS, ASSESSMENTS, STAGING, WORK, JUDGEMENTS, JOB_EVENTS, JOBS, DELIVERIES)

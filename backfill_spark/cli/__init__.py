@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from backfill_spark.cli.command import ProgramGroup
+from backfill_spark.cli.deliver import DELIVER_COMMANDS
 from backfill_spark.cli.jobs import JOB_COMMANDS
 from backfill_spark.cli.queue import QUEUE_COMMANDS
 from backfill_spark.cli.run import RUN_COMMANDS
@@ -32,5 +33,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the control character
 
 
-for command in (*SETUP_COMMANDS, *RUN_COMMANDS, *JOB_COMMANDS, *QUEUE_COMMANDS, scorers):
+for command in (*SETUP_COMMANDS, *RUN_COMMANDS, *JOB_COMMANDS, *QUEUE_COMMANDS, *DELIVER_COMMANDS, scorers):
     main.add_command(command)

@@ -10,7 +10,7 @@ import click
 from backfill_spark.cli.answers import job_object, plan_object
 from backfill_spark.cli.command import ProgramCommand
 from backfill_spark.cli.program import ExitCode, Program, exit_code_of
-from backfill_spark.errors import BackfillError, BackfillFailedError
+from backfill_spark.errors import BackfillError, BackfillFailedError, DeliveryStoppedError
 from backfill_spark.models import Arguments, BackfillScorerConfig, Reprocess, Sampling
 from backfill_spark.settings.locations import read_text
 
@@ -77,22 +77,28 @@ def plan(program: Program, /, **options: Any) -> None:
 @click.command(cls=ProgramCommand)
 @request_options
 @click.option("--queue", is_flag=True, help="Leave the job PENDING for `work`.")
+@click.option("--deliver-to", metavar="SINK", help="Where its results go then, as `deliver --to`.")
 @click.pass_context
-def run(ctx: click.Context, /, queue: bool, **options: Any) -> None:
+def run(ctx: click.Context, /, queue: bool, deliver_to: str | None, **options: Any) -> None:
     """Run a backfill here: plan, progress, summary."""
     from backfill_spark.display.render import Sheet
     from backfill_spark.display.views import audience
 
     program: Program = ctx.obj
     request = _request(program, options)
+    how = ({"launch": "queue"} if queue else {}) | ({} if deliver_to is None else {"deliver_to": deliver_to})
     try:
         with audience(program.out):
-            job_id = program.api.backfill_scorers(**request, **({"launch": "queue"} if queue else {}))
+            job_id = program.api.backfill_scorers(**request, **how)
     except BackfillFailedError as error:
         program.say(f"Error: {error}")
         if not error.job_id:
             raise
         ctx.exit(show_end(program, error.job_id, failure=error))
+    except DeliveryStoppedError as error:
+        program.say(f"Error: {error}")
+        show_end(program, error.job_id)
+        ctx.exit(ExitCode.PARTIAL)
     if queue:
         program.answer(lambda: Sheet(f"Job {job_id} waits for `backfill-spark work`"), lambda: {"job_id": job_id})
         return

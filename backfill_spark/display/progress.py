@@ -41,6 +41,7 @@ class Progress:
         *,
         total: int,
         done: int = 0,
+        noun: str = "pairs",
         console: Console | None = None,
         notebook: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -49,6 +50,7 @@ class Progress:
         self.total = total
         self.done = done
         self.errors = 0
+        self.noun = noun
         self._console = console
         self._notebook = in_notebook() if notebook is None else notebook
         self._clock = clock
@@ -130,9 +132,9 @@ class Progress:
         """Pace, time left and errors, as far as they are known."""
         parts = []
         if self.pairs_per_s is not None:
-            parts.append(f"{self.pairs_per_s:,.0f} pairs/s")
+            parts.append(f"{self.pairs_per_s:,.0f} {self.noun}/s")
         if self._merging is not None:
-            parts.append(f"merging {self._merging:,} pairs")
+            parts.append(f"merging {self._merging:,} {self.noun}")
         elif (left := self.left_s) is not None:
             parts.append(f"{duration(left)} left")
         if self.errors:
@@ -143,7 +145,7 @@ class Progress:
     def counts(self) -> str:
         """What is done, how fast, and how long the rest will take."""
         share = min(100 * self.done // self.total, 100) if self.total else 100
-        return ", ".join(filter(None, (f"{self.done:,} of {self.total:,} pairs ({share}%)", self.pace)))
+        return ", ".join(filter(None, (f"{self.done:,} of {self.total:,} {self.noun} ({share}%)", self.pace)))
 
     @property
     def line(self) -> str:
@@ -191,7 +193,8 @@ class Progress:
             TaskProgressColumn(),
             # Read anew at each of rich's refreshes, some ten a second: the time left goes on while a chunk is scored.
             TextColumn(
-                "{task.fields[job].done:,}/{task.fields[job].total:,} pairs {task.fields[job].pace}", markup=False
+                "{task.fields[job].done:,}/{task.fields[job].total:,} {task.fields[job].noun} {task.fields[job].pace}",
+                markup=False,
             ),
             console=shown_on,
             get_time=self._clock,

@@ -31,9 +31,31 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
-def _variable(value: str | None) -> str | None:
+def variable(value: str | None) -> str | None:
+    """Check the name of an environment variable."""
     if value is not None and _VARIABLE.fullmatch(value) is None:
         raise ValueError("takes the name of an environment variable, never a key itself")
+    return value
+
+
+def address(value: str | None) -> str | None:
+    """Check the address of a server, and take the slash from its end."""
+    if value is None:
+        return None
+    text = value.strip()
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a base_url starts with http:// or https:// and names a host")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("a base_url has no user, password, query or fragment; keys come from environment variables")
+    return text.rstrip("/")
+
+
+def names(value: dict[str, Any]) -> dict[str, Any]:
+    """Check the names that a mapping of the settings gives to its entries."""
+    for name in value:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"{name!r} cannot name an entry; use letters, digits, '_', '.' and '-'")
     return value
 
 
@@ -73,17 +95,10 @@ class EndpointSettings(_Section):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        text = value.strip()
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("a base_url starts with http:// or https:// and names a host")
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError("a base_url has no user, password, query or fragment; keys come from api_key_env")
-        return text.rstrip("/").removesuffix("/chat/completions")
+        checked = address(value)
+        return None if checked is None else checked.removesuffix("/chat/completions")
 
-    _key_variable = field_validator("api_key_env")(_variable)
+    _key_variable = field_validator("api_key_env")(variable)
 
     @model_validator(mode="after")
     def _has_one_key(self) -> EndpointSettings:
@@ -109,7 +124,7 @@ class JudgeSettings(_Section):
         None, description="Environment variable, on the executors, that keys the markers around trace text."
     )
 
-    _marker_variable = field_validator("marker_key_env")(_variable)
+    _marker_variable = field_validator("marker_key_env")(variable)
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -117,10 +132,4 @@ class JudgeSettings(_Section):
         # YAML reads a bare on or off as a truth value.
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
-    @field_validator("endpoints")
-    @classmethod
-    def _are_names(cls, value: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
-        for name in value:
-            if _NAME.fullmatch(name) is None:
-                raise ValueError(f"{name!r} cannot name an endpoint; use letters, digits, '_', '.' and '-'")
-        return value
+    _are_names = field_validator("endpoints")(names)

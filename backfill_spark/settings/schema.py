@@ -27,6 +27,7 @@ from backfill_spark.settings.sections import (
     parse_duration,
     paths_as_text,
 )
+from backfill_spark.settings.sinks import DeliverySettings
 from backfill_spark.settings.yaml_file import PATHS, YamlFile, unknown_key
 
 RESERVED = ("BACKFILL_SPARK_CONFIG", "BACKFILL_SPARK_FAILPOINT")
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     scoring: ScoringSettings = Field(default_factory=ScoringSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    deliver: DeliverySettings = Field(default_factory=DeliverySettings)
     spark: dict[str, str] = Field(default_factory=dict, description="Spark settings of a session that is built here.")
     delta_jars: list[str] = Field(default_factory=list, description="Local Delta archives, instead of a registry.")
 
@@ -199,8 +201,9 @@ def _explained(root: type[BaseModel], problem: dict[str, Any]) -> str:
     path = [str(part) for part in problem["loc"]]
     where = ".".join(path)
     if problem["type"] != "extra_forbidden":
-        # An endpoint's values are not shown: one of them may be a key in the wrong place.
-        got = "" if "endpoints" in path or path[-1].endswith("_key_env") else f" (got {problem.get('input')!r})"
+        # A server's values are not shown: one of them may be a key in the wrong place.
+        is_server = {"endpoints", "sinks"} & set(path)
+        got = "" if is_server or path[-1].endswith("_key_env") else f" (got {problem.get('input')!r})"
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}"
     model: Any = root
     for part in path[:-1]:

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +21,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from backfill_spark.errors import SettingsError
-from backfill_spark.storage.delta_files import File, columns_of, files_of, highest_rows, rows_with
+from backfill_spark.storage.delta_files import File, batches_of, columns_of, files_of, highest_rows, rows_with
 from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, later_columns, properties_of
 from backfill_spark.storage.small_table import Row, Txn, Where
 
@@ -151,6 +151,23 @@ class DeltalakeTable:
                 found = [row | {"seen": at} for row in found]
             rows += found
         return rows
+
+    def pieces(self, where: Where, columns: Sequence[str], size: int, version: int) -> Iterator[list[Row]]:
+        then = DeltaTable(str(self.folder), version=version)
+        every = self._schema(then)
+        schema = pa.schema([every.field(name) for name in dict.fromkeys([*columns, *where])])
+        rows: list[Row] = []
+        for file in files_of(then, where, ""):
+            for batch in batches_of(self.folder / file.name, schema, size):
+                found = batch
+                for column, values in where.items():
+                    found = rows_with(found, column, values)
+                rows += found.select(list(columns)).to_pylist()
+                while len(rows) >= size:
+                    yield rows[:size]
+                    rows = rows[size:]
+        if rows:
+            yield rows
 
     def may_hold(self, where: Where, version: int) -> bool:
         """False when no file of a version can have rows with these values."""

@@ -5,7 +5,7 @@ Two engines keep the same promises: `deltalake_table` for a folder of this machi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -57,6 +57,19 @@ class SmallTable(Protocol):
             where: which rows; default: all.
             newest: a column and a number: only so many rows, those with the highest values, in descending order.
             seen: add the column `seen`: when the row's file was written by the storage's clock, in seconds since 1970.
+        """
+
+    def version(self) -> int:
+        """The newest version."""
+
+    def pieces(self, where: Where, columns: Sequence[str], size: int, version: int) -> Iterator[list[Row]]:
+        """Yield the rows of a version, `size` at a time: some columns of them, for more rows than memory should hold.
+
+        Args:
+            where: which rows.
+            columns: names; none that the table is partitioned by.
+            size: rows that are yielded at a time; the last ones may be fewer.
+            version: of the table, which must be there.
         """
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, txn: Txn | None = None) -> bool:

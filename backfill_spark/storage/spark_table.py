@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from pyspark.sql import functions as F
@@ -12,7 +13,7 @@ from pyspark.sql import types as T
 from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from backfill_spark.storage.delta_table import Store
     from backfill_spark.storage.small_table import Row, Txn, Where
@@ -43,12 +44,9 @@ class SparkTable:
     ) -> list[Row]:
         if not self.exists():
             return []
-        rows = self._store.read()
-        for column, values in (where or {}).items():
-            rows = rows.where(F.col(column).isin(list(values)))
-        moments = [f.name for f in rows.schema.fields if isinstance(f.dataType, T.TimestampType)]
-        # As numbers: a Row's naive time is in the machine's zone, where an hour comes twice a year.
-        columns: list[Column | str] = [F.unix_micros(n).alias(n) if n in moments else n for n in rows.columns]
+        rows = _matching(self._store.read(), where or {})
+        moments = _moments(rows)
+        columns = _plain(rows.columns, moments)
         if seen:
             columns.append((F.unix_micros("_metadata.file_modification_time") / 1e6).alias("seen"))
         if newest is not None:
@@ -57,6 +55,16 @@ class SparkTable:
         if newest is not None:
             found.sort(key=lambda row: row[newest[0]], reverse=True)
         return [row | {n: _moment(row[n]) for n in moments} for row in found]
+
+    def version(self) -> int:
+        return self._store.version()
+
+    def pieces(self, where: Where, columns: Sequence[str], size: int, version: int) -> Iterator[list[Row]]:
+        rows = _matching(self._store.read(version), where)
+        moments = [name for name in _moments(rows) if name in columns]
+        found = rows.select(*_plain(columns, moments)).toLocalIterator(prefetchPartitions=True)
+        while piece := [row.asDict() for row in islice(found, size)]:
+            yield [row | {n: _moment(row[n]) for n in moments} for row in piece]
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, txn: Txn | None = None) -> bool:
         return self._store.append(self._store.frame([dict(row) for row in rows]), txn=txn)
@@ -81,6 +89,21 @@ class SparkTable:
         for _ in range(20):
             if until_alone(once):
                 return
+
+
+def _matching(rows: DataFrame, where: Where) -> DataFrame:
+    for column, values in where.items():
+        rows = rows.where(F.col(column).isin(list(values)))
+    return rows
+
+
+def _moments(rows: DataFrame) -> list[str]:
+    return [f.name for f in rows.schema.fields if isinstance(f.dataType, T.TimestampType)]
+
+
+def _plain(columns: Sequence[str], moments: Sequence[str]) -> list[Column | str]:
+    # As numbers: a Row's naive time is in the machine's zone, where an hour comes twice a year.
+    return [F.unix_micros(n).alias(n) if n in moments else n for n in columns]
 
 
 def _moment(micros: int | None) -> datetime | None:

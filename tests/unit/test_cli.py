@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from backfill_spark import schema
 from backfill_spark.cli import main
 from backfill_spark.cli.command import parse_values
 from backfill_spark.cli.log import level_of
@@ -661,7 +662,7 @@ class TestInit:
 
         made = {"table": "jobs", "location": f"{tmp_path}/jobs", "made": True}
         assert made in init()
-        assert [one["made"] for one in init()] == [False] * 8
+        assert [one["made"] for one in init()] == [False] * len(schema.ALL_TABLES)
 
 
 class TestDoctor:

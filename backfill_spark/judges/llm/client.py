@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from backfill_spark.judges.llm.budget import Budget
 from backfill_spark.judges.llm.endpoints import Service, Shape
@@ -17,6 +18,8 @@ from backfill_spark.judges.llm.rate_limit import Limiter
 from backfill_spark.judges.llm.reply import NO_ANSWER
 from backfill_spark.judges.verdict import closed_object
 from backfill_spark.models import ErrorCode, compact_json
+
+T = TypeVar("T")
 
 
 def ask(
@@ -97,7 +100,7 @@ def probe(service: Service) -> Probe:
     endpoint = service.endpoint.model_copy(update={"timeout_s": timeout_s})
     asked_of = replace(service, endpoint=endpoint, shape=first_shape(service))
     budget = Budget(6)
-    found, shape = _run(_asked(asked_of, budget))
+    found, shape = run_aside(_asked(asked_of, budget))
     what = (found.error_message or found.left or "").rstrip(".")
     # A page that is no model's answers with status 200 too; so does a model whose answer stands elsewhere.
     is_answered = found.verdict is not None or (found.error_code in _ANSWERED and found.error_message != NO_ANSWER)
@@ -115,7 +118,7 @@ async def _asked(service: Service, budget: Budget) -> tuple[Answer, Shape]:
     return answers[0], pool.shape
 
 
-def _run(asking: Coroutine[None, None, tuple[Answer, Shape]]) -> tuple[Answer, Shape]:
+def run_aside(asking: Coroutine[Any, Any, T]) -> T:
     """Run `asking` in a loop of its own: in a thread of its own where a loop runs here, as in a notebook's cell."""
     try:
         asyncio.get_running_loop()
@@ -125,6 +128,6 @@ def _run(asking: Coroutine[None, None, tuple[Answer, Shape]]) -> tuple[Answer, S
             return runner.run(asking)
     pool = ThreadPoolExecutor(1)
     try:
-        return pool.submit(_run, asking).result()
+        return pool.submit(lambda: run_aside(asking)).result()
     finally:
         pool.shutdown(wait=False)  # an interrupt does not wait for the answer
