@@ -147,6 +147,11 @@ class TimeWindow:
         last = "no end" if self.end is None else _shown(self.end)
         return f"[{first}, {last})"
 
+    def meets(self, other: TimeWindow) -> bool:
+        """True when an instant can lie in both."""
+        starts_before = self.start is None or other.end is None or self.start < other.end
+        return starts_before and (other.start is None or self.end is None or other.start < self.end)
+
     def to_json(self) -> list[str | None]:
         """Return both bounds as ISO text."""
         return [None if t is None else t.isoformat() for t in (self.start, self.end)]

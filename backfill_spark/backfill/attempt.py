@@ -50,6 +50,8 @@ class JobProgress:
     """Chunks that this attempt has scored, and whose MERGE it has not tried: nobody can have merged them."""
     rows_waiting: int = 0
     next_chunk: int = 0
+    says_part: bool = False
+    """True when an event says which part of the job is under way; before, the claim says all of it."""
     looked_at: int | None = None
     """Version of staging up to which other jobs' writes have been looked at."""
     stage_seconds: float = 0.0

@@ -61,6 +61,18 @@ class Inputs:
         found = [*pairs.own.values(), *pairs.elsewhere.values(), *(c.already_scored for c in pairs.counts.values())]
         return cls(tables, request, source, choice, services, staging_version, pairs, job_id, not any(found))
 
+    def recounted(self) -> Inputs:
+        """Count again what is left, by the staging of now."""
+        return Inputs.counted(
+            self.tables,
+            self.request,
+            self.source,
+            choice=self.choice,
+            services=self.services,
+            staging_version=self.tables.results.staging.version(),
+            job_id=self.job_id,
+        )
+
     def candidates(self, staging_version: int | None, *, own_version: int | None = None) -> DataFrame:
         """Return the light rows of the whole window with their masks, by a version of staging."""
         return candidates(

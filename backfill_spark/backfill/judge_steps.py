@@ -16,6 +16,7 @@ from backfill_spark.backfill.chunks import Cutter
 from backfill_spark.backfill.judge_prompts import answers_of, keep_prompts, open_pairs, unanswered
 from backfill_spark.backfill.judge_slices import Slice, lowest_draw, next_slice, output_limits
 from backfill_spark.backfill.staging import merge_when_due, stage
+from backfill_spark.backfill.turns import take_turn
 from backfill_spark.display.render import duration
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import Event
@@ -65,6 +66,7 @@ def ask_judges(attempt: Attempt) -> None:
     attempt.tables.judgements.ensure()
     keep_prompts(attempt)
     recover(attempt)
+    recover_of_others(attempt)
     with open_pairs(attempt) as pairs:
         _ask_all(attempt, pairs)
 
@@ -73,11 +75,16 @@ def _ask_all(attempt: Attempt, pairs: DataFrame) -> None:
     progress, spending = attempt.progress, attempt.progress.spending
     calls, draw_from, number = SLICE_CALLS, lowest_draw(attempt, pairs), len(attempt.lease.claimed.asked)
     limits = {} if spending.cost_usd is None else output_limits(pairs)
+    shares_answers = attempt.tables.settings.judge.cache != "off"
     while True:
         attempt.check()
         piece = next_slice(attempt, pairs, limits, draw_from, calls)
         draw_to, sent = draw_from if piece is None else piece.draw_to, spending.requests
         if piece is not None and piece.questions:
+            part = {"judges": True, "draw": [draw_from, piece.draw_to]}
+            if shares_answers and take_turn(attempt, part):
+                recover_of_others(attempt)
+                continue
             began = time.monotonic()
             number += 1
             draw_to = ask_slice(attempt, pairs, piece, draw_from, number)
@@ -112,6 +119,17 @@ def recover(attempt: Attempt) -> None:
     keep(attempt.tables.judgements, attempt.job_id, left.answers)
     record_spent(attempt, left, sum(a.attempts for a in left.answers), None)
     delete_journal(folder, attempt.job_id)
+
+
+def recover_of_others(attempt: Attempt) -> None:
+    """Take the answers that dead runners of other jobs left in their journals; what they spent is those jobs' own."""
+    tables = attempt.tables
+    if tables.settings.judge.cache == "off":
+        return
+    folder, now = journal_folder(tables.settings), tables.jobs.clock()
+    for job in tables.jobs.others(attempt.request.experiment_id, attempt.job_id):
+        if job.created["request"]["models"] and not job.is_alive(now):
+            keep(tables.judgements, job.job_id, read_journal(folder, job.job_id).answers)
 
 
 def record_spent(attempt: Attempt, found: Journaled, attempts: int, draw_to: float | None) -> None:

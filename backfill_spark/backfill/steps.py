@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from backfill_spark.backfill import chunks
 from backfill_spark.backfill.judge_steps import ask_judges
 from backfill_spark.backfill.staging import merge, merge_when_due, poll_other_jobs, reuse_staged, stage
-from backfill_spark.jobs.events import Event
+from backfill_spark.backfill.turns import take_turn
 from backfill_spark.models import ScorerKind
 from backfill_spark.results.due import highest_rate
 from backfill_spark.scoring.spark import score, score_in_task
@@ -38,18 +38,27 @@ def run(attempt: Attempt) -> None:
     """
     reuse_staged(attempt)
     merge_when_due(attempt)
-    due, slots = attempt.inputs.pairs, scheduling_slots(attempt.tables.spark)
-    attempt.bar.begin(sum(due.calls_by_hour.values()), later=sum(due.asks_by_hour.values()))
-    for chunk, tasks in next_chunks(attempt.request, attempt.progress, due.calls_by_hour, slots):
-        attempt.check()
-        poll_other_jobs(attempt)
-        attempt.lease.record(Event.CHUNK_PLANNED, chunk.to_json())
-        stage(attempt, chunk, ChunkScoring(attempt.inputs, chunk, tasks))
-        merge_when_due(attempt)
+    while not score_chunks(attempt):
+        attempt.open(attempt.inputs.recounted())
     ask_judges(attempt)
     poll_other_jobs(attempt)
     attempt.check()
     merge(attempt)
+
+
+def score_chunks(attempt: Attempt) -> bool:
+    """Score chunk after chunk; False when another job had pairs of one under way: then others are left."""
+    due, slots = attempt.inputs.pairs, scheduling_slots(attempt.tables.spark)
+    attempt.bar.begin(sum(due.calls_by_hour.values()), later=sum(due.asks_by_hour.values()))
+    for chunk, tasks in next_chunks(attempt.request, attempt.progress, due.calls_by_hour, slots):
+        attempt.check()
+        has_waited = take_turn(attempt, chunk.to_json())
+        poll_other_jobs(attempt)
+        if has_waited:
+            return False
+        stage(attempt, chunk, ChunkScoring(attempt.inputs, chunk, tasks))
+        merge_when_due(attempt)
+    return True
 
 
 def next_chunks(

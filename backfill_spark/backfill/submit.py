@@ -58,8 +58,9 @@ def accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> A
         problems.note(str(error))
     problems.note(*executor_problems(tables))
     services = _judge_services(tables, request, problems)
+    live = [job_of(r) for r in tables.jobs.live(request.experiment_id)]
     if arguments.exclusive:
-        problems.note(*live_overlaps(tables, request))
+        problems.note(*validate.overlapping(request, live))
     # First staging: whoever merges and empties in between is then seen in one of the two.
     staging = _usable_version(results.staging, problems)
     version = _usable_version(results.assessments, problems)
@@ -71,7 +72,8 @@ def accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> A
     inputs = Inputs.counted(tables, request, source, choice=choice, services=services, staging_version=staging)
     missing = missing_ids(source, request, ids) if ids is not None else ()
     made = plan(request, inputs.pairs, missing=missing)
-    made = replace(made, tables=settings.tables_at, **expected_cost(inputs))
+    notes = (*made.notes, *validate.shared_notes(request, live))
+    made = replace(made, tables=settings.tables_at, notes=notes, **expected_cost(inputs))
     due, cost = sum(c.due for c in made.counts.values()), "" if made.cost_usd is None else f", ${made.cost_usd:,.2f}"
     tell(
         f"plan of experiment {made.experiment_id}, {made.window}: {due:,} pairs due for {len(made.scorers)} scorers, "

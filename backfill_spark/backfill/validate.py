@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.backfill import values
 from backfill_spark.backfill.named_scorers import models_of, named, spec_of
 from backfill_spark.backfill.problems import Problems
-from backfill_spark.models import Arguments, Reprocess, Request, Sampling, ScorerKind, ScorerSpec, TimeWindow
+from backfill_spark.models import Arguments, Reprocess, Request, Sampling, ScorerKind, ScorerSpec
 
 if TYPE_CHECKING:
     from backfill_spark.jobs.job import BackfillJob
@@ -124,18 +124,27 @@ def _bounds(arguments: Arguments) -> dict[str, Any]:
 
 def overlapping(request: Request, jobs: Sequence[BackfillJob]) -> list[str]:
     """Return a problem for each live job that covers one of the request's scorers in its window."""
+    return [
+        f"exclusive: job {job.job_id} ({job.state}) covers {shared} in {job.window}. Wait for it "
+        f"(`backfill-spark wait {job.job_id}`), cancel it, or leave exclusive out: results stay right."
+        for job, shared in _sharing(request, jobs)
+    ]
+
+
+def shared_notes(request: Request, jobs: Sequence[BackfillJob]) -> list[str]:
+    """Return a note for each job with a live runner that covers one of the request's scorers in its window."""
+    if request.reprocess is Reprocess.ALL:
+        return []
+    return [
+        f"Job {job.job_id} is at work on {shared} in {job.window}: what it has under way is waited for and taken "
+        f"over, not called again; pairs due here may be its."
+        for job, shared in _sharing(request, jobs)
+        if job.alive
+    ]
+
+
+def _sharing(request: Request, jobs: Sequence[BackfillJob]) -> list[tuple[BackfillJob, list[str]]]:
+    """Return the jobs that have a scorer of the request in its window, each with those scorers."""
     names = {s.name for s in request.scorers}
-    problems = []
-    for job in jobs:
-        shared = sorted(names & {s.name for s in job.scorers})
-        if shared and _meet(request.window, job.window):
-            problems.append(
-                f"exclusive: job {job.job_id} ({job.state}) covers {shared} in {job.window}. Wait for it "
-                f"(`backfill-spark wait {job.job_id}`), cancel it, or leave exclusive out: results stay right."
-            )
-    return problems
-
-
-def _meet(one: TimeWindow, other: TimeWindow) -> bool:
-    starts_before = one.start is None or other.end is None or one.start < other.end
-    return starts_before and (other.start is None or one.end is None or other.start < one.end)
+    found = [(job, sorted(names & {s.name for s in job.scorers})) for job in jobs]
+    return [(job, shared) for job, shared in found if shared and request.window.meets(job.window)]

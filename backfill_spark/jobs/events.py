@@ -30,6 +30,8 @@ class Event(StrEnum):
     COVERED = "covered"
     CANCEL_REQUESTED = "cancel_requested"
     CONFLICT = "conflict"
+    WAITING = "waiting"
+    """The runner has nothing under way while another live job has the same pairs."""
     CHANGED = "changed"
     """The request was changed: by `resume` a new source version or budget, by an epoch the results it goes by."""
     ENDED = "ended"
@@ -75,6 +77,8 @@ class JobRecord:
     end: Mapping[str, Any] = field(default_factory=dict)
     """Payload of the newest `ended`: counts, calls, cost_usd, rate_reached, error."""
     staged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    under_way: Mapping[str, Any] | None = None
+    """What the newest epoch is scoring: a payload of `chunk_planned`, {} for all pairs of the job, None for nothing."""
     asked: tuple[Mapping[str, Any], ...] = ()
     """What each slice of judge calls spent and got: requests, cost_usd, answers, attempts, draw_to."""
     summary: Mapping[str, Any] | None = None
@@ -143,12 +147,19 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
                     lease_s=payload["lease_s"],
                     is_epoch_ended=False,
                     is_released=False,
+                    under_way={},
                     started_at=record.started_at or row["at"],
                 )
+            case Event.CHUNK_PLANNED:
+                record = replace(record, under_way=payload)
+            case Event.WAITING:
+                record = replace(record, under_way=None)
             case Event.CHUNK_STAGED:
                 staged[payload["chunk"]] = payload
+                if record.under_way is not None and record.under_way.get("chunk") == payload["chunk"]:
+                    record = replace(record, under_way=None)
             case Event.ASKED:
-                record = replace(record, asked=(*record.asked, payload))
+                record = replace(record, asked=(*record.asked, payload), under_way=None)
             case Event.SUMMARIZED if record.summary is None or record.summary["at"] < payload["at"]:
                 record = replace(record, summary=payload)
     ends = sorted((r for r in rows if r["event"] == Event.ENDED), key=lambda r: int(r["epoch"]))

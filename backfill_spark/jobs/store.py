@@ -160,15 +160,19 @@ class JobStore:
         found = self._not_at_rest({"experiment_id": [experiment_id]})
         return [r for r in found if r.state is JobState.PENDING or r.is_alive(now)]
 
+    def others(self, experiment_id: str, job_id: str) -> list[JobRecord]:
+        """Return the experiment's other jobs that are not at rest, whether or not their runners are alive."""
+        return [r for r in self._not_at_rest({"experiment_id": [experiment_id]}, but=job_id) if not r.state.is_at_rest]
+
     def claimable(self) -> list[JobRecord]:
         """Return jobs that wait for a runner, oldest first: PENDING, interrupted, or with a dead runner."""
         now = self.clock()
         return [r for r in self._not_at_rest({}) if not r.state.is_at_rest and not r.is_alive(now)]
 
-    def _not_at_rest(self, where: Where) -> list[JobRecord]:
+    def _not_at_rest(self, where: Where, *, but: str = "") -> list[JobRecord]:
         """Return the jobs whose row is not at rest, as their events tell them now."""
         rows = self.jobs.read({**where, "state": _NOT_AT_REST})
-        return self.records(sorted(r["job_id"] for r in rows))
+        return self.records(sorted(r["job_id"] for r in rows if r["job_id"] != but))
 
     def show(self, record: JobRecord) -> None:
         """Bring the job's row in `jobs` up to date; a stale reader does not show an older state over a newer one."""

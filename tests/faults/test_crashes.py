@@ -64,7 +64,7 @@ def test_f12_the_same_command_again_adopts_what_a_dead_job_staged(world: World) 
     """A new job: no call for what is staged, calls for the rest."""
     world.crash("after_stage")
     staged = len(world.lines())
-    job = world.job(world.run())
+    job = world.job(world.run_later())
     counts = job.counts["length"]
     assert (job.state, counts.due, counts.calls) == ("SUCCEEDED", len(world.ids), len(world.ids) - staged)
     assert world.broken() == []

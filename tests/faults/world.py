@@ -157,6 +157,11 @@ class World:
             scorers=list(scorers or ("length",)), spark=self.spark, settings=self.settings, **options
         )
 
+    def run_later(self, *scorers: str, **options: Any) -> str:
+        """Run as `run`, with a clock by which the last runner's lease has run out: saves the wait."""
+        with clock_shifted(self.settings.limits.lease_s + 1):
+            return self.run(*scorers, **options)
+
     def newest(self) -> BackfillJob:
         """Return the newest job."""
         from backfill_spark import list_backfills

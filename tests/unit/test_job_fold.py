@@ -130,3 +130,17 @@ def test_a_terminal_state_never_changes(cut: int) -> None:
     record = fold(JOB, HISTORY[:cut])
     if record.state.is_terminal:
         assert cut == len(HISTORY)
+
+
+def test_what_is_under_way_is_what_was_said_last() -> None:
+    """All pairs from the claim on, then a chunk until it is staged; nothing while the job waits for another one."""
+    claim, chunk = [created(), claimed(1, 2)], event(Event.CHUNK_PLANNED, 1, 1, 3, chunk=4, window=[None, None])
+    assert fold(JOB, claim).under_way == {}
+    assert (fold(JOB, [*claim, chunk]).under_way or {})["chunk"] == 4
+    for over in (
+        event(Event.CHUNK_STAGED, 1, 2, 4, chunk=4),
+        event(Event.WAITING, 1, 2, 4),
+        event(Event.ASKED, 1, 2, 4),
+    ):
+        assert fold(JOB, [*claim, chunk, over]).under_way is None
+    assert fold(JOB, [*claim, event(Event.CHUNK_STAGED, 1, 2, 4, chunk=3)]).under_way == {}
