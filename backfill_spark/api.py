@@ -33,9 +33,10 @@ Moment = datetime | date | str | None
 def plan_backfill(
     *,
     experiment_id: str | None = None,
-    scorers: Sequence[BackfillScorerConfig] | Sequence[str],
+    scorers: Sequence[BackfillScorerConfig] | Sequence[str] | Literal["all-started"],
     start_time: Moment = None,
     end_time: Moment = None,
+    window: Literal["hour", "day", "week", "month"] | None = None,
     filter_string: str | None = None,
     trace_ids: Collection[str] | None = None,
     reprocess: str = "missing",
@@ -57,6 +58,7 @@ def plan_backfill(
         scorers=scorers,
         start_time=start_time,
         end_time=end_time,
+        window=window,
         filter_string=filter_string,
         trace_ids=trace_ids,
         reprocess=reprocess,
@@ -76,9 +78,10 @@ def plan_backfill(
 def backfill_scorers(
     *,
     experiment_id: str | None = None,
-    scorers: Sequence[BackfillScorerConfig] | Sequence[str],
+    scorers: Sequence[BackfillScorerConfig] | Sequence[str] | Literal["all-started"],
     start_time: Moment = None,
     end_time: Moment = None,
+    window: Literal["hour", "day", "week", "month"] | None = None,
     filter_string: str | None = None,
     trace_ids: Collection[str] | None = None,
     reprocess: str = "missing",
@@ -97,9 +100,12 @@ def backfill_scorers(
 
     Args:
         experiment_id: default: `set_experiment()`, the settings, else "0".
-        scorers: names, or BackfillScorerConfig objects; never empty, never mixed.
-        start_time: inclusive; a datetime, a date or ISO text. None is no bound.
+        scorers: names, or BackfillScorerConfig objects; never empty, never mixed. Or "all-started": every started
+            scorer of the experiment at its registered rate.
+        start_time: inclusive; a datetime, a date, ISO text, or a time relative to now: "yesterday" and "today" (their
+            midnight), "now", "-1d", "-12h", "-30m". None is no bound.
         end_time: exclusive; a date is its midnight. None is no bound.
+        window: the last complete hour, day, week or month, instead of both bounds.
         filter_string: an MLflow filter, AND-ed to each scorer's own.
         trace_ids: exactly these traces, not sampled unless a config gives a rate.
         reprocess: "missing" (pairs without a result), "failed" (those and errors) or "all".
@@ -123,6 +129,7 @@ def backfill_scorers(
         scorers=scorers,
         start_time=start_time,
         end_time=end_time,
+        window=window,
         filter_string=filter_string,
         trace_ids=trace_ids,
         reprocess=reprocess,

@@ -337,6 +337,10 @@ class Arguments:
     scorers: Any
     start_time: Any = None
     end_time: Any = None
+    window: Annotated[
+        Any,
+        {"metavar": "hour|day|week|month", "help": "The last complete one, instead of --start and --end."},
+    ] = None
     filter_string: Any = None
     trace_ids: Any = None
     reprocess: Any = "missing"

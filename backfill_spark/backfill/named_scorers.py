@@ -20,12 +20,34 @@ if TYPE_CHECKING:
     from backfill_spark.settings.schema import Settings
 
 
+ALL_STARTED = "all-started"
+"""Instead of names: every scorer of the experiment that is started, at its registered rate."""
+
+
+def all_started(catalog: Catalog, experiment_id: str, problems: Problems) -> tuple[list[str], list[str]]:
+    """Return the names of the started scorers, and notes about those that cannot be backfilled."""
+    started = [name for name in catalog.names if catalog.config(name).sample_rate]
+    latest = {name: catalog.latest(name) for name in started}
+    of_sessions = [name for name, spec in latest.items() if spec is not None and spec.level == "session"]
+    found = [name for name in started if name not in of_sessions]
+    if not found:
+        others = f"It has {catalog.names}; start one of them (`start`)" if catalog.names else "It has no scorer"
+        problems.note(f"No scorer of experiment {experiment_id!r} is started. {others}, or name scorers with rates.")
+    if len(found) > MAX_SCORERS:
+        problems.note(_too_many(len(found)))
+    return found, [f"Left out, since scorers of whole sessions cannot be backfilled: {of_sessions}."] * bool(
+        of_sessions
+    )
+
+
 def named(given: Any, problems: Problems) -> Sequence[Any]:
-    """Return the scorers as they were named, when each is a name or a config."""
+    """Return the scorers as they were named, when each is a name or a config; none for ALL_STARTED."""
+    if given == ALL_STARTED:
+        return []
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         problems.note(
             f"scorers must be a list of names or of BackfillScorerConfig objects, got {type(given).__name__}. "
-            "Write scorers=[...]."
+            f"Write scorers=[...], or scorers={ALL_STARTED!r}."
         )
         return []
     if not given:
@@ -64,11 +86,15 @@ def named(given: Any, problems: Problems) -> Sequence[Any]:
                 values.rate(f"sample_rate of {_name_of(config)!r}", config.sample_rate, problems)
         wanted.append(config)
     if len(given) > MAX_SCORERS:
-        problems.note(f"A job takes at most {MAX_SCORERS} scorers, got {len(given)}. Split them over several jobs.")
+        problems.note(_too_many(len(given)))
     for name, count in Counter(map(_name_of, given)).items():
         if count > 1:
             problems.note(f"The scorer {name!r} stands more than once in scorers. Name each scorer once.")
     return wanted
+
+
+def _too_many(count: int) -> str:
+    return f"A job takes at most {MAX_SCORERS} scorers, got {count}. Split them over several jobs."
 
 
 def _name_of(given: Any) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill import values
-from backfill_spark.backfill.named_scorers import models_of, named, spec_of
+from backfill_spark.backfill.named_scorers import ALL_STARTED, all_started, models_of, named, spec_of
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.models import Arguments, Reprocess, Request, Sampling, ScorerKind, ScorerSpec
 
@@ -31,6 +31,9 @@ def resolve(
     """Check the arguments; what is wrong goes to `problems`. The source is pinned by `pinned` afterwards."""
     experiment_id, given = experiment
     plain, names = _values(arguments, settings, problems, now)
+    if arguments.scorers == ALL_STARTED:
+        names, notes = all_started(catalog, experiment_id, problems)
+        plain["notes"] += notes
     found = [spec_of(g, catalog, experiment_id, problems, lists_traces=plain["lists_traces"]) for g in names]
     scorers = tuple(s for s in found if s is not None)
     _for_judges_only(_bounds(arguments), scorers, problems)
@@ -65,7 +68,7 @@ def _values(
     arguments: Arguments, settings: Settings, problems: Problems, now: datetime
 ) -> tuple[dict[str, Any], Sequence[Any]]:
     """Return the fields of a Request that need neither registry nor source, and the scorers as they were named."""
-    window, notes = values.window(arguments.start_time, arguments.end_time, settings, problems, now)
+    window, notes = values.window(arguments, settings, problems, now)
     listed = values.listed_ids(arguments.trace_ids, problems)
     given = named(arguments.scorers, problems)
     sampling = values.one_of(Sampling, "sampling", arguments.sampling, problems)

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
+from backfill_spark.backfill.relative_times import EXAMPLES, WindowName, is_relative, last_complete, moment_of
 from backfill_spark.errors import FilterError
-from backfill_spark.models import TimeWindow, parse_moment
+from backfill_spark.models import TimeWindow
 from backfill_spark.settings.sections import parse_duration
 from backfill_spark.traces.filters import compile_filter
 
 if TYPE_CHECKING:
     from backfill_spark.backfill.problems import Problems
+    from backfill_spark.models import Arguments
     from backfill_spark.settings.schema import Settings
 
 
@@ -101,19 +103,23 @@ def listed_ids(value: Any, problems: Problems) -> list[str] | None:
     return [i for i in ids if isinstance(i, str)]
 
 
-def window(
-    start_time: Any, end_time: Any, settings: Settings, problems: Problems, now: datetime
-) -> tuple[TimeWindow, list[str]]:
+def window(arguments: Arguments, settings: Settings, problems: Problems, now: datetime) -> tuple[TimeWindow, list[str]]:
     """Return the window and what to say of it."""
+    start_time, end_time = arguments.start_time, arguments.end_time
+    if arguments.window is not None:
+        if start_time is not None or end_time is not None:
+            problems.note("window stands for start_time and end_time. Give it alone, or leave it out.")
+        name = one_of(WindowName, "window", arguments.window, problems)
+        return TimeWindow(*last_complete(name, settings.zone, now)), []
     bounds: list[datetime | None] = []
     notes = []
     for what, value in (("start_time", start_time), ("end_time", end_time)):
         try:
-            bounds.append(parse_moment(value, settings.zone))
+            bounds.append(moment_of(value, settings.zone, now))
         except (ValueError, TypeError, OverflowError, OSError):
             problems.note(
-                f"{what} {value!r} is no date or time. Give a datetime, a date, or ISO text such as "
-                "2024-06-01 or 2024-06-01T12:00:00+00:00."
+                f"{what} {value!r} is no date or time. Give a datetime, a date, ISO text such as 2024-06-01 or "
+                f"2024-06-01T12:00:00+00:00, or a time relative to now: {EXAMPLES}."
             )
             bounds.append(None)
     start, end = bounds
@@ -122,7 +128,7 @@ def window(
             f"start_time {start:%Y-%m-%d %H:%M:%S%z} is not before end_time {end:%Y-%m-%d %H:%M:%S%z} "
             "(the end is not included). Exchange them, or move the end."
         )
-    if end is not None and _is_date(end_time):
+    if end is not None and not is_relative(end_time) and _is_date(end_time):
         day = _day(end_time)
         notes.append(f"{day:%B} {day.day} not included: the window ends at its midnight.")
     if start is None and end is None and settings.default_lookback is not None:

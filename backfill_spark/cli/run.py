@@ -26,14 +26,20 @@ _REQUEST_OPTIONS = (
     click.option(
         "--scorers",
         multiple=True,
-        required=True,
         metavar="NAME[=RATE],…",
         help="Registered scorers; without a rate, the registered one.",
     ),
+    click.option("--all-started", is_flag=True, help="Every started scorer at its registered rate."),
     click.option("--experiment-id", metavar="ID", help="Experiment of the scorers and traces."),
-    click.option("--start", "--start-time", "start_time", metavar="TIME", help="ISO date or time, inclusive."),
     click.option(
-        "--end", "--end-time", "end_time", metavar="TIME", help="ISO date or time, exclusive: a date is its midnight."
+        "--start",
+        "--start-time",
+        "start_time",
+        metavar="TIME",
+        help="ISO date or time, yesterday, today, -1d, …; inclusive.",
+    ),
+    click.option(
+        "--end", "--end-time", "end_time", metavar="TIME", help="As --start, exclusive: a date is its midnight."
     ),
     click.option(
         "--filter", "--filter-string", "filter_string", metavar="TEXT", help="MLflow filter, besides each scorer's own."
@@ -136,11 +142,14 @@ def _summary(program: Program, job: Any) -> Any:
 
 def _request(program: Program, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as arguments; what they alone show to be wrong is refused before Spark is imported."""
+    from backfill_spark.backfill.named_scorers import ALL_STARTED
     from backfill_spark.backfill.validate import refuse_values
     from backfill_spark.storage.session import active_session
 
+    if options.pop("all_started") == bool(options["scorers"]):
+        raise click.UsageError("Name scorers with --scorers, or take every started one with --all-started.")
     given = options | {
-        "scorers": parse_scorers(options["scorers"]),
+        "scorers": parse_scorers(options["scorers"]) if options["scorers"] else ALL_STARTED,
         "trace_ids": parse_trace_ids(options["trace_ids"]),
     }
     request = {name: value for name, value in given.items() if value is not None and value is not False}

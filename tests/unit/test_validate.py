@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, cast
 
@@ -9,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from backfill_spark.backfill.named_scorers import all_started
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.validate import limits_of
 from backfill_spark.models import Arguments, Counts, ScorerKind, ScorerSpec, parse_moment
+from backfill_spark.scorers.registered import Catalog, Config, RegisteredScorer
 
 JUDGE = ScorerSpec("judge", 1, "d", ScorerKind.JUDGE, {}, None, ("outputs",), 1.0)
 
@@ -68,3 +71,32 @@ def test_counts_answer_like_a_dict() -> None:
     assert (counts["due"], counts.get("due"), counts.get("none", 7), "due" in counts) == (3, 3, 7, True)
     assert counts == {**counts}
     assert dict(counts)["skipped_reasons"] == {}
+
+
+def catalog(**scorers: tuple[float, str]) -> Catalog:
+    """Return a catalog: name → registered rate and level."""
+    rows = {
+        (name, 1): RegisteredScorer(replace(JUDGE, name=name, level=level, sample_rate=rate))
+        for name, (rate, level) in scorers.items()
+    }
+    return Catalog("7", rows, {name: Config(sample_rate=rate) for name, (rate, _) in scorers.items()})
+
+
+def test_all_started_takes_every_scorer_with_a_rate() -> None:
+    """Stopped ones are not in it; those of sessions are left out, and that is said."""
+    problems = Problems()
+    known = catalog(b=(0.5, "trace"), a=(1.0, "trace"), stopped=(0.0, "trace"), talks=(1.0, "session"))
+    names, notes = all_started(known, "7", problems)
+    assert (names, problems.all) == (["a", "b"], [])
+    assert "['talks']" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("known", "said"), [(catalog(), "has no scorer"), (catalog(a=(0.0, "trace")), "has ['a']; start")]
+)
+def test_all_started_is_refused_where_nothing_is_started(known: Catalog, said: str) -> None:
+    """With the scorers that could be."""
+    problems = Problems()
+    all_started(known, "7", problems)
+    assert "No scorer of experiment '7' is started" in problems.all[0]
+    assert said in problems.all[0]
