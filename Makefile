@@ -93,5 +93,9 @@ docs: venv ## write the pages that follow from the code
 	$(BIN)/python -m scripts.reference
 
 .PHONY: bench
-bench: venv ## run the benchmarks
-	$(BIN)/python -m benchmarks
+bench: venv ## measure jobs against what people do instead, and record it (an hour)
+	$(BIN)/python -m benchmarks --million --write $(if $(wildcard .venv-servers/mlflow),--mlflow-python .venv-servers/mlflow/bin/python)
+
+.PHONY: bench-check
+bench-check: venv ## measure once, and compare the ratios with those recorded
+	$(BIN)/python -m benchmarks --rounds 1 --check

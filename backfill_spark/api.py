@@ -143,7 +143,14 @@ def backfill_scorers(
     )
     tables = _tables(settings, spark, arguments=arguments)
     from backfill_spark.backfill.runner import run_job
-    from backfill_spark.backfill.submit import accept, create, create_claimed, probe_models, withdraw_unless_alone
+    from backfill_spark.backfill.submit import (
+        accept,
+        create,
+        create_claimed,
+        create_ended,
+        probe_models,
+        withdraw_unless_alone,
+    )
     from backfill_spark.display import views
     from backfill_spark.display.progress import Progress
 
@@ -155,6 +162,8 @@ def backfill_scorers(
         check_place(tables, deliver_to)
     made = accept(arguments, experiment_id, tables)
     views.announce(made.plan)
+    if launch == "here" and (ended := create_ended(made)) is not None:
+        return ended.job_id
     made = probe_models(made)
     claim = create_claimed(made) if launch == "here" else None
     job_id = create(made) if claim is None else claim.job_id

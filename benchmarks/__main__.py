@@ -1,23 +1,135 @@
-"""Measures what the project promises about size and cost: marginal time a trace, a sample's cost, a re-run's cost."""
+"""Measures jobs against what people do instead, interleaved in one session; the ratios are what counts.
+
+`make bench` writes benchmarks/results.json and results.md; `make bench-check` compares the ratios with those recorded.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
+import statistics
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import usage
 
-RESULTS = Path(__file__).with_name("results.md")
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+FOLDER = Path(__file__).parent
+RESULTS, TABLE = FOLDER / "results.json", FOLDER / "results.md"
+WORSE = 1.3
+"""A ratio that is worse than the recorded one by more than this has changed."""
+SMALL, MIDDLE, LARGE, HUGE = 1_000, 20_000, 300_000, 1_000_000
+
+
+@dataclass
+class Bench:
+    """The subjects that are measured, round by round, in folders that are new each time."""
+
+    spark: SparkSession
+    folder: Path
+    sizes: tuple[int, ...]
+    took: dict[str, list[usage.Usage]] = field(default_factory=lambda: defaultdict(list))
+    round: int = 0
+
+    @contextmanager
+    def measuring(self, what: str) -> Iterator[None]:
+        with usage.measured() as used:
+            yield
+        self.took[what].append(used)
+        tell(f"round {self.round}: {what}: {used.wall_s:.2f} s, {used.cpu_s:.1f} CPU s")
+
+    def traces(self, size: int) -> Path:
+        return self.folder / f"traces-{size}"
+
+    @contextmanager
+    def new(self) -> Iterator[Path]:
+        made = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def jobs(self, size: int) -> None:
+        """A whole job, and the same again."""
+        from benchmarks import world
+
+        with self.new() as out:
+            world.settle(self.traces(size), out / "tables")
+            with self.measuring(f"{size:,} x 3"):
+                world.backfill()
+            with self.measuring(f"{size:,} x 3 again"):
+                world.backfill()
+
+    def five(self) -> None:
+        from benchmarks import world
+
+        with self.new() as out:
+            world.settle(self.traces(LARGE), out / "tables", names=world.FIVE)
+            with self.measuring(f"{LARGE:,} x 5"):
+                world.backfill(names=world.FIVE)
+
+    def sample(self) -> None:
+        from benchmarks import world
+
+        with self.new() as out:
+            world.settle(self.traces(LARGE), out / "tables", rate=0.1)
+            with self.measuring(f"{LARGE:,} x 3, 10 % sample"):
+                world.backfill()
+
+    def half(self) -> None:
+        from benchmarks import world
+
+        with self.new() as out:
+            world.settle(self.traces(LARGE), out / "tables")
+            world.backfill(0.5)
+            with self.measuring(f"{LARGE:,} x 3, half done"):
+                world.backfill()
+
+    def peers(self) -> None:
+        from benchmarks import peers, world
+
+        traces = str(self.traces(LARGE))
+        ways: dict[str, Callable[[str], Any]] = {
+            "loop, same columns, x 3": lambda out: peers.loop_rows(traces, out, world.NAMES),
+            "loop, same columns, x 5": lambda out: peers.loop_rows(traces, out, world.FIVE),
+            "loop, same columns, x 3, two processes": lambda out: peers.loop_rows(traces, out, world.NAMES, 2),
+            "loop, id, name and value, x 3": lambda out: peers.loop_values(traces, out, world.NAMES),
+            "5 Spark jobs, pruned columns": lambda out: peers.pruned_jobs(self.spark, traces, out, world.FIVE),
+            "5 Spark jobs, whole traces": lambda out: peers.struct_jobs(self.spark, traces, out, world.FIVE),
+            "bare scan": lambda _: peers.scan(self.spark, traces),
+        }
+        for what, way in ways.items():
+            with self.new() as out, self.measuring(what):
+                way(str(out / "results"))
+
+    def mlflow(self, python: str) -> None:
+        from benchmarks import peers
+
+        with self.new() as out, self.measuring(f"mlflow.genai.evaluate, {SMALL:,} x 3, whole command"):
+            seconds = peers.mlflow_evaluate(python, out, str(self.traces(SMALL)), SMALL)
+        self.took["mlflow.genai.evaluate, the call alone"].append(usage.Usage(seconds, 0.0))
+
+    def cpu(self, what: str) -> float:
+        return statistics.median(used.cpu_s for used in self.took[what])
+
+    def wall(self, what: str) -> float:
+        return statistics.median(used.wall_s for used in self.took[what])
 
 
 def main() -> int:
-    """Run the rows that are asked for, and print a table."""
+    """Measure, print, and record or compare."""
     options = arguments()
     folder = Path(options.folder or tempfile.mkdtemp(prefix="backfill-bench-"))
     os.environ.setdefault("TZ", "UTC")
@@ -25,106 +137,103 @@ def main() -> int:
     from benchmarks import world
 
     spark = get_spark(Settings(spark={"spark.driver.memory": options.heap, "spark.master": options.master}))
-    largest = max(options.sizes)
-    traces = folder / "traces"
-    with usage.measured() as writing:
-        world.write_traces(spark, str(traces), largest)
-    tell(f"{largest:,} traces written in {writing.wall_s:.0f} s")
-
-    def fresh(name: str, rate: float = 1.0) -> None:
-        world.settle(traces, folder / name, rate=rate)
-
-    fresh("warm-up")
-    # A whole pass: what the JVM's compilers do is otherwise part of what the smaller sizes cost.
-    world.backfill()
-    rows: list[tuple[str, ...]] = [("what", "pairs", "calls", "wall s", "CPU s")]
-    took: dict[int, usage.Usage] = {}
-    for size in sorted(options.sizes):
-        fresh(f"full-{size}")
-        with usage.measured() as took[size]:
-            job = world.backfill(size / largest)
-        rows.append(line(f"{size:,} traces x 3 scorers", job, took[size]))
-        tell("  ".join(rows[-1]))
-    with usage.measured() as again:
-        job = world.backfill()
-    rows.append(line("the same again", job, again))
-    tell("  ".join(rows[-1]))
-    fresh("sample", rate=0.1)
-    with usage.measured() as sample:
-        job = world.backfill()
-    rows.append(line("10 % sample", job, sample))
-    tell("  ".join(rows[-1]))
-
-    told = [table(rows), *conclusions(took, sample, again), memory()]
-    text = "\n\n".join(told)
-    print(text)
-    if options.write:
-        RESULTS.write_text(f"# Measurements\n\n{machine(options)}\n\n{text}\n", encoding="utf-8")
-        tell(f"written to {RESULTS}")
+    sizes = (SMALL, MIDDLE, LARGE, *([HUGE] if options.million else []))
+    bench = Bench(spark, folder, sizes)
+    for size in sizes:
+        if not bench.traces(size).exists():
+            world.write_traces(spark, str(bench.traces(size)), size)
+    tell("warming up")
+    for size in (SMALL, LARGE):
+        bench.jobs(size)
+    bench.took.clear()
+    for bench.round in range(1, options.rounds + 1):
+        for size in sizes:
+            bench.jobs(size)
+        bench.five()
+        bench.sample()
+        bench.half()
+        bench.peers()
+        if options.mlflow_python:
+            bench.mlflow(options.mlflow_python)
+    found = ratios(bench)
+    print(table(bench), "\n" + "\n".join(f"{name}: {value:.3g}" for name, value in found.items()))
     spark.stop()
     if not options.folder:
         shutil.rmtree(folder, ignore_errors=True)
+    if options.check:
+        return check(found)
+    if options.write:
+        took = {w: [[u.wall_s, u.cpu_s] for u in all_] for w, all_ in bench.took.items()}
+        RESULTS.write_text(json.dumps({"machine": machine(options), "seconds": took, "ratios": found}, indent=1) + "\n")
+        TABLE.write_text(f"# Measurements\n\n{machine(options)}\n\n{table(bench)}\n\n{ratio_table(found)}\n")
+        tell(f"written to {RESULTS.name} and {TABLE.name}")
     return 0
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--sizes",
-        type=lambda text: [int(part.replace("_", "")) for part in text.split(",")],
-        default=[100_000, 200_000, 500_000, 1_000_000],
-        metavar="N,N,…",
-        help="traces of the full passes; of four, the last two are compared with the first two (default: to 1,000,000)",
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
+    parser.add_argument("--million", action="store_true", help="jobs of 1,000,000 traces, too")
+    parser.add_argument("--mlflow-python", metavar="PATH", help="a Python that has MLflow, for its evaluation")
     parser.add_argument("--heap", default="2g", help="memory of the driver's JVM (default 2g)")
     parser.add_argument("--master", default="local[2]", help="Spark master (default local[2])")
     parser.add_argument("--folder", help="where to work, kept afterwards; default: a temporary folder")
-    parser.add_argument("--write", action="store_true", help=f"write the table to {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} and {TABLE.name}")
+    parser.add_argument("--check", action="store_true", help=f"compare the ratios with {RESULTS.name}")
     return parser.parse_args()
 
 
-def line(what: str, job: object, used: usage.Usage) -> tuple[str, ...]:
-    counts = job.counts.values()  # type: ignore[attr-defined]
-    finished = sum(c.scored + c.empty + c.errored + c.already_scored for c in counts)
-    return what, f"{finished:,}", f"{sum(c.calls for c in counts):,}", f"{used.wall_s:.1f}", f"{used.cpu_s:.1f}"
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *body])
-
-
-def conclusions(took: dict[int, usage.Usage], sample: usage.Usage, again: usage.Usage) -> list[str]:
-    """Return the sentences that the promises are read from."""
-    sizes = sorted(took)
-    said = []
-    if len(sizes) >= 4:
-        early, late = marginal(took, *sizes[:2]), marginal(took, *sizes[-2:])
-        said.append(
-            f"Marginal time a trace, {sizes[-2]:,} to {sizes[-1]:,} against {sizes[0]:,} to {sizes[1]:,}: "
-            f"{late.wall_s * 1e6:.0f} µs against {early.wall_s * 1e6:.0f} µs of wall time "
-            f"({ratio(late.wall_s, early.wall_s)}), {late.cpu_s * 1e6:.0f} against {early.cpu_s * 1e6:.0f} of CPU "
-            f"({ratio(late.cpu_s, early.cpu_s)}). Promised: at most 1.15x."
+def ratios(bench: Bench) -> dict[str, float]:
+    """Return the ratios that are judged; of each, more is better."""
+    three, five = f"{LARGE:,} x 3", f"{LARGE:,} x 5"
+    found = {
+        "CPU of the loop with the same columns / ours, x 3": bench.cpu("loop, same columns, x 3") / bench.cpu(three),
+        "CPU of the loop with the same columns / ours, x 5": bench.cpu("loop, same columns, x 5") / bench.cpu(five),
+        "CPU of the loop on two processes / ours, x 3": bench.cpu("loop, same columns, x 3, two processes")
+        / bench.cpu(three),
+        "CPU of the loop with id, name and value / ours, x 3": bench.cpu("loop, id, name and value, x 3")
+        / bench.cpu(three),
+        "CPU of 5 Spark jobs with pruned columns / ours, x 5": bench.cpu("5 Spark jobs, pruned columns")
+        / bench.cpu(five),
+        "CPU of 5 Spark jobs with whole traces / ours, x 5": bench.cpu("5 Spark jobs, whole traces") / bench.cpu(five),
+        "CPU of a bare scan / ours, x 3": bench.cpu("bare scan") / bench.cpu(three),
+        "CPU of a full pass / a 10 % sample": bench.cpu(three) / bench.cpu(f"{three}, 10 % sample"),
+        "CPU of a full pass / one whose window is half done": bench.cpu(three) / bench.cpu(f"{three}, half done"),
+        "CPU of a full pass / the same again": bench.cpu(three) / bench.cpu(f"{three} again"),
+    }
+    if f"{HUGE:,} x 3" in bench.took:
+        more = (bench.cpu(f"{HUGE:,} x 3") - bench.cpu(three)) / (HUGE - LARGE) * 1e6
+        found["traces per CPU second, from 300,000 to 1,000,000, x 3"] = 1e6 / more
+    theirs = "mlflow.genai.evaluate, the call alone"
+    if theirs in bench.took:
+        pace = 3 * LARGE / bench.wall(three)
+        found["pairs a second: ours on 300,000 traces / mlflow.genai.evaluate on 1,000"] = pace / (
+            3 * SMALL / bench.wall(theirs)
         )
-    full = took[sizes[-1]]
-    said.append(f"A full pass takes {ratio(full.cpu_s, sample.cpu_s)} the CPU of a 10 % sample. Promised: at least 3x.")
-    said.append(f"A re-run takes {again.cpu_s / full.cpu_s:.1%} of the full pass's CPU.")
-    return said
+        found["wall time: mlflow.genai.evaluate on 1,000 traces, whole command / our job in a warm session"] = (
+            bench.wall(f"mlflow.genai.evaluate, {SMALL:,} x 3, whole command") / bench.wall(f"{SMALL:,} x 3")
+        )
+    return found
 
 
-def marginal(took: dict[int, usage.Usage], small: int, large: int) -> usage.Usage:
-    """Return the seconds that each further trace took."""
-    more = large - small
-    return usage.Usage((took[large].wall_s - took[small].wall_s) / more, (took[large].cpu_s - took[small].cpu_s) / more)
+def check(found: dict[str, float]) -> int:
+    """Compare with the recorded ratios; 1 when one is worse."""
+    recorded = json.loads(RESULTS.read_text())["ratios"]
+    worse = {n: v for n, v in found.items() if n in recorded and v * WORSE < recorded[n]}
+    for name, value in worse.items():
+        print(f"worse: {name}: {value:.3g}, recorded {recorded[name]:.3g}")
+    return 1 if worse else 0
 
 
-def ratio(one: float, other: float) -> str:
-    return f"{one / other:.2f}x" if other > 0 else "no ratio: the smaller sizes took no measurable time"
+def table(bench: Bench) -> str:
+    rows = ["| what | wall s | CPU s | of rounds |", "|---|---:|---:|---:|"]
+    rows += [f"| {w} | {bench.wall(w):.2f} | {bench.cpu(w):.1f} | {len(all_)} |" for w, all_ in bench.took.items()]
+    return "\n".join(rows)
 
 
-def memory() -> str:
-    found = usage.resident_mb()
-    return "Resident at the end: " + ", ".join(f"{name} {mb:,.0f} MiB" for name, mb in found.items()) + "."
+def ratio_table(found: dict[str, float]) -> str:
+    rows = [f"| {name} | {value:.3g} |" for name, value in found.items()]
+    return "\n".join(["| ratio (more is better) | |", "|---|---:|", *rows])
 
 
 def machine(options: argparse.Namespace) -> str:
@@ -132,8 +241,8 @@ def machine(options: argparse.Namespace) -> str:
 
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {options.master}, driver heap {options.heap}, Python "
-        f"{platform.python_version()}, PySpark {version('pyspark')}, Delta {version('delta-spark')}. "
-        f"`python -m benchmarks {' '.join(sys.argv[1:])}`"
+        f"{platform.python_version()}, PySpark {version('pyspark')}, Delta {version('delta-spark')}; medians of "
+        f"{options.rounds} rounds, each subject once a round, in one warm session"
     )
 
 

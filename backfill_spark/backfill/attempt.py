@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import Event
 from backfill_spark.models import Chunk, Counts
-from backfill_spark.results.counts import StagedCounts
+from backfill_spark.results.counts import StagedChunk, StagedCounts
 
 if TYPE_CHECKING:
     from backfill_spark.backfill.inputs import Inputs
@@ -46,7 +46,7 @@ class JobProgress:
     """
     waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
     """Staged chunks that no MERGE has taken yet."""
-    fresh: set[int] = field(default_factory=set)
+    fresh: dict[int, StagedChunk] = field(default_factory=dict)
     """Chunks that this attempt has scored, and whose MERGE it has not tried: nobody can have merged them."""
     rows_waiting: int = 0
     next_chunk: int = 0

@@ -27,7 +27,7 @@ from backfill_spark.traces.sources import corrupt_file, source_gone
 
 if TYPE_CHECKING:
     from backfill_spark.backfill.tables import Tables
-    from backfill_spark.models import ScorerSpec
+    from backfill_spark.models import Request, ScorerSpec
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ def finish(attempt: Attempt, how: End, error: str | None = None) -> JobRecord:
     if how is End.SUCCEEDED and any(c.left for c in counts.values()):
         how, error = End.PARTIAL, progress.stopped or "Some due pairs have no result; `resume` goes on with them."
     if how is End.SUCCEEDED or (how is End.PARTIAL and progress.reached is not None):
-        record_coverage(attempt)
+        coverage = coverage_of(attempt.request, progress.reached)
+        if coverage is not None:
+            attempt.lease.record(Event.COVERED, coverage)
     paid = progress.spending.paid_usd
     payload: dict[str, Any] = {
         "counts": {n: c.to_json() for n, c in counts.items()},
@@ -54,24 +56,24 @@ def finish(attempt: Attempt, how: End, error: str | None = None) -> JobRecord:
     record = attempt.lease.end(how, payload)
     if record.epoch != attempt.lease.epoch or record.is_released:
         attempt.fenced()
-    _tell_end(attempt, record, counts, payload)
+    tell_end(record, payload, counts, attempt.bar.elapsed_s)
     return record
 
 
-def _tell_end(attempt: Attempt, record: JobRecord, counts: Mapping[str, Counts], payload: Mapping[str, Any]) -> None:
+def tell_end(record: JobRecord, payload: Mapping[str, Any], counts: Mapping[str, Counts], seconds: float) -> None:
+    """Say in one line how a job ended."""
     parts = [f"{sum(c[name] for c in counts.values()):,} {name}" for name in ("scored", "empty", "errored", "left")]
     parts.append(f"{payload['calls']:,} calls")
     if payload["cost_usd"] is not None:
         parts.append(f"${payload['cost_usd']:,.2f}")
-    ended = f"job {attempt.job_id}: {record.state} after {duration(attempt.bar.elapsed_s)}: {', '.join(parts)}"
+    ended = f"job {record.job_id}: {record.state} after {duration(seconds)}: {', '.join(parts)}"
     tell(f"{ended}; {payload['error']}" if payload["error"] else ended)
 
 
-def record_coverage(attempt: Attempt) -> None:
-    """Record how far each scorer's sample reaches: the only place where coverage is read from."""
-    request, reached = attempt.request, attempt.progress.reached
+def coverage_of(request: Request, reached: float | None) -> dict[str, Any] | None:
+    """Say how far each scorer's sample reaches: the only place where coverage is read from; None of listed traces."""
     if request.lists_traces or request.sampling != "hash":
-        return
+        return None
     whole, each = P.filters_of(request)
 
     def reach(spec: ScorerSpec) -> float:
@@ -87,16 +89,13 @@ def record_coverage(attempt: Attempt) -> None:
         }
         for s, f in zip(request.scorers, each, strict=True)
     ]
-    attempt.lease.record(
-        Event.COVERED,
-        {
-            "experiment_id": request.experiment_id,
-            "window": request.window.to_json(),
-            "seed": request.seed,
-            "source_version": request.source_version,
-            "scorers": scorers,
-        },
-    )
+    return {
+        "experiment_id": request.experiment_id,
+        "window": request.window.to_json(),
+        "seed": request.seed,
+        "source_version": request.source_version,
+        "scorers": scorers,
+    }
 
 
 def _warnings(attempt: Attempt) -> list[str]:

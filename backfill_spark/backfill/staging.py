@@ -52,16 +52,16 @@ def stage(attempt: Attempt, chunk: Chunk, scored: DataFrame | Scoring) -> None:
     results, progress, began = attempt.tables.results, attempt.progress, time.monotonic()
     with compiled(attempt.tables.spark, rows=chunk.pairs):
         txn = attempt.lease.next_txn()
-        staged = results.stage(scored, attempt.job_id, attempt.request, chunk.index, txn)
+        staged = results.stage(scored, attempt.job_id, attempt.request, chunk, txn)
     if staged is None:
         attempt.fenced()
     progress.stage_seconds += time.monotonic() - began
     failpoint(Failpoint.AFTER_STAGE)
     progress.waiting[chunk.index] = chunk.dates
-    progress.fresh.add(chunk.index)
-    attempt.record_staged(chunk.index, staged)
-    pairs = sum(t.finished for t in staged.values())
-    attempt.bar.tell(f"chunk {chunk.index} of {chunk.window}: {pairs:,} pairs in {duration(time.monotonic() - began)}")
+    progress.fresh[chunk.index] = staged
+    attempt.record_staged(chunk.index, staged.counts)
+    took = duration(time.monotonic() - began)
+    attempt.bar.tell(f"chunk {chunk.index} of {chunk.window}: {staged.pairs:,} pairs in {took}")
 
 
 # --- what other jobs have staged
@@ -121,17 +121,15 @@ def merge(attempt: Attempt) -> None:
     dates = sorted({d for days in progress.waiting.values() for d in days})
     began = time.monotonic()
 
-    is_fresh = set(numbers) <= progress.fresh
-    progress.fresh -= set(numbers)
+    fresh = {number: progress.fresh.pop(number) for number in numbers if number in progress.fresh}
 
     def once() -> bool:
         attempt.check()
-        txn, rows = attempt.lease.next_txn(), progress.rows_waiting
+        txn, rows, scored = attempt.lease.next_txn(), progress.rows_waiting, dict(fresh)
+        fresh.clear()  # of the next try nobody can say so
         try:
             with attempt.bar.merging(rows), compiled(attempt.tables.spark, rows=rows):
-                return attempt.tables.results.merge(
-                    attempt.job_id, attempt.request, numbers, dates, txn, rows=rows, is_fresh=is_fresh
-                )
+                return attempt.tables.results.merge(attempt.job_id, attempt.request, numbers, dates, txn, fresh=scored)
         except Exception as error:
             # What Spark refuses to plan was never sent.
             progress.is_merge_open = not isinstance(error, AnalysisException)

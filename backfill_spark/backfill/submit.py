@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill import runner, validate
+from backfill_spark.backfill.ending import coverage_of, tell_end
 from backfill_spark.backfill.inputs import Inputs
 from backfill_spark.backfill.judge_cost import expected_cost, has_questions
 from backfill_spark.backfill.plan import BackfillPlan, plan
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.problems import Problems
+from backfill_spark.backfill.repeated import counts_of_repeated
 from backfill_spark.display.progress import tell
 from backfill_spark.errors import BackfillError
+from backfill_spark.jobs.events import End, Event
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.jobs.job import job_of
 from backfill_spark.judges.services import keys_missing, prices_missing, probed, services_of
 from backfill_spark.models import Sampling, new_job_id
-from backfill_spark.results.due import missing_ids, spark_samples
+from backfill_spark.results.due import highest_rate, missing_ids, spark_samples
 from backfill_spark.selection.frozen import listed
 from backfill_spark.settings.current import experiment
 from backfill_spark.traces.sources import open_source
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from backfill_spark.backfill.tables import Tables
-    from backfill_spark.jobs.events import Claim
+    from backfill_spark.jobs.events import Claim, JobRecord
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.models import Arguments, Request
     from backfill_spark.storage.delta_table import Store
@@ -69,7 +73,12 @@ def accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> A
     request = validate.pinned(request, source, version)
     ids = listed(tables.spark, list(arguments.trace_ids)) if request.lists_traces else None
     choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
-    inputs = Inputs.counted(tables, request, source, choice=choice, services=services, staging_version=staging)
+    known = counts_of_repeated(tables, request)
+    inputs = (
+        Inputs.counted(tables, request, source, choice=choice, services=services, staging_version=staging)
+        if known is None
+        else Inputs(tables, request, source, choice, services, staging, known)
+    )
     missing = missing_ids(source, request, ids) if ids is not None else ()
     made = plan(request, inputs.pairs, missing=missing)
     notes = (*made.notes, *validate.shared_notes(request, live))
@@ -127,6 +136,27 @@ def create(made: Accepted) -> str:
 def create_claimed(made: Accepted) -> Claim:
     """Record the job with everything that it has chosen, and claim it."""
     return made.inputs.tables.jobs.create_claimed(*_job_of(made))
+
+
+def create_ended(made: Accepted) -> JobRecord | None:
+    """Record a job that has nothing to do, which has thereby ended; None when a pair is due."""
+    counts, request, began = made.inputs.pairs.counts, made.inputs.request, time.monotonic()
+    if made.inputs.choice is not None or any(c.due for c in counts.values()):
+        return None
+    payload = {
+        "counts": {n: c.to_json() for n, c in counts.items()},
+        "calls": 0,
+        "cost_usd": None,
+        "rate_reached": highest_rate(request),
+        "error": None,
+        "warnings": [],
+    }
+    coverage = coverage_of(request, None)
+    notes = [] if coverage is None else [(Event.COVERED, coverage)]
+    notes.append((Event.ENDED, {"end": End.SUCCEEDED.value, **payload}))
+    record = made.inputs.tables.jobs.create_ended(*_job_of(made), notes)
+    tell_end(record, payload, counts, time.monotonic() - began)
+    return record
 
 
 def _job_of(made: Accepted) -> tuple[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -28,7 +29,7 @@ def row_of(record: JobRecord) -> dict[str, Any]:
         "source_table_id": request["source_table_id"],
         "source_version": request["source_version"],
         "results_version": request["results_version"],
-        "scorers": compact_json([{k: s[k] for k in _OF_A_SCORER} for s in request["scorers"]]),
+        "scorers": scorers_text(request),
         "seed": request["seed"],
         "counts": compact_json(record.end.get("counts") or created["counts"]),
         "rate_reached": record.end.get("rate_reached"),
@@ -44,6 +45,11 @@ def row_of(record: JobRecord) -> dict[str, Any]:
         "started_at": moment(record.started_at),
         "ended_at": moment(record.ended_at),
     }
+
+
+def scorers_text(request: Mapping[str, Any]) -> str:
+    """Return what the row tells of a request's scorers."""
+    return compact_json([{k: s[k] for k in _OF_A_SCORER} for s in request["scorers"]])
 
 
 def record_of(row: Any) -> JobRecord:

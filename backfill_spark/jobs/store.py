@@ -64,15 +64,25 @@ class JobStore:
 
     def create_claimed(self, job_id: str, created: Mapping[str, Any]) -> Claim:
         """Record a new job that this process runs at once: nobody else can know it, so one commit is both."""
-        claimed, at = self._claim_of(), time.monotonic()
-        now = self.clock()
-        rows = [
-            _row_of(job_id, Event.CREATED, created, 0, 0, now),
-            _row_of(job_id, Event.CLAIMED, claimed, 1, 0, now),
-        ]
-        record = self._create(job_id, rows)
+        at = time.monotonic()
+        record = self._create(job_id, self._claimed_rows(job_id, created))
         failpoint(Failpoint.AFTER_CLAIM)
         return Claim(record, at)
+
+    def create_ended(
+        self, job_id: str, created: Mapping[str, Any], notes: Sequence[tuple[Event, Mapping[str, Any]]]
+    ) -> JobRecord:
+        """Record a new job that has nothing to do, and its last events: its whole life is one commit."""
+        now, first = self.clock(), (1 << EPOCH_SHIFT) - len(notes)
+        rows = [_row_of(job_id, event, payload, 1, first + i, now) for i, (event, payload) in enumerate(notes)]
+        return self._create(job_id, [*self._claimed_rows(job_id, created), *rows])
+
+    def _claimed_rows(self, job_id: str, created: Mapping[str, Any]) -> list[dict[str, Any]]:
+        now = self.clock()
+        return [
+            _row_of(job_id, Event.CREATED, created, 0, 0, now),
+            _row_of(job_id, Event.CLAIMED, self._claim_of(), 1, 0, now),
+        ]
 
     def _create(self, job_id: str, rows: Sequence[dict[str, Any]]) -> JobRecord:
         self.ensure()

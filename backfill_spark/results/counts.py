@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -124,6 +125,23 @@ def without_call() -> Column:
     """True for an error row that no call was made for: the trace was refused before, or could not be decoded."""
     undecoded = (F.col("error_code") == ErrorCode.TRACE_UNREADABLE.value) & F.col("latency_ms").isNull()
     return F.coalesce(F.col("error_code").isin([c.value for c in _NO_CALL]) | undecoded, F.lit(False))
+
+
+@dataclass(frozen=True, slots=True)
+class StagedChunk:
+    """What came of scoring a chunk."""
+
+    counts: Mapping[str, StagedCounts]
+    """By scorer."""
+    staged: tuple[str, ...] = ()
+    """Paths of its files in the folder of `staging`, where tasks have written them."""
+    results: tuple[Mapping[str, Any], ...] = ()
+    """Files of `assessments` that its tasks have written and no commit names yet; none where it was staged only."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that have a result."""
+        return sum(counts.finished for counts in self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)

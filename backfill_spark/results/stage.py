@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from backfill_spark.results.write import FILES, calls_of, joined
+from backfill_spark.results.write import FILES, ResultWriter, calls_of, joined
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -45,15 +45,19 @@ class StagingWriter:
     shared: Mapping[str, Any]
     """What all rows of the chunk have: scored_job_id, experiment_id, chunk, source_version."""
     score: Scored
+    final: ResultWriter | None = None
+    """Writes the same rows as files of `assessments`, too: a large chunk need not be read again for that."""
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Score and write; give a batch that names the files, as `ResultWriter.write` does, with their counts."""
+        """Score and write; give batches that name the files, as `ResultWriter.write` does, those staged with counts."""
         made = (
             (self._staged(keys, results), len(pc.list_flatten(results.field("scorer_name"))))
             for keys, results in self.score(batches)
         )
         for rows in joined(made):
             yield self._file(rows)
+            if self.final is not None:
+                yield self.final.files(self.final.results(rows))
 
     def _staged(self, keys: pa.Table, results: pa.StructArray) -> pa.Table:
         now = datetime.now(UTC)

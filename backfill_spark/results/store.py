@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.jobs.events import EPOCH_SHIFT
-from backfill_spark.models import Reprocess, Request, ScorerKind, ScorerSpec
-from backfill_spark.results.counts import StagedCounts, count_staged
+from backfill_spark.models import Chunk, Reprocess, Request, ScorerKind, ScorerSpec
+from backfill_spark.results.counts import StagedChunk, StagedCounts, count_staged
 from backfill_spark.results.rows import assessments, position_of, with_deletes, without_mended
 from backfill_spark.results.stage import StagingWriter, as_they_are
 from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter
@@ -29,8 +27,8 @@ if TYPE_CHECKING:
 
     from backfill_spark.results.stage import Scored, Scoring
 
-DRIVER_ROWS = 20_000
-"""Pairs that the driver puts into files itself: a Spark job takes half a second longer."""
+DRIVER_PAIRS = 20_000
+"""Pairs of a chunk that the driver puts into files of results itself, so that there is one a date."""
 
 
 class ResultStore:
@@ -49,48 +47,59 @@ class ResultStore:
     # --- stage
 
     def stage(
-        self, scored: DataFrame | Scoring, job_id: str, request: Request, chunk: int, txn: Txn
-    ) -> dict[str, StagedCounts] | None:
+        self, scored: DataFrame | Scoring, job_id: str, request: Request, chunk: Chunk, txn: Txn
+    ) -> StagedChunk | None:
         """Append the scored traces of a chunk in one commit, and count them.
 
         `scored` has keys, draw and results, or says how a task scores them.
 
         Returns:
-            Scorer → counts; None when another runner has fenced this one off: nothing was written.
+            None when another runner has fenced this one off: nothing was written.
         """
         shared = {
             "scored_job_id": job_id,
             "experiment_id": request.experiment_id,
-            "chunk": chunk,
+            "chunk": chunk.index,
             "source_version": request.source_version,
         }
         if self.writes_files:
             rows, score = (scored, as_they_are) if isinstance(scored, DataFrame) else scored.in_task()
-            return self._stage_files(rows, score, job_id, request, shared, txn)
+            is_large = request.reprocess is Reprocess.MISSING and chunk.pairs > DRIVER_PAIRS
+            final = self._final_writer(job_id, request) if is_large else None
+            return self._stage_files(rows, score, job_id, request, shared, final, txn)
         rows = scored if isinstance(scored, DataFrame) else scored.frame()
         rows = rows.withColumns(
             {name: F.lit(value) for name, value in shared.items()}
-            | {"job_id": F.lit(job_id), "chunk": F.lit(chunk).cast("int"), "staged_at": F.current_timestamp()}
+            | {"job_id": F.lit(job_id), "chunk": F.lit(chunk.index).cast("int"), "staged_at": F.current_timestamp()}
         )
         landed = self.staging.append_once(rows.select(*schema.STAGING.schema.fieldNames()), txn)
-        return self.count(job_id, request.scorers, [chunk]) if landed else None
+        return StagedChunk(self.count(job_id, request.scorers, [chunk.index])) if landed else None
 
     def _stage_files(
-        self, rows: DataFrame, score: Scored, job_id: str, request: Request, shared: Mapping[str, Any], txn: Txn
-    ) -> dict[str, StagedCounts] | None:
-        """Let the tasks write what they score as files of `staging`, and commit them."""
+        self,
+        rows: DataFrame,
+        score: Scored,
+        job_id: str,
+        request: Request,
+        shared: Mapping[str, Any],
+        final: ResultWriter | None,
+        txn: Txn,
+    ) -> StagedChunk | None:
+        """Let the tasks write what they score as files of `staging`, and with `final` of results; commit the former."""
         table = self.staging.light
         assert table is not None
         table.ensure()
-        writer = StagingWriter(str(table.folder), table.columns(), job_id, shared, score)
+        writer = StagingWriter(str(table.folder), table.columns(), job_id, shared, score, final)
         files = [row.asDict() for row in rows.mapInArrow(writer.write, FILES_DDL).collect()]
-        if not table.add_files(files, txn=txn):
+        staged = [file for file in files if file["counts"] is not None]
+        if not table.add_files(staged, txn=txn):
             return None
         counts = {s.name: StagedCounts() for s in request.scorers}
-        for file in files:
+        for file in staged:
             for name, found in json.loads(file["counts"]).items():
                 counts[name] += StagedCounts(*found)
-        return counts
+        results = tuple(file for file in files if file["counts"] is None)
+        return StagedChunk(counts, tuple(file["path"] for file in staged), results)
 
     def adopt(self, due: DataFrame, job_id: str, request: Request, chunk: int, staging_version: int, txn: Txn) -> bool:
         """Copy to this job what other jobs staged for its due pairs; no scorer is called.
@@ -153,19 +162,20 @@ class ResultStore:
         dates: Sequence[date],
         txn: Txn,
         *,
-        rows: int,
-        is_fresh: bool,
+        fresh: Mapping[int, StagedChunk],
     ) -> bool:
-        """Put the staged rows of `chunks`, of these trace dates and so many pairs, into `assessments`.
+        """Put the staged rows of `chunks`, of these trace dates, into `assessments`.
 
-        A pair's rows are replaced as a whole. `is_fresh` says that no earlier write can have put them there: the job's
-        runner has called them itself.
+        A pair's rows are replaced as a whole.
+
+        Args:
+            fresh: Chunks that no earlier write can have put there: the job's runner has called them itself.
 
         Returns:
             False when the fence skipped the write.
         """
-        if is_fresh and request.reprocess is Reprocess.MISSING and self.writes_files:
-            landed = self._add_files(job_id, request, chunks, rows, txn)
+        if set(chunks) <= set(fresh) and request.reprocess is Reprocess.MISSING and self.writes_files:
+            landed = self._add_files(job_id, request, [fresh[n] for n in chunks], txn)
             if landed is not None:
                 return landed
         return self._merge(job_id, request, chunks, dates, txn) is not None
@@ -179,23 +189,24 @@ class ResultStore:
             return False
         return writer == "files" or str(store.spark.conf.get("spark.master", "")).startswith("local")
 
-    def _add_files(self, job_id: str, request: Request, chunks: Sequence[int], rows: int, txn: Txn) -> bool | None:
-        """Write the rows as files and commit them; None when others wrote results of the same dates meanwhile."""
+    def _final_writer(self, job_id: str, request: Request) -> ResultWriter:
         table = self.assessments.light
         assert table is not None
         types = {
             s.name: OfScorer(s.digest, s.sample_rate, "LLM_JUDGE" if s.kind is ScorerKind.JUDGE else "CODE")
             for s in request.scorers
         }
-        writer = ResultWriter(str(table.folder), table.columns(), job_id, types, request.seed)
-        light = self.staging.light if rows <= DRIVER_ROWS else None
-        if light is None:
-            found = self.staged_by(job_id, chunks).mapInArrow(writer.write, FILES_DDL).collect()
-            files = [row.asDict() for row in found]
-        else:
-            staged = light.part_rows(job_id)
-            mine = staged.filter(pc.is_in(staged["chunk"], pa.array(list(chunks), pa.int32())))
-            files = [file for batch in writer.write(mine.to_batches()) for file in batch.to_pylist()]
+        return ResultWriter(str(table.folder), table.columns(), job_id, types, request.seed)
+
+    def _add_files(self, job_id: str, request: Request, fresh: Sequence[StagedChunk], txn: Txn) -> bool | None:
+        """Commit the chunks as files, and write those that have none; None when others wrote to the same dates."""
+        table, staging = self.assessments.light, self.staging.light
+        assert table is not None
+        assert staging is not None
+        files = [file for chunk in fresh for file in chunk.results]
+        # What is little is put together here: its tasks would have written a file a date each.
+        little = staging.rows_of([path for chunk in fresh if not chunk.results for path in chunk.staged])
+        files += [file for batch in self._final_writer(job_id, request).write(little) for file in batch.to_pylist()]
         after = -1 if request.results_version is None else request.results_version
         own_from = txn.version >> EPOCH_SHIFT << EPOCH_SHIFT
         return table.add_files(files, txn=txn, after=after, own_from=own_from)

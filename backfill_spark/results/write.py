@@ -59,7 +59,7 @@ class ResultWriter:
         """Write the rows of `batches` (columns of `staging`); give a batch that names the files: path, size, stats."""
         made = (self.results(pa.Table.from_batches([batch])) for batch in batches)
         for rows in joined((table, len(table)) for table in made):
-            yield self._files(rows)
+            yield self.files(rows)
 
     def results(self, staged: pa.Table) -> pa.Table:
         """Return the rows of `assessments` that staged rows hold, one a feedback, in the table's columns."""
@@ -112,8 +112,8 @@ class ResultWriter:
         columns = [found[f.name].cast(f.type) if f.name in found else of_extra(f.name) for f in self.schema]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
-    def _files(self, rows: pa.Table) -> pa.RecordBatch:
-        """Write one file a date; name them."""
+    def files(self, rows: pa.Table) -> pa.RecordBatch:
+        """Write rows of `assessments`, one file a date; name the files."""
         rows = rows.combine_chunks().sort_by(PARTITION)
         days = rows[PARTITION].combine_chunks()
         runs = pc.run_end_encode(days)

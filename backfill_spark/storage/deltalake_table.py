@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 200
 LONGEST_PAUSE_S = 0.5
+MOST_COMMITS = 500
+"""Commits that are read one by one, 0.1 ms each; with more of them a plan counts again."""
 _random = secrets.SystemRandom()
 _ensured: dict[tuple[str, int], int] = {}
 """Folder and version of tables that need not be looked at again → the inode of their log."""
@@ -174,14 +176,31 @@ class DeltalakeTable:
         then = DeltaTable(str(self.folder), version=version)
         return bool(files_of(then, where, ""))
 
-    def part_rows(self, value: str) -> pa.Table:
-        """Return the rows of one partition, without its column."""
+    def only_added(self, *, after: int | None, since: float) -> bool:
+        """True when it is sure that no row has been taken away after a version of this very table.
+
+        Args:
+            after: None is the time before its first version.
+            since: seconds since the epoch; a table that was made later is another one.
+        """
         with self._lock:
-            names = [file.name for file in files_of(self._newest(), {}, "")]
+            now = self._newest()
+            made, first, last = now.metadata().created_time, 0 if after is None else after + 1, now.version()
+        if made is None or made / 1000 > since or last - first > MOST_COMMITS:
+            return False
+        return not any(self._takes_away(version) for version in range(first, last + 1))
+
+    def _takes_away(self, version: int) -> bool:
+        """True when a commit removes rows, or nobody can say."""
+        actions = self._actions(version)
+        return actions is None or any(a["remove"].get("dataChange", True) for a in actions if "remove" in a)
+
+    def rows_of(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
+        """Give the rows of some files, without the column that the table is partitioned by."""
         (by,) = self.table.partitioned_by
         schema = pa.schema([field for field in self.columns() if field.name != by])
-        found = [columns_of(self.folder / name, schema) for name in names if name.startswith(f"{by}={value}/")]
-        return pa.concat_tables([schema.empty_table(), *found])
+        for name in names:
+            yield from columns_of(self.folder / name, schema).to_batches()
 
     def _rows(self, name: str, schema: pa.Schema, where: Where, newest: tuple[str, int] | None = None) -> list[Row]:
         found = columns_of(self.folder / name, schema)
@@ -305,15 +324,21 @@ class DeltalakeTable:
 
     def _writes(self, version: int, by: str, parts: Collection[str], app_id: str, own_from: int) -> bool:
         """True when a commit of another runner wrote to one of these partitions, or nobody can say."""
-        file = self.folder / "_delta_log" / f"{version:020}.json"
-        try:
-            actions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except OSError:
+        actions = self._actions(version)
+        if actions is None:
             return True
         if any(a["txn"]["appId"] == app_id and a["txn"]["version"] >= own_from for a in actions if "txn" in a):
             return False
         touched = {a["add"].get("partitionValues", {}).get(by) for a in actions if "add" in a}
         return bool(touched & set(parts)) or any("metaData" in a or "protocol" in a for a in actions if version)
+
+    def _actions(self, version: int) -> list[dict[str, Any]] | None:
+        """What a commit did; None when its file is gone."""
+        file = self.folder / "_delta_log" / f"{version:020}.json"
+        try:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError:
+            return None
 
     def delete_part(self, value: str) -> None:
         """Delete the rows of one partition."""

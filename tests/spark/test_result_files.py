@@ -65,28 +65,33 @@ def with_writer(settings: Settings, writer: str, root: str) -> Settings:
     return settings.model_copy(update={"tables": tables, "scoring": scoring})
 
 
-def test_both_ways_write_the_same_rows(spark: SparkSession, settings: Settings) -> None:
+def test_all_ways_write_the_same_rows(spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the tasks that score, by the driver from what they staged, and by Spark's MERGE."""
     write_traces(spark, some_traces(60), settings.traces_path)
     found, counts = {}, []
-    for writer in ("files", "spark"):
-        own = with_writer(settings, writer, f"{settings.tables.root}_{writer}")
+    for writer, driver_pairs in (("files", 0), ("files", 1_000), ("spark", 0)):
+        monkeypatch.setattr("backfill_spark.results.store.DRIVER_PAIRS", driver_pairs)
+        way = f"{writer}_{driver_pairs}"
+        own = with_writer(settings, writer, f"{settings.tables.root}_{way}")
         configure(own)
         for one in odd_scorers():
             one.register().start(sampling_config=ScorerSamplingConfig(sample_rate=0.7))
         job_id = backfill_scorers(scorers=["number", "mixed"])
-        found[writer] = results(spark, own)
+        found[way] = results(spark, own)
         counts.append(get_backfill(job_id).counts)
-        jobs = found[writer].select("job_id", "scored_job_id").distinct().collect()
+        jobs = found[way].select("job_id", "scored_job_id").distinct().collect()
         assert [tuple(row) for row in jobs] == [(job_id, job_id)]
         assert operations(spark, own) == ["WRITE" if writer == "files" else "MERGE"]
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] == counts[2]
     assert counts[0]["mixed"].errored > 0
-    files, merged = found["files"].drop(*OWN), found["spark"].drop(*OWN)
-    assert files.schema == merged.schema
-    assert files.count() > 80
-    assert_df_equality(files, merged, transforms=[lambda rows: rows.sort("assessment_id", "trace_date")])
+    merged = found["spark_0"].drop(*OWN)
+    assert merged.count() > 80
+    for way in ("files_0", "files_1000"):
+        files = found[way].drop(*OWN)
+        assert files.schema == merged.schema
+        assert_df_equality(files, merged, transforms=[lambda rows: rows.sort("assessment_id", "trace_date")])
     latencies = [frame.where("latency_ms is null").count() for frame in found.values()]
-    assert latencies == [0, 0]
+    assert latencies == [0, 0, 0]
 
 
 def test_no_row_is_missed_by_the_bounds_of_its_file(spark: SparkSession, settings: Settings) -> None:
@@ -106,9 +111,9 @@ def test_no_row_is_missed_by_the_bounds_of_its_file(spark: SparkSession, setting
         assert rows.where(F.col(name) == F.lit(some[name])).count() >= 1
 
 
-@pytest.mark.parametrize("is_same_date", [True, False])
+@pytest.mark.parametrize(("is_same_date", "is_large"), [(True, True), (True, False), (False, False)])
 def test_rows_that_others_wrote_meanwhile(
-    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_same_date: bool
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_same_date: bool, is_large: bool
 ) -> None:
     """To the same dates: then MERGE looks at each row, and none is doubled. To others: they are no concern."""
     from backfill_spark.results.store import ResultStore
@@ -116,16 +121,18 @@ def test_rows_that_others_wrote_meanwhile(
     write_traces(spark, some_traces(20), settings.traces_path)
     configure(settings)
     odd_scorers()[0].register().start()
+    if is_large:
+        monkeypatch.setattr("backfill_spark.results.store.DRIVER_PAIRS", 0)
     write, date = ResultStore._add_files, "trace_date" if is_same_date else "date'1999-01-01'"
 
-    def overtaken(self: Any, job_id: str, request: Any, chunks: Any, *more: Any) -> Any:
+    def overtaken(self: Any, job_id: str, request: Any, *more: Any) -> Any:
         monkeypatch.setattr(ResultStore, "_add_files", write)
-        staged = self.staged_by(job_id, chunks).limit(5)
+        staged = self.staged_by(job_id).limit(5)
         from backfill_spark.results.rows import assessments
 
         rows = assessments(staged, request).selectExpr("* except (trace_date)", f"{date} as trace_date")
         self.assessments.append(rows.select(*schema.ASSESSMENTS.schema.fieldNames()))
-        return write(self, job_id, request, chunks, *more)
+        return write(self, job_id, request, *more)
 
     monkeypatch.setattr(ResultStore, "_add_files", overtaken)
     backfill_scorers(scorers=["number"])
