@@ -9,7 +9,7 @@ import pytest
 from deltalake import DeltaTable
 
 from backfill_spark import backfill_scorers, configure, get_backfill, plan_backfill
-from backfill_spark.backfill import inputs
+from backfill_spark.results.due import count_due
 from tests.factories import Ledger, ledger_scorer, some_traces, write_traces
 
 if TYPE_CHECKING:
@@ -24,13 +24,12 @@ COUNT = 12
 def countings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that pairs were counted in the traces."""
     found: list[int] = []
-    count = inputs.count_due
 
     def counted(*args: Any, **options: Any) -> Any:
         found.append(1)
-        return count(*args, **options)
+        return count_due(*args, **options)
 
-    monkeypatch.setattr(inputs, "count_due", counted)
+    monkeypatch.setattr("backfill_spark.backfill.inputs.count_due", counted)
     return found
 
 
