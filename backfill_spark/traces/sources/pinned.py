@@ -65,7 +65,7 @@ class Pinned(ABC):
         """Names of the columns; of JSON the top keys of the first documents."""
         return frozenset(self.schema.fieldNames())
 
-    def of_files(self, keep: Callable[[str], bool]) -> DataFrame:
+    def of_files(self, keep: Callable[[str], bool]) -> DataFrame:  # noqa: ARG002 - as below
         """Return the rows of those files whose name (as in `names`) `keep` takes.
 
         Raises:
