@@ -36,6 +36,8 @@ def collect_earlier(attempt: Attempt) -> None:
     progress.staged = {s.name: StagedCounts() for s in attempt.request.scorers}
     if attempt.lease.epoch == 1:
         return
+    if results.staging.light is not None and (gone := results.staging.light.drop_missing()):
+        attempt.bar.tell(f"{len(gone):,} files of staged results are gone; their pairs are scored again")
     rows = results.staged_by(attempt.job_id).select("chunk", "trace_date").distinct().collect()
     progress.next_chunk = max((row["chunk"] for row in rows), default=-1) + 1
     for row in rows:

@@ -340,6 +340,16 @@ class DeltalakeTable:
         except OSError:
             return None
 
+    def drop_missing(self) -> list[str]:
+        """Take files that are gone out of the table; return their names."""
+
+        def once() -> list[str]:
+            with self._lock:
+                done = self._newest().repair(commit_properties=_committing())
+                return list(done["files_removed"])
+
+        return list(self._until_committed(once))
+
     def delete_part(self, value: str) -> None:
         """Delete the rows of one partition."""
         (by,) = self.table.partitioned_by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ _random = secrets.SystemRandom()  # two processes with one seed would go on meet
 
 
 FULL_DISK = "No space left on device"
+_IN_A_TASK = re.compile(r"^(?:PySpark\w+: )?(\w+(?:Error|Exception))(: \[Errno \d+\] [^\n]*)?", re.MULTILINE)
+"""Lines of a Python worker's traceback that name what was raised. Other texts than the system's may hold values."""
 
 
 def error_text(error: BaseException) -> str:
@@ -21,8 +24,11 @@ def error_text(error: BaseException) -> str:
     if FULL_DISK in str(error):  # mostly as a cause far down in Java's trace
         return f"The disk is full ({FULL_DISK}): the tables, or Spark's own files, could not be written. Make room"
     java = getattr(error, "java_exception", None)
-    text = str(java.getMessage()) if java is not None else str(error)
-    return text.strip().split("\n", 1)[0][:400]
+    text = (str(java.getMessage()) if java is not None else str(error)).strip()
+    if "Python worker" in text and (raised := _IN_A_TASK.findall(text)):
+        kind, system = raised[-1]
+        return f"A task failed with {kind}{system}"[:400]
+    return text.split("\n", 1)[0][:400]
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from backfill_spark.backfill import staging
+from backfill_spark.results import store
 from backfill_spark.storage.small_table import Txn
 from tests.checker import commits, transactions
+from tests.factories import NOON
 from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
@@ -79,7 +83,6 @@ def test_f05_a_second_claims_walls_whose_replies_are_lost_are_found(world: World
 
 def test_f07_a_merge_that_may_still_land_is_shut_out_before_the_end(world: World) -> None:
     """A MERGE of which nobody knows the outcome, then the job's end: the same MERGE cannot land any more."""
-    from backfill_spark.results import store
 
     late = []
     merge = store.ResultStore.merge
@@ -205,6 +208,50 @@ def test_f41_a_full_disk_leaves_a_job_that_can_be_resumed(world: World) -> None:
     assert "No space left on device" in (job.error or "")
     assert world.resume(job_id).state == "SUCCEEDED"
     assert world.broken(extra=len(world.ids)) == []
+
+
+def test_f41_a_full_disk_in_a_worker_leaves_a_job_that_can_be_resumed(world: World) -> None:
+    """A task cannot write the results of a date: PARTIAL with the reason; the chunk is paid for again."""
+    day = Path(world.settings.tables.root, "assessments", f"trace_date={NOON.date()}")
+    day.touch()  # where a folder has to be
+    job_id = world.run()
+    job = world.job(job_id)
+    assert (job.state, job.counts["length"].scored) == ("PARTIAL", 0)
+    assert "trace_date" in (job.error or "")
+    day.unlink()
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken(extra=len(world.ids)) == []
+
+
+def test_f47_a_staged_file_that_is_gone_costs_its_pairs_only(world: World) -> None:
+    """Somebody removed a file of a chunk that was paid for: its pairs are scored again, no others."""
+    job_id = world.crash("after_stage")
+    lost = min(Path(world.settings.tables.root, "staging").glob("job_id=*/*.parquet"))
+    pairs = pq.ParquetFile(lost).metadata.num_rows
+    lost.rename(aside := world.desk / lost.name)
+    assert world.resume(job_id).state == "SUCCEEDED"
+    aside.rename(lost)  # for the checker, which reads what was staged at each version
+    assert 0 < pairs < len(world.ids)
+    assert world.broken(extra=pairs, woken=pairs) == []
+
+
+def test_f47_a_file_of_results_that_is_gone_before_its_commit_costs_no_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is staged holds the same: the resume merges it."""
+    merge = store.ResultStore.merge
+
+    def robbed(self: Any, *given: Any, fresh: Any, **options: Any) -> Any:
+        for chunk in fresh.values():
+            for file in chunk.results[:1]:
+                Path(world.settings.tables.root, "assessments", file["path"]).unlink()
+        return merge(self, *given, fresh=fresh, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.ResultStore, "merge", robbed)
+        job_id = world.run()
+    assert world.resume(job_id).state == "SUCCEEDED"
+    assert world.broken() == []
 
 
 def test_every_write_of_a_runner_carries_its_epoch_and_a_rising_number(world: World) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import backfill_spark
 from backfill_spark.backfill.tables import Tables
+from backfill_spark.results import store
 from tests.checker import Pair, check
 from tests.factories import NOON, some_traces, write_traces
 from tests.nemesis import Runner, ledger_count, wait_until
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from backfill_spark import BackfillJob
     from backfill_spark.settings.schema import Settings
 
+# Chunks of this size are written as results by the tasks that score them: the matrix runs on that way.
+store.DRIVER_PAIRS = 50
 TRACES = 600
 """Three chunks: the pilot of some 200 pairs and what follows."""
 PATIENCE_S = 180.0

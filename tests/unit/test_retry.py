@@ -73,3 +73,17 @@ def test_the_last_conflict_comes_out(pauses: list[float]) -> None:
     assert len(pauses) == 8
     assert pauses[0] <= 0.3
     assert 5 <= pauses[-1] <= 15
+
+
+def test_an_error_of_a_task_is_told_by_its_kind_and_what_the_system_said() -> None:
+    trace = (
+        "An exception was thrown from the Python worker:\n"
+        "Traceback (most recent call last):\n"
+        '  File "write.py", line 1, in write\n'
+    )
+    full = retry.error_text(RuntimeError(trace + "OSError: [Errno 30] Read-only file system: '/tables/x'\n"))
+    assert full == "A task failed with OSError: [Errno 30] Read-only file system: '/tables/x'"
+    assert (
+        retry.error_text(RuntimeError(trace + "ArrowInvalid\nValueError: my secret text"))
+        == "A task failed with ValueError"
+    )
