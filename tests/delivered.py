@@ -89,7 +89,7 @@ class Asked:
 
 
 Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]] | None
-"""Status, body and headers; None breaks the connection off."""
+"""Status, body (JSON, or a text as it is) and headers; None breaks the connection off."""
 
 
 @dataclass
@@ -131,7 +131,7 @@ def serving(answer: Callable[[Asked], Reply]) -> Iterator[SinkServer]:
             if reply is None:
                 self.close_connection = True
                 return
-            body = json.dumps(reply[1]).encode()
+            body = (reply[1] if isinstance(reply[1], str) else json.dumps(reply[1])).encode()
             self.send_response(reply[0])
             for name, value in (reply[2] if len(reply) == 3 else {}).items():
                 self.send_header(name, value)

@@ -19,6 +19,8 @@ from backfill_spark.judges.llm.rate_limit import Limiter
 
 TRIES = 6
 """Of one request that gets no answer, or one that says that the server is not ready."""
+FIRST_TRIES = 2
+"""While nothing is known to be there."""
 LONGEST_PAUSE_S = 20.0
 NOT_READY = frozenset({408, 425, 502, 503, 504})
 
@@ -43,6 +45,10 @@ class Answer:
         """True when the server did what it was asked."""
         return 200 <= self.status < 300
 
+    def field(self, name: str) -> Any:
+        """A field of the JSON object that came back; None where there is none."""
+        return self.data.get(name) if isinstance(self.data, dict) else None
+
 
 class Server:
     """Sends requests to one server over one session, and waits where it asks to. Holds its key; its messages do not."""
@@ -52,6 +58,7 @@ class Server:
         self._headers = authorization(place)
         self._limiter = Limiter(place.settings.rpm)
         self._slots = asyncio.Semaphore(place.settings.max_in_flight)
+        self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession(
@@ -62,7 +69,8 @@ class Server:
         )
 
     async def close(self) -> None:
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def check(self, method: str, path: str, body: Any = None, params: Params = ()) -> None:
         """Ask something that changes nothing, before any result is sent.
@@ -71,17 +79,17 @@ class Server:
             BackfillRefusedError: nobody answers, the key is not accepted, or it is another kind of server.
         """
         try:
-            answer = await self.call(method, path, body, params)
+            answer = await self.call(method, path, body, params, most=FIRST_TRIES)
         except DeliveryStoppedError as error:
             raise BackfillRefusedError(str(error)) from None
-        if not answer.is_ok:
+        if not answer.is_ok or (answer.data is None and answer.body.strip()):  # a page for people is no answer
             raise BackfillRefusedError(
                 f"{self.place.destination} does not answer as a {self.place.kind} server: {answer.said} at {path}. "
                 "Look at the address."
             )
 
-    async def call(self, method: str, path: str, body: Any = None, params: Params = ()) -> Answer:
-        """Send one request, again when no answer came or the server asks to wait, and return the answer.
+    async def call(self, method: str, path: str, body: Any = None, params: Params = (), *, most: int = TRIES) -> Answer:
+        """Send one request, again when no answer came (`most` times) or the server asks to wait; return the answer.
 
         Raises:
             DeliveryStoppedError: the key is not accepted, or no answer came in all tries.
@@ -92,8 +100,8 @@ class Server:
             async with self._slots:
                 answer, why, headers = await self._once(method, path, body, params)
             if answer is None or answer.status in NOT_READY:
-                if tries == TRIES:
-                    raise DeliveryStoppedError(f"{self.place.destination} gave no answer in {TRIES} tries: {why}.")
+                if tries == most:
+                    raise DeliveryStoppedError(f"{self.place.destination} gave no answer in {most} tries: {why}.")
                 wait = wait_of(headers, b"", "")
                 await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_S, 0.5 * 2**tries)) if wait is None else wait)
             elif answer.status in (401, 403):
@@ -110,6 +118,7 @@ class Server:
         while (wait := self._limiter.delay(0.0)) > 0:  # noqa: ASYNC110 - another one may have been refused meanwhile
             await asyncio.sleep(wait)
         self._limiter.sent(0.0)
+        assert self._session is not None
         try:
             async with self._session.request(
                 method,

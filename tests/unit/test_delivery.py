@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import re
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,31 @@ def test_a_server_that_does_not_serve_is_named_before_any_row(settings: Settings
     with serving(lambda _: (status, {"message": "no"})) as server, pytest.raises(BackfillRefusedError, match=said):
         deliver(settings, server)
     assert len(server.asked) == 1
+
+
+def test_a_page_for_people_is_no_answer(settings: Settings) -> None:
+    """A login page has status 200, too."""
+    job_with(settings, [a_result(TRACES[0])])
+    with (
+        serving(lambda _: (200, "<html>Log in</html>")) as server,
+        pytest.raises(BackfillRefusedError, match="as a mlflow"),
+    ):
+        deliver(settings, server)
+
+
+@pytest.mark.parametrize("head", [None, "0123456789ab"])
+def test_a_database_that_is_none_of_mlflow(settings: Settings, tmp_path: Path, head: str | None) -> None:
+    """No such file, or a schema that nobody has looked at: nothing is made, nothing written."""
+    file = tmp_path / "mlflow.db"
+    if head is not None:
+        with contextlib.closing(sqlite3.connect(file)) as made:
+            made.execute("CREATE TABLE alembic_version (version_num)")
+            made.execute("INSERT INTO alembic_version VALUES (?)", [head])
+            made.commit()
+    job_with(settings, [a_result(TRACES[0])])
+    with pytest.raises(BackfillRefusedError, match=head or "no MLflow database"):
+        deliver_backfill(JOB, to=f"mlflow+sqlite:///{file}", settings=settings)
+    assert file.exists() == (head is not None)
 
 
 def test_a_key_that_expires_on_the_way(settings: Settings, mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch) -> None:

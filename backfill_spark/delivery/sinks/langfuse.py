@@ -61,8 +61,7 @@ class Langfuse:
     async def _send(self, results: list[Result]) -> dict[str, str]:
         if self._takes_lists:
             answer = await self._server.call("POST", SCORES, [_score(r) for r in results])
-            rejected = answer.data.get("rejected", 0) if isinstance(answer.data, dict) else 0
-            if answer.is_ok and not rejected:
+            if answer.is_ok and not answer.field("rejected"):
                 return {}
             # One of them is bad, or the server takes none: by themselves they tell, and one that is sent again is one.
             alone = await self._server.each(self._send_one(r) for r in results)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from backfill_spark.delivery.result import moment_text
-from backfill_spark.delivery.server import Answer, Server, in_lists
+from backfill_spark.delivery.server import Server, in_lists
 
 if TYPE_CHECKING:
     from backfill_spark.delivery.place import Place
@@ -100,12 +100,12 @@ class Mlflow:
         if self._gives_infos:
             answer = await self._server.call("POST", f"{API}/batchGetInfos", {"trace_ids": trace_ids})
             if answer.is_ok:
-                return {info["trace_id"]: info for info in _field(answer, "trace_infos") or ()}
+                return {info["trace_id"]: info for info in answer.field("trace_infos") or ()}
             self._gives_infos = answer.status not in (404, 405)
         infos = {}
         for trace_id in trace_ids:
             answer = await self._server.call("GET", f"{API}/{quote(trace_id, safe='')}")
-            if answer.is_ok:
+            if answer.is_ok and "trace_info" in (answer.field("trace") or {}):
                 infos[trace_id] = answer.data["trace"]["trace_info"]
         return infos
 
@@ -157,7 +157,3 @@ def _holds(there: dict[str, Any] | None, result: Result) -> bool:
         return False
     value, wanted = there.get("feedback", {}).get("value"), result.row["value"]
     return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
-
-
-def _field(answer: Answer, name: str) -> Any:
-    return answer.data.get(name) if isinstance(answer.data, dict) else None

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from backfill_spark.delivery.server import in_lists
 from backfill_spark.delivery.sinks.mlflow import NO_TRACE, metadata_of
@@ -57,6 +57,7 @@ class MlflowDatabase:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._database: Any = None
         self._is_sqlite = place.address.startswith("sqlite")
 
     def unfit(self, result: Result) -> str | None:
@@ -84,7 +85,7 @@ class MlflowDatabase:
     def _connect(self) -> Any:
         if self._is_sqlite:
             path = urlsplit(self._place.address).path[1:]
-            return sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=60)
+            return sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=60)
         try:
             import psycopg
         except ImportError:
@@ -92,7 +93,8 @@ class MlflowDatabase:
         return psycopg.connect(self._place.address)
 
     async def close(self) -> None:
-        self._database.close()
+        if self._database is not None:
+            self._database.close()
 
     async def send(self, results: Sequence[Result]) -> dict[str, str]:
         traces = self._traces({r.row["trace_id"] for r in results})

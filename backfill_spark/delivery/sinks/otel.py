@@ -48,8 +48,7 @@ class Otel:
     async def send(self, results: Sequence[Result]) -> dict[str, str]:
         answer = await self._server.call("POST", PATH, _logs(results))
         if answer.is_ok:
-            partial = answer.data.get("partialSuccess") or {} if isinstance(answer.data, dict) else {}
-            count = int(partial.get("rejectedLogRecords") or 0)
+            count = int((answer.field("partialSuccess") or {}).get("rejectedLogRecords") or 0)
             # It says how many, not which, and OTLP forbids to send them all again: so many stand for them.
             return dict.fromkeys(
                 (r.id for r in results[len(results) - count :]), "the collector took fewer than it got"

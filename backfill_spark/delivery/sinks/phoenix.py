@@ -42,7 +42,8 @@ class Phoenix:
 
     async def open(self) -> None:
         await self._server.open()
-        await self._server.check("GET", "/v1/projects", params=[("limit", "1")])
+        # Named here, since without it nothing could be read back.
+        await self._server.check("GET", f"/v1/projects/{self._project}")
 
     async def close(self) -> None:
         await self._server.close()
@@ -111,12 +112,11 @@ class Phoenix:
             more = [] if cursor is None else [("cursor", cursor)]
             path = f"/v1/projects/{self._project}/{kind}_annotations"
             answer = await self._server.call("GET", path, params=[*params, *more])
-            data = answer.data if answer.is_ok and isinstance(answer.data, dict) else {}
-            for one in data.get("data", ()):
+            for one in answer.field("data") or () if answer.is_ok else ():
                 held = (one.get("metadata") or {}).get("backfill_spark.fingerprint")
                 score = (one.get("result") or {}).get("score")
                 found.add((one[f"{kind}_id"], one["name"], one["identifier"], held, score))
-            cursor = data.get("next_cursor")
+            cursor = answer.field("next_cursor") if answer.is_ok else None
             if not cursor:
                 return found
 
