@@ -343,7 +343,7 @@ DELIVERIES = Table(
         (
             "delivered",
             T.ArrayType(STRING),
-            "Of each accepted result: its id there, a hash of what it holds, and its scorer's version.",
+            "Of each accepted result: its id there, a hash of what it holds, its scorer's version and its age.",
         ),
         ("missing", T.ArrayType(STRING), "Ids of accepted results that a read-back did not find: sent again."),
         ("rejected", STRING, "JSON object: assessment_id to the reason."),

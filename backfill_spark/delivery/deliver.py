@@ -7,7 +7,6 @@ remembered after it was sent: a kill in between sends it twice, and the sink's i
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NO_VALUE = "the scorer gave no value"
-NEWER = "a result of a newer scorer version is there"
+NEWER = "a newer result is there"
 _REASONS = 20
 """Different reasons that are counted apart."""
 
@@ -56,7 +55,7 @@ class Delivery:
     """Results that were not sent since the delivery stopped."""
     read_back: int | None = None
     """Accepted results that the sink then showed; None where it was not asked, or cannot be."""
-    reasons: dict[str, int] = field(default_factory=Counter)
+    reasons: dict[str, int] = field(default_factory=dict)
     """Why results were rejected or not sent: reason → results."""
     stopped: str | None = None
     """Why the delivery stopped."""
@@ -68,8 +67,8 @@ class Delivery:
 
     @property
     def is_complete(self) -> bool:
-        """True when the sink has every result that it has a form for."""
-        return not (self.rejected or self.left or self.missing)
+        """True when the sink has every result that it has a form for, and nothing stopped the delivery."""
+        return not (self.rejected or self.left or self.missing or self.stopped)
 
     def reject(self, why: str) -> None:
         """Count one result as rejected."""
@@ -165,7 +164,7 @@ class Deliverer:
             done.withhold(NO_VALUE)
         elif there is not None and there.fingerprint == result.fingerprint:
             done.delivered_before += 1
-        elif there is not None and there.scorer_version > result.row["scorer_version"]:
+        elif there is not None and there.age > result.age:
             done.withhold(NEWER)
         elif (why := self._sink.unfit(result)) is not None:
             done.withhold(why)

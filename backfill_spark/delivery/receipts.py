@@ -19,7 +19,8 @@ class Receipt(NamedTuple):
     """What a sink has under one id."""
 
     fingerprint: str
-    scorer_version: int
+    age: tuple[int, int]
+    """Of the result: a higher one is newer."""
 
 
 class Receipts:
@@ -44,8 +45,8 @@ class Receipts:
         rows = self._table.read({"destination": [self._of["destination"]]})
         for row in sorted(rows, key=lambda r: r["at"]):
             for text in row["delivered"] or ():
-                key, fingerprint, version = text.split(" ")
-                found[key] = Receipt(fingerprint, int(version))
+                key, fingerprint, version, made = text.split(" ")
+                found[key] = Receipt(fingerprint, (int(version), int(made)))
             for key in row["missing"] or ():
                 found.pop(key, None)
         return found
@@ -66,7 +67,7 @@ class Receipts:
         """
         if not delivered and not rejected and not missing:
             return
-        lines = [f"{r.id} {r.fingerprint} {r.row['scorer_version']}" for r in delivered]
+        lines = [f"{r.id} {r.fingerprint} {r.age[0]} {r.age[1]}" for r in delivered]
         row = self._of | {
             "delivered": lines,
             "missing": list(missing),

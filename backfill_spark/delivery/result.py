@@ -88,6 +88,12 @@ class Result:
         return bool(self.row["outcome"] == Outcome.ERROR)
 
     @property
+    def age(self) -> tuple[int, int]:
+        """Its scorer's version, and when it was made in microseconds: a higher one is newer."""
+        made: datetime = self.row["created_at"]
+        return self.row["scorer_version"], int(made.timestamp()) * 1_000_000 + made.microsecond
+
+    @property
     def facts(self) -> dict[str, str]:
         """Where the result comes from, as texts, for the metadata of a sink that knows no better place."""
         row = self.row
@@ -105,7 +111,7 @@ class Result:
 def result_of(row: Row, versions: Versions) -> Result:
     """Return a row of `assessments` as a result."""
     value = None if row["value"] is None else orjson.loads(row["value"])
-    row = {**row, "value": value, "metadata": dict(row["metadata"] or {})}
+    row = {**row, "value": value, "metadata": dict(row["metadata"] or {}), "source_type": row["source_type"] or "CODE"}
     held = hashlib.sha256(compact_json([str(row[name]) for name in COLUMNS]).encode("utf-8", "replace"))
     if versions is Versions.KEEP:
         return Result(row["assessment_id"], row, held.hexdigest()[:16])

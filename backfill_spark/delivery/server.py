@@ -84,7 +84,7 @@ class Server:
             raise BackfillRefusedError(str(error)) from None
         if not answer.is_ok or (answer.data is None and answer.body.strip()):  # a page for people is no answer
             raise BackfillRefusedError(
-                f"{self.place.destination} does not answer as a {self.place.kind} server: {answer.said} at {path}. "
+                f"{self.place.destination} does not answer as {self.place.kind} does: {answer.said} at {path}. "
                 "Look at the address."
             )
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from backfill_spark import BackfillRefusedError, JobNotFoundError, Settings, con
 from backfill_spark.backfill.tables import Tables
 from backfill_spark.cli import main
 from backfill_spark.delivery.deliver import Delivery
+from backfill_spark.delivery.sinks.mlflow_database import COLUMNS, HEADS
 from backfill_spark.storage import start_spark
 from tests.delivered import (
     JOB,
@@ -177,6 +179,17 @@ def test_a_new_scorer_version(
     assert again.accepted == 0
 
 
+def test_an_older_result_does_not_come_back(settings: Settings, mlflow: FakeMlflow, server: SinkServer) -> None:
+    """A trace whose date has changed was scored again: both rows have one id, and the newer one stays."""
+    later, made = "bf-20240616-120000-000000-abcdef02", datetime(2024, 8, 1, tzinfo=UTC)
+    job_with(settings, [a_result(TRACES[0])])
+    job_with(settings, [a_result(TRACES[0], value=0.9, job_id=later, created_at=made)], later)
+    deliver(settings, server)
+    deliver_backfill(later, to=f"mlflow+{server.url}", settings=settings)
+    assert deliver(settings, server).reasons == {"a newer result is there": 1}
+    assert [one["feedback"]["value"] for one in mlflow.there.values()] == [0.9]
+
+
 def test_a_rejected_result_costs_itself_only(settings: Settings, mlflow: FakeMlflow) -> None:
     """It is counted with its reason, the others arrive, and the next delivery tries it again."""
     refuses = [True]
@@ -236,7 +249,7 @@ def test_too_many_requests_are_waited_for(settings: Settings, mlflow: FakeMlflow
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(401, "does not accept the key"), (403, "does not accept"), (404, "does not answer as a mlflow")],
+    [(401, "does not accept the key"), (403, "does not accept"), (404, "does not answer as mlflow does")],
 )
 def test_a_server_that_does_not_serve_is_named_before_any_row(settings: Settings, status: int, said: str) -> None:
     """Its first answer decides; nothing is sent, nothing remembered."""
@@ -251,7 +264,7 @@ def test_a_page_for_people_is_no_answer(settings: Settings) -> None:
     job_with(settings, [a_result(TRACES[0])])
     with (
         serving(lambda _: (200, "<html>Log in</html>")) as server,
-        pytest.raises(BackfillRefusedError, match="as a mlflow"),
+        pytest.raises(BackfillRefusedError, match="as mlflow does"),
     ):
         deliver(settings, server)
 
@@ -269,6 +282,33 @@ def test_a_database_that_is_none_of_mlflow(settings: Settings, tmp_path: Path, h
     with pytest.raises(BackfillRefusedError, match=head or "no MLflow database"):
         deliver_backfill(JOB, to=f"mlflow+sqlite:///{file}", settings=settings)
     assert file.exists() == (head is not None)
+
+
+def test_a_row_that_a_database_refuses(settings: Settings, tmp_path: Path) -> None:
+    """It costs itself only; a database that cannot be written any more ends the delivery."""
+    file = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file)) as made:
+        made.execute(f"CREATE TABLE alembic_version AS SELECT '{HEADS[0]}' version_num")
+        made.execute("CREATE TABLE trace_info (request_id, experiment_id, timestamp_ms)")
+        made.executemany("INSERT INTO trace_info VALUES (?, 0, 5)", [[trace] for trace in TRACES])
+        made.execute(f"CREATE TABLE assessments ({', '.join(COLUMNS)} CHECK (name != 'bad'), UNIQUE (assessment_id))")
+        made.commit()
+        rows = [a_result(trace, scorer_name="bad" if trace == TRACES[2] else "length") for trace in TRACES]
+        job_with(settings, rows)
+
+        done = deliver_backfill(JOB, to=f"mlflow+sqlite:///{file}", settings=settings)
+        assert (done.accepted, done.rejected, done.read_back) == (5, 1, 5)
+        assert done.reasons == {"the database refused it: IntegrityError": 1}
+        assert made.execute(
+            "SELECT count(*), min(trace_timestamp_ms), sum(aggregate_value) FROM assessments"
+        ).fetchone() == (
+            5,
+            5,
+            2.5,
+        )
+        made.execute("DROP TABLE assessments")
+        add_results(settings, [a_result(TRACES[0], scorer_name="later")])
+        assert deliver_backfill(JOB, to=f"mlflow+sqlite:///{file}", settings=settings).left == 2
 
 
 def test_a_key_that_expires_on_the_way(settings: Settings, mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +444,7 @@ def test_the_command(settings: Settings, server: SinkServer) -> None:
     assert told.exit_code == 3
     body = json.loads(told.stdout)
     assert (body["delivered_before"], body["rejected"], body["is_complete"]) == (1, 1, False)
+    assert body["reasons"] == {"the server has no such trace (HTTP 404)": 1}
     assert run(settings, "--to", "nowhere").exit_code == 2
 
 

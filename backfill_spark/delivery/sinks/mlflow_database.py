@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from backfill_spark.delivery.server import in_lists
 from backfill_spark.delivery.sinks.mlflow import NO_TRACE, metadata_of
-from backfill_spark.errors import BackfillRefusedError
+from backfill_spark.errors import BackfillRefusedError, DeliveryStoppedError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -98,14 +98,29 @@ class MlflowDatabase:
 
     async def send(self, results: Sequence[Result]) -> dict[str, str]:
         traces = self._traces({r.row["trace_id"] for r in results})
-        fits = [r for r in results if r.row["trace_id"] in traces]
-        marks, changes = ", ".join("?" for _ in COLUMNS), ", ".join(f"{c} = excluded.{c}" for c in COLUMNS[1:])
-        self._write(
-            f"INSERT INTO assessments ({', '.join(COLUMNS)}) VALUES ({marks}) "  # noqa: S608 - names of ours
-            f"ON CONFLICT (assessment_id) DO UPDATE SET {changes}",
-            [_row(r, *traces[r.row["trace_id"]]) for r in fits],
+        unknown = {r.id: NO_TRACE.partition(" (")[0] for r in results if r.row["trace_id"] not in traces}
+        return unknown | self._put(
+            [(r.id, _row(r, *traces[r.row["trace_id"]])) for r in results if r.id not in unknown]
         )
-        return dict.fromkeys((r.id for r in results if r.row["trace_id"] not in traces), NO_TRACE.partition(" (")[0])
+
+    def _put(self, rows: list[tuple[str, tuple[Any, ...]]]) -> dict[str, str]:
+        """Write rows in one transaction; where the database refuses it, by halves, until the bad row is alone."""
+        marks, changes = ", ".join("?" for _ in COLUMNS), ", ".join(f"{c} = excluded.{c}" for c in COLUMNS[1:])
+        query = f"INSERT INTO assessments ({', '.join(COLUMNS)}) VALUES ({marks}) "  # noqa: S608 - names of ours
+        query += f"ON CONFLICT (assessment_id) DO UPDATE SET {changes}"
+        try:
+            self._database.cursor().executemany(self._spelled(query), [row for _, row in rows])
+            self._database.commit()
+        except Exception as error:
+            name = type(error).__name__
+            if name == "OperationalError":  # of both drivers: it is locked, full or gone
+                raise DeliveryStoppedError(f"{self._place.destination} cannot be written: {name}.") from None
+            self._database.rollback()
+            if len(rows) == 1:
+                return {rows[0][0]: f"the database refused it: {name}"}
+            half = len(rows) // 2
+            return self._put(rows[:half]) | self._put(rows[half:])
+        return {}
 
     async def found(self, results: Sequence[Result]) -> Collection[str]:
         there: dict[str, Any] = {}
@@ -129,10 +144,6 @@ class MlflowDatabase:
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         self._database.commit()
         return rows
-
-    def _write(self, query: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._database.cursor().executemany(self._spelled(query), rows)
-        self._database.commit()
 
     def _spelled(self, query: str) -> str:
         return query if self._is_sqlite else query.replace("?", "%s")
