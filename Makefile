@@ -33,6 +33,10 @@ clean: ## remove what the targets made (not .venv, .venv-servers)
 demo: venv ## see a backfill happen on 20,000 traces
 	@$(BIN)/backfill-spark demo
 
+.PHONY: wheel
+wheel: venv ## build dist/backfill_spark-….whl, which spark-submit --py-files takes
+	$(BIN)/python -m hatchling build --target wheel
+
 # --- work on it ---
 
 .PHONY: check

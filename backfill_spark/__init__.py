@@ -14,7 +14,8 @@ from typing import Any
 
 from backfill_spark.display.absent import why_absent
 
-_LIST = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+# By the loader: shipped to a cluster, the package is a zip file.
+_LIST = ast.parse(__loader__.get_data(str(Path(__file__).with_suffix(".pyi"))))
 _HOME_OF = {
     public.name: line.module
     for line in _LIST.body

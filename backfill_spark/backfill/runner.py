@@ -108,7 +108,7 @@ def run_job(
 def _refuse_unfit(tables: Tables, request: Request) -> None:
     """Refuse a job that cannot run here, as a plan would, with every problem at once."""
     services_of(tables.settings, request)  # a key is looked for when there is something to ask
-    if problems := executor_problems(tables):
+    if problems := executor_problems(tables, judges=bool(request.models)):
         raise BackfillRefusedError(problems)
 
 

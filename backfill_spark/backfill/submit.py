@@ -60,7 +60,7 @@ def accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> A
         source = open_source(tables.spark, settings)
     except BackfillError as error:
         problems.note(str(error))
-    problems.note(*executor_problems(tables))
+    problems.note(*executor_problems(tables, judges=bool(request.models)))
     services = _judge_services(tables, request, problems)
     live = [job_of(r) for r in tables.jobs.live(request.experiment_id)]
     if arguments.exclusive:

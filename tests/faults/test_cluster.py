@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import sysconfig
+import venv
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from backfill_spark import ScorerSamplingConfig, scorer
+from backfill_spark.storage.start_spark import CATALOG, EXTENSION
 from tests.faults.world import World
 from tests.nemesis import Runner, wait_until
 
@@ -174,6 +180,126 @@ def test_f40_speculation_is_refused_before_any_call(cluster: Any, make_world: Ca
         assert runner.wait(START_S) == 2
         assert "limits.allow_speculation" in runner.said()
     assert world.lines() == []
+
+
+# --- an executor's Python that has never heard of this package
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("dateutil", "numpy", "numpy.libs", "pandas", "pyarrow", "pytz", "six.py", "tzdata")
+
+
+def python_with(folder: Path, packages: Iterable[str]) -> str:
+    """Make an environment that has these entries of this one's site-packages; return its Python."""
+    venv.create(folder, symlinks=True)
+    there, here = Path(sysconfig.get_path("purelib", vars={"base": str(folder)})), sysconfig.get_path("purelib")
+    for name in packages:
+        if Path(here, name).exists():
+            (there / name).symlink_to(Path(here, name))
+    return str(folder / "bin" / "python")
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The wheel, the same file named .zip, a module of a user, and two Pythons: of the driver, of the executors."""
+    folder = tmp_path_factory.mktemp("shipped")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = folder.glob("*.whl")
+    shutil.copyfile(wheel, archive := wheel.with_suffix(".zip"))
+    (folder / "house_rules.py").write_text("def is_polite(text):\n    return bool(text)\n")
+    installed = [p.name for p in Path(sysconfig.get_path("purelib")).iterdir() if "backfill_spark" not in p.name]
+    return {
+        "whl": str(wheel),
+        "zip": str(archive),
+        "module": str(folder / "house_rules.py"),
+        "driver": python_with(folder / "driver", installed),
+        "executor": python_with(folder / "executor", HEAVY),
+    }
+
+
+def submitted(cluster: Any, world: World, shipped: dict[str, str], files: str | None, *words: str) -> Runner:
+    """Start `spark-submit jobs/run_backfill.py`; `files` says which form of the package goes along."""
+    import pyspark
+
+    package = [shipped[files]] if files else []
+    conf = {
+        "spark.executor.memory": "512m",
+        "spark.executorEnv.PYTHONPATH": "",
+        "spark.pyspark.driver.python": shipped["driver"] if files else sys.executable,
+        "spark.pyspark.python": shipped["executor"],
+        "spark.sql.extensions": EXTENSION,
+        "spark.sql.catalog.spark_catalog": CATALOG,
+        "spark.sql.shuffle.partitions": "2",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.driver.extraJavaOptions": world.options["spark.driver.extraJavaOptions"],
+    }
+    given = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
+    command = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", cluster.url, *given]
+    command += ["--jars", ",".join(world.jars()), "--py-files", ",".join([*package, shipped["module"]])]
+    environment = {name: value for name, value in world.environment().items() if name.startswith("BACKFILL_SPARK_")}
+    del environment["BACKFILL_SPARK_SPARK"], environment["BACKFILL_SPARK_DELTA_JARS"]
+    environment |= {"PYTHONPATH": "" if files else str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": ""}
+    return Runner([*command, *words], log=world.desk / "submit.log", environment=environment)
+
+
+def polite(trace: Any) -> Any:
+    """What a user's scorer does: it imports a module of the user's own when it is called."""
+    import house_rules  # type: ignore[import-not-found]
+
+    return house_rules.is_polite(trace.data.response)
+
+
+@pytest.mark.parametrize("form", ["whl", "zip"])
+def test_a_cluster_that_lacks_the_package_gets_it_by_py_files(
+    cluster: Any, make_world: Callable[..., World], shipped: dict[str, str], form: str
+) -> None:
+    """The driver and the executors have it from there alone, and the module of a scorer as well."""
+    world = make_world(traces=40)
+    made = scorer(name="polite")(polite).register()
+    made.start(sampling_config=ScorerSamplingConfig(sample_rate=1.0))
+    job = [str(ROOT / "jobs" / "run_backfill.py"), "--scorers", "length,polite"]
+    with submitted(cluster, world, shipped, form, *job) as runner:
+        assert runner.wait(START_S) == 0, runner.said()[-3000:]
+    counts = world.newest().counts
+    assert [(c.scored, c.calls) for c in counts.values()] == [(40, 40), (40, 40)]
+    assert "executor on " in runner.said()
+    assert "pyarrow" in runner.said()
+
+
+def test_a_worker_takes_its_package_by_py_files(
+    cluster: Any, make_world: Callable[..., World], shipped: dict[str, str]
+) -> None:
+    """`jobs/work.py --once` runs the job that waits."""
+    world = make_world(traces=40)
+    job_id = world.run(launch="queue")
+    with submitted(cluster, world, shipped, "whl", str(ROOT / "jobs" / "work.py"), "--once") as runner:
+        assert runner.wait(START_S) == 0, runner.said()[-3000:]
+    assert (world.job(job_id).state, world.job(job_id).calls) == ("SUCCEEDED", 40)
+
+
+def test_executors_without_the_package_are_refused_before_any_call(
+    cluster: Any, make_world: Callable[..., World], shipped: dict[str, str]
+) -> None:
+    """One line says what they have and lack, and the command that mends it."""
+    world = make_world(traces=40)
+    job = [str(ROOT / "jobs" / "run_backfill.py"), "--scorers", "length"]
+    with submitted(cluster, world, shipped, None, *job) as runner:
+        assert runner.wait(START_S) == 2, runner.said()[-3000:]
+    (line,) = [line for line in runner.said().splitlines() if "cannot import" in line and "Executors" in line]
+    assert "backfill_spark" in line
+    assert "spark-submit --py-files" in line
+    assert "pyarrow" in line
+    assert world.lines() == []
+
+
+def test_cluster_deploy_mode_on_a_standalone_master_is_refused_by_spark(
+    cluster: Any, make_world: Callable[..., World], shipped: dict[str, str]
+) -> None:
+    """Spark has it for Python on YARN and Kubernetes only; when that changes, docs/running.md does."""
+    job = ["--deploy-mode", "cluster", str(ROOT / "jobs" / "run_backfill.py"), "--scorers", "length"]
+    with submitted(cluster, make_world(), shipped, "whl", *job) as runner:
+        assert runner.wait(START_S) != 0
+    assert "not supported for python applications on standalone clusters" in runner.said()
 
 
 def test_f37_a_worker_is_killed(cluster: Any, make_world: Callable[..., World]) -> None:

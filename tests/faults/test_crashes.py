@@ -112,7 +112,7 @@ def test_f40_a_resume_is_refused_where_a_plan_would_be(world: World, monkeypatch
     job_id = world.crash("after_stage")
     with monkeypatch.context() as patch:
         patch.setattr(preflight, "_passed", set())
-        patch.setattr(preflight, "_probe", lambda _: ["The executors run another Python."])
+        patch.setattr(preflight, "_probe", lambda *_: ["The executors run another Python."])
         with pytest.raises(BackfillRefusedError, match="another Python"):
             world.resume(job_id)
     assert world.job(job_id).state == "RUNNING"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -134,6 +135,18 @@ def test_the_wheel_holds_what_spark_submit_is_given(tmp_path: Path) -> None:
 
     assert {"backfill_spark/py.typed", "backfill_spark/__init__.pyi", *shared} <= names
     assert shared == {name for name in names if "/share/" in name}
+
+    # As executors have it: a zip file on the path.
+    look = "import backfill_spark.scoring.worker, backfill_spark as b; print(b.__file__, b.Feedback.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", look],
+        env=os.environ | {"PYTHONPATH": str(wheel)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [f"{wheel}/backfill_spark/__init__.py", "Feedback"]
 
 
 def test_readme_tells_the_two_commands() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from ast import literal_eval
+from collections.abc import Sequence
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyspark.cloudpickle import dumps
 
 from backfill_spark.backfill import preflight
 from backfill_spark.settings.schema import Settings
@@ -40,10 +45,13 @@ NUMBERS = count()
 
 
 class FakeSpark:
-    """A session whose probe job fails with `error`."""
+    """A session whose probe job fails with `error`, or gives `looked`: executor and missing modules of each task."""
 
-    def __init__(self, error: str | None = None, **conf: str) -> None:
+    def __init__(
+        self, error: str | None = None, looked: Sequence[tuple[str, str]] = (("h (0)", ""),), **conf: str
+    ) -> None:
         self.error = error
+        self.looked = [{"executor": executor, "missing": missing} for executor, missing in looked]
         self.conf = SimpleNamespace(get=lambda key, default=None: conf.get(key.replace(".", "_"), default))
         self.sparkContext = SimpleNamespace(applicationId=f"app-{next(NUMBERS)}", defaultParallelism=2)
 
@@ -56,7 +64,24 @@ class FakeSpark:
     def collect(self) -> list[Any]:
         if self.error is not None:
             raise RuntimeError(self.error)
-        return []
+        return self.looked
+
+
+@pytest.mark.parametrize(
+    ("missing", "way"),
+    [
+        ("backfill_spark", "Ship it with `spark-submit --py-files backfill_spark-….whl`"),
+        ("orjson, aiohttp", "Run `pip install orjson aiohttp` on the executors, or ship an environment"),
+    ],
+)
+def test_executors_that_lack_modules_are_named_with_what_they_have(missing: str, way: str) -> None:
+    """One line for those that lack the same, and the command that mends it; those that have all are not in it."""
+    looked = [("a (0): Python 3.11.9", ""), *((f"b ({i}): Python 3.11.2", missing) for i in range(7))]
+    (problem,) = preflight.executor_problems(Stores(FakeSpark(looked=looked), Settings()))  # type: ignore[arg-type]
+    assert f"Executors cannot import {missing}: on b (0): Python 3.11.2; b (1)" in problem
+    assert "and 2 more" in problem
+    assert "a (0)" not in problem
+    assert way in problem
 
 
 @pytest.mark.parametrize(
@@ -66,7 +91,7 @@ class FakeSpark:
         ("ModuleNotFoundError: No module named 'backfill_spark'", "cannot import what scoring needs"),
         ('Cannot run program "python9"', "A probe job failed on the executors: Cannot run program"),
         (NO_SUCH_PYTHON, 'Cannot run program "/driver/python": error=2, No such file or directory. Set PYSPARK_PYTHON'),
-        (NO_PYSPARK, "what scoring needs: /usr/bin/python3: No module named pyspark. Install"),
+        (NO_PYSPARK, "what scoring needs: /usr/bin/python3: No module named pyspark. Run `pip install"),
         (CRASHED, "failed on the executors: OSError: [Errno 28] No space left on device."),
     ],
 )
@@ -90,3 +115,33 @@ def test_what_was_lacking_is_looked_for_again() -> None:
     assert preflight.executor_problems(Stores(spark, Settings())) != []
     spark.error = None
     assert preflight.executor_problems(Stores(spark, Settings())) == []
+
+
+WITHOUT_US = """
+import sys
+
+class Nobody:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"backfill_spark", "cloudpickle"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Nobody())
+import pickle
+import pyarrow as pa
+
+look = pickle.load(sys.stdin.buffer)
+(found,) = look(iter([pa.RecordBatch.from_pydict({"id": [1, 2]})]))
+print(found.to_pylist())
+"""
+
+
+def test_the_probe_runs_where_this_package_is_missing() -> None:
+    """It travels by value, and says what it found in each row that it was given."""
+    look = dumps(preflight._look_for(("pandas", "backfill_spark.scoring.worker", "no_such_module")))  # type: ignore[no-untyped-call]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_US], input=look, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    rows = literal_eval(done.stdout.decode())
+    assert len(rows) == 2
+    assert rows[0]["missing"] == "backfill_spark, no_such_module"
+    assert f"Python {sys.version.split()[0]} at {sys.executable}, pyspark " in rows[0]["executor"]
+    assert "pandas " in rows[0]["executor"]

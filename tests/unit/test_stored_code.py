@@ -508,3 +508,21 @@ def test_a_cycle_has_a_digest() -> None:
 
 def test_a_memory_file_may_travel() -> None:
     assert again(closure(io.StringIO("text"))).__closure__[0].cell_contents.getvalue() == "text"
+
+
+def test_a_function_loads_where_only_pyspark_has_cloudpickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Executors may have pyspark, pandas and pyarrow, and nothing else."""
+    made = pickling.dump(closure(3))
+    for name in [name for name in sys.modules if name.split(".")[0] == "cloudpickle"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [WithoutCloudpickle(), *sys.meta_path])
+    loaded = loading.load(spec_of(made))
+    assert loaded("abc") == closure(3)("abc")
+
+
+class WithoutCloudpickle:
+    """Finds everything but cloudpickle."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name.partition(".")[0] == "cloudpickle":
+            raise ModuleNotFoundError(f"No module named {name!r}", name="cloudpickle")

@@ -82,7 +82,12 @@ class Unpickler(pickle.Unpickler):
         if (module, name) == ("cloudpickle.cloudpickle", "subimport"):
             return _subimport
         module, name = _RENAMED.get((module, name), (module, name))
-        return super().find_class(_TODAY.get(module, module), name)
+        try:
+            return super().find_class(_TODAY.get(module, module), name)
+        except ModuleNotFoundError as error:
+            if error.name != "cloudpickle":
+                raise
+            return super().find_class(f"pyspark.{module}", name)  # executors may have PySpark's own copy only
 
 
 def _subimport(name: str) -> Any:
