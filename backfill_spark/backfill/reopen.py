@@ -14,7 +14,7 @@ from backfill_spark.judges.services import services_of
 from backfill_spark.models import Request
 from backfill_spark.results.due import candidates
 from backfill_spark.settings.locations import Location
-from backfill_spark.storage.session import compiled
+from backfill_spark.storage.session import compiled, few_tasks
 from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[st
     """
     if "has_files" not in record.created:  # a row of `jobs` does not tell everything
         record = tables.jobs.record(record.job_id)
-    with compiled(tables.spark, rows=sum(counts.in_window for counts in job.counts.values())):
+    candidates_at_most = sum(counts.in_window for counts in job.counts.values())
+    with few_tasks(tables.spark), compiled(tables.spark, rows=candidates_at_most):
         rows = _summary(tables, record, job)
     if job.state.is_at_rest:
         try:

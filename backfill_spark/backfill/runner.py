@@ -25,6 +25,7 @@ from backfill_spark.jobs.lease import Lease
 from backfill_spark.judges.services import prices_missing, services_of
 from backfill_spark.models import Counts, JobState, Request
 from backfill_spark.storage.retry import error_text, until_alone
+from backfill_spark.storage.session import few_tasks
 
 if TYPE_CHECKING:
     from backfill_spark.backfill.inputs import Inputs
@@ -126,7 +127,7 @@ def _work_and_end(
     how, error = End.SUCCEEDED, None
     lease.start(lambda: cancel_group(spark, job_id))
     try:
-        with grouped(spark, job_id):
+        with grouped(spark, job_id), few_tasks(spark):
             if change is not None:
                 _make(change, attempt)
             collect_earlier(attempt)

@@ -25,6 +25,7 @@ from backfill_spark.models import Sampling, new_job_id
 from backfill_spark.results.due import highest_rate, missing_ids, spark_samples
 from backfill_spark.selection.frozen import listed
 from backfill_spark.settings.current import experiment
+from backfill_spark.storage.session import few_tasks
 from backfill_spark.traces.sources import open_source
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> A
     Raises:
         BackfillRefusedError: with every problem at once; no job is left behind.
     """
+    with few_tasks(tables.spark):
+        return _accept(arguments, experiment_id, tables)
+
+
+def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> Accepted:
     problems, settings, results = Problems(), tables.settings, tables.results
     where = experiment(experiment_id, settings)
     catalog = tables.registry.catalog(where[0], definitions=True)

@@ -18,6 +18,7 @@ from backfill_spark.storage.deltalake_table import DeltalakeTable
 from backfill_spark.storage.migrations import check_fields, create, fields_of, migrate
 from backfill_spark.storage.reach import is_reached, local_folder
 from backfill_spark.storage.retry import is_altered, is_conflict, until_alone
+from backfill_spark.storage.session import few_tasks
 from backfill_spark.storage.small_table import Txn, Where, location_of
 
 if TYPE_CHECKING:
@@ -191,7 +192,8 @@ def _session_of_txn(spark: SparkSession, txn: Txn | None) -> Iterator[SparkSessi
     own.conf.set(_APP_ID, txn.app_id)
     own.conf.set(_APP_VERSION, str(txn.version))
     try:
-        yield own
+        with few_tasks(own):
+            yield own
     finally:
         own.conf.unset(_APP_ID)
         own.conf.unset(_APP_VERSION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import SessionError
@@ -147,6 +147,31 @@ def compiled(spark: SparkSession, *, rows: int) -> Iterator[None]:
         yield
     finally:
         spark.conf.set(name, "false")
+
+
+@contextmanager
+def few_tasks(spark: SparkSession) -> Iterator[None]:
+    """Run queries over our own tables, which have few rows, in few tasks, where nobody has said in how many.
+
+    Without it, in a session that was built elsewhere, Delta reads the log of a table in 50 tasks. Afterwards the
+    session is as it was.
+    """
+    wanted = {
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.sql.shuffle.partitions": str(max(4, 2 * scheduling_slots(spark))),
+    }
+    ours = []
+    for name, value in wanted.items():
+        with suppress(Exception):  # a platform that lets nobody set it
+            if spark.conf.get(name, None) is None:
+                spark.conf.set(name, value)
+                ours.append(name)
+    try:
+        yield
+    finally:
+        for name in ours:
+            with suppress(Exception):  # Spark has ended
+                spark.conf.unset(name)
 
 
 def scheduling_slots(spark: SparkSession) -> int:

@@ -11,7 +11,9 @@ import pytest
 
 import backfill_spark as bs
 from backfill_spark.errors import SessionError
+from backfill_spark.storage.session import few_tasks
 from backfill_spark.storage.start_spark import check_java
+from backfill_spark.storage.wheels import ship_wheels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,3 +167,48 @@ def test_a_jvm_that_has_died_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pyspark.sql.SparkSession, "getActiveSession", gone)
     with pytest.raises(SessionError, match=r"Spark has ended.*Restart the notebook's kernel"):
         bs.read_assessments()
+
+
+class Conf:
+    """Settings of a session, as PySpark has them."""
+
+    def __init__(self, **given: str) -> None:
+        self.values = {name.replace("_", "."): value for name, value in given.items()}
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        return self.values.get(name, default)
+
+    def set(self, name: str, value: str) -> None:
+        self.values[name] = value
+
+    def unset(self, name: str) -> None:
+        del self.values[name]
+
+
+@pytest.mark.parametrize("given", [{}, {"spark_sql_shuffle_partitions": "200"}])
+def test_a_session_built_elsewhere_is_as_it_was_afterwards(given: dict[str, str]) -> None:
+    """What nobody has set is small for a while; what somebody has set, even to Spark's own number, stays."""
+    conf = Conf(**given)
+    before = dict(conf.values)
+    with pytest.raises(KeyError), few_tasks(SimpleNamespace(conf=conf)):  # type: ignore[arg-type]
+        assert conf.get("spark.databricks.delta.snapshotPartitions") == "2"
+        assert conf.get("spark.sql.shuffle.partitions") == given.get("spark_sql_shuffle_partitions", "4")
+        raise KeyError
+    assert conf.values == before
+
+
+def test_a_wheel_of_spark_submit_is_sent_again_as_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an application; what PySpark takes as it is, is left alone."""
+    (tmp_path / "ours-1.0-py3-none-any.whl").write_bytes(b"zipped")
+    monkeypatch.setattr("pyspark.SparkFiles.get", lambda name: str(tmp_path / name))
+    sent: list[tuple[str, bytes]] = []
+    given = SimpleNamespace(get=lambda *_: "file:/x/ours-1.0-py3-none-any.whl,/y/rules.py,/z/more.zip")
+    context = SimpleNamespace(
+        applicationId=f"app-{tmp_path}",
+        getConf=lambda: given,
+        addPyFile=lambda path: sent.append((Path(path).name, Path(path).read_bytes())),
+    )
+    for _ in range(2):
+        ship_wheels(SimpleNamespace(_sc=context, sparkContext=context))  # type: ignore[arg-type]
+    assert sent == [("ours-1.0-py3-none-any.zip", b"zipped")]
+    ship_wheels(SimpleNamespace())  # type: ignore[arg-type]
