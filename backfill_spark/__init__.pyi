@@ -5,6 +5,7 @@ from backfill_spark.api import (
     cancel_backfill as cancel_backfill,
     deliver_backfill as deliver_backfill,
     get_backfill as get_backfill,
+    inspect_traces as inspect_traces,
     list_backfills as list_backfills,
     plan_backfill as plan_backfill,
     read_assessments as read_assessments,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from backfill_spark.backfill import validate
+from backfill_spark.backfill import validate, values
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.tables import Tables
 from backfill_spark.delivery.result import Versions
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import DataFrame, SparkSession
 
+    from backfill_spark.backfill.inspection import Inspection
     from backfill_spark.backfill.plan import BackfillPlan
     from backfill_spark.delivery.deliver import Delivery
     from backfill_spark.settings.schema import Settings
@@ -48,6 +50,7 @@ def plan_backfill(
     exclusive: bool = False,
     spark: SparkSession | None = None,
     settings: Settings | None = None,
+    traces: str | os.PathLike[str] | None = None,
 ) -> BackfillPlan:
     """Say what `backfill_scorers` with the same arguments would do. No scorer is called or loaded.
 
@@ -68,6 +71,7 @@ def plan_backfill(
         exclusive=exclusive,
         max_calls=max_calls,
         max_cost_usd=max_cost_usd,
+        traces=traces,
     )
     tables = _tables(settings, spark, arguments=arguments)
     from backfill_spark.backfill.submit import accept
@@ -95,6 +99,7 @@ def backfill_scorers(
     deliver_to: str | None = None,
     spark: SparkSession | None = None,
     settings: Settings | None = None,
+    traces: str | os.PathLike[str] | None = None,
 ) -> str:
     """Apply registered scorers to traces of the past, and return the job's id when the job has ended.
 
@@ -119,6 +124,7 @@ def backfill_scorers(
         deliver_to: where its results go when it has ended, as in `deliver_backfill`; only where it runs here.
         spark: default: the active session, or one built from the settings.
         settings: default: those of `configure()`, else environment and file.
+        traces: a path or the name of a table, instead of the traces of the settings.
 
     Raises:
         BackfillRefusedError: refused before any scorer call; `.problems` has every reason.
@@ -140,6 +146,7 @@ def backfill_scorers(
         max_calls=max_calls,
         max_cost_usd=max_cost_usd,
         launch=launch,
+        traces=traces,
     )
     tables = _tables(settings, spark, arguments=arguments)
     from backfill_spark.backfill.runner import run_job
@@ -336,7 +343,10 @@ def work(
 
 
 def read_traces(
-    source: DataFrame | str | None = None, *, spark: SparkSession | None = None, settings: Settings | None = None
+    source: DataFrame | str | os.PathLike[str] | None = None,
+    *,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
 ) -> DataFrame:
     """Return traces as TRACES: of a DataFrame, a path, a table name, or the settings' source.
 
@@ -347,6 +357,23 @@ def read_traces(
     from backfill_spark.traces.sources import open_source
 
     return open_source(tables.spark, tables.settings, source).traces()
+
+
+def inspect_traces(
+    traces: DataFrame | str | os.PathLike[str] | None = None,
+    *,
+    spark: SparkSession | None = None,
+    settings: Settings | None = None,
+) -> Inspection:
+    """Say what traces hold and what a scorer would see of them: their shape, mapping, counts, and three of them.
+
+    Raises:
+        TraceSourceError: there are no traces, or they are of no known shape; the message names the nearest.
+    """
+    tables = _tables(settings, spark)
+    from backfill_spark.backfill.inspection import inspect
+
+    return inspect(tables.spark, tables.settings, traces)
 
 
 def read_assessments(
@@ -415,6 +442,8 @@ def _tables(
             validate.refuse_values(arguments, settings)
         if job_id is not None and not is_job_id(job_id):
             raise JobNotFoundError.for_id(job_id)
+    if arguments is not None and arguments.traces is not None:
+        settings = settings.with_traces(values.traces_place(arguments.traces))
     return Tables(None if spark is None and is_light else usable(spark, settings), settings)
 
 
@@ -447,6 +476,7 @@ __all__ = [
     "get_backfill",
     "get_scorer",
     "get_spark",
+    "inspect_traces",
     "list_backfills",
     "list_scorer_versions",
     "list_scorers",

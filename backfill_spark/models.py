@@ -355,6 +355,7 @@ class Arguments:
         False
     )
     launch: Any = "here"
+    traces: Annotated[Any, {"metavar": "PATH|TABLE", "help": "These traces, instead of those of the settings."}] = None
 
     def __post_init__(self) -> None:
         if isinstance(self.trace_ids, Iterator):  # can be read once, and is read twice

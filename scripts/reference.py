@@ -65,7 +65,8 @@ TRACES_HEAD = """\
 ## Your traces table
 
 It belongs to you and is only read. `trace_id` and `request_time` must be there; the rest may be absent. Other names \
-are mapped with the setting `traces.columns`. A `request_time` without a time zone is read as UTC."""
+are mapped with the setting `traces.columns`. A `request_time` without a time zone is read as UTC. What each column \
+may hold, and which other shapes are read: [your-traces.md](your-traces.md)."""
 
 API_HEAD = """\
 # Public names

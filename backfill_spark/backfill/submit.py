@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.backfill import runner, validate
 from backfill_spark.backfill.ending import coverage_of, tell_end
 from backfill_spark.backfill.inputs import Inputs
+from backfill_spark.backfill.inspection import expectation_notes, source_problems
 from backfill_spark.backfill.judge_cost import expected_cost, has_questions
 from backfill_spark.backfill.plan import BackfillPlan, plan
 from backfill_spark.backfill.preflight import executor_problems
@@ -64,6 +65,7 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
     source = None
     try:
         source = open_source(tables.spark, settings)
+        problems.note(*source_problems(source, request.scorers))
     except BackfillError as error:
         problems.note(str(error))
     problems.note(*executor_problems(tables, judges=bool(request.models)))
@@ -80,6 +82,9 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
     ids = listed(tables.spark, list(arguments.trace_ids)) if request.lists_traces else None
     choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
     known = counts_of_repeated(tables, request)
+    if known is None:
+        told = expectation_notes(source, request.scorers, request.window, request.payload)
+        request = replace(request, notes=(*request.notes, *told))
     inputs = (
         Inputs.counted(tables, request, source, choice=choice, services=services, staging_version=staging)
         if known is None

@@ -102,6 +102,7 @@ def pinned(request: Request, source: TraceSource, results_version: int | None) -
         source_version=source.version,
         source_table_id=source.table_id,
         results_version=results_version,
+        notes=(*request.notes, *source.notes),
     )
 
 

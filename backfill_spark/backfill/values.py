@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill.relative_times import EXAMPLES, WindowName, is_relative, last_complete, moment_of
-from backfill_spark.errors import FilterError
+from backfill_spark.errors import BackfillRefusedError, FilterError
 from backfill_spark.models import TimeWindow
 from backfill_spark.settings.sections import parse_duration
 from backfill_spark.traces.filters import compile_filter
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from backfill_spark.backfill.problems import Problems
     from backfill_spark.models import Arguments
     from backfill_spark.settings.schema import Settings
+
+
+def traces_place(value: Any) -> str | os.PathLike[str]:
+    """Return the argument `traces`, where it is a path or a name.
+
+    Raises:
+        BackfillRefusedError: it is something else, such as a DataFrame.
+    """
+    if isinstance(value, str | os.PathLike):
+        return value
+    raise BackfillRefusedError(
+        f"traces must be a path or the name of a table, got a {type(value).__name__}. A DataFrame cannot be pinned, so "
+        "that a job could not be resumed: write it first (frame.write.format('delta').save(path)), and name the path."
+    )
 
 
 def limit(what: str, value: Any, problems: Problems, *, whole: bool) -> Any:

@@ -11,6 +11,7 @@ from backfill_spark.cli.queue import QUEUE_COMMANDS
 from backfill_spark.cli.run import RUN_COMMANDS
 from backfill_spark.cli.scorers import scorers
 from backfill_spark.cli.setup import SETUP_COMMANDS
+from backfill_spark.cli.sources import sources
 
 __all__ = ["main"]
 
@@ -33,5 +34,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the control character
 
 
-for command in (*SETUP_COMMANDS, *RUN_COMMANDS, *JOB_COMMANDS, *QUEUE_COMMANDS, *DELIVER_COMMANDS, scorers):
+for command in (*SETUP_COMMANDS, *RUN_COMMANDS, *JOB_COMMANDS, *QUEUE_COMMANDS, *DELIVER_COMMANDS, scorers, sources):
     main.add_command(command)

@@ -22,6 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _GLOB = re.compile(r"[*?\[\]{}]")
 _PARTS = re.compile(r"[/\\{},]")  # Hadoop expands {a,../b} before it reads the parts
 # Spark reads `text.secret` as the file "secret" when there is no schema "text" (ResolveSQLOnFile).
+_DATA_FILE = re.compile(r"\.(parquet|jsonl?|ndjson|csv)(\.\w+)?$", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?:^|/)\$(?:\{|[A-Za-z_])")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FORMATS = frozenset(
@@ -99,6 +100,21 @@ class Location:
         """
         is_path = "/" in text or _SCHEME.match(text) is not None
         return cls.of_path(text, roots) if is_path else cls.of_name(text)
+
+    @classmethod
+    def given(cls, source: str | os.PathLike[str], roots: Sequence[str] = ()) -> Location:
+        """Read what a person names: a table, or a path, which starts from the working directory.
+
+        A text is a path as in `parse`, and also where a file of this name (`traces.jsonl`) lies here.
+
+        Raises:
+            NameRefusedError: as `of_path` and `of_name`.
+        """
+        text = os.fspath(source)
+        is_file = not isinstance(source, str) or (_DATA_FILE.search(text) is not None and Path(text).exists())
+        if not is_file and (named := cls.parse(text)).name is not None:
+            return named
+        return cls.of_path(absolute(text, str(Path.cwd())), roots)
 
 
 def absolute(text: str, folder: str) -> str:

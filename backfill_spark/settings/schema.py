@@ -18,7 +18,7 @@ from pydantic_settings import SettingsError as UnreadableError
 
 from backfill_spark.errors import NameRefusedError, SettingsError, nearest_first
 from backfill_spark.settings.judges import JudgeSettings
-from backfill_spark.settings.locations import absolute
+from backfill_spark.settings.locations import Location, absolute
 from backfill_spark.settings.sections import (
     LimitSettings,
     ScoringSettings,
@@ -165,6 +165,16 @@ class Settings(BaseSettings):
     def traces_path(self) -> str:
         """Folder of the traces when no table name is set, as it was given."""
         return f"{self.tables.root.rstrip('/')}/traces" if self.traces.path is None else self.traces.path
+
+    def with_traces(self, source: str | os.PathLike[str]) -> Settings:
+        """Return the same settings with other traces: a path, or the name of a table.
+
+        Raises:
+            NameRefusedError: no table may have the path or name.
+        """
+        place = Location.given(source, self.path_roots)
+        traces = self.traces.model_copy(update={"path": place.path, "table": place.name})
+        return self.model_copy(update={"traces": traces})
 
     @property
     def zone(self) -> ZoneInfo | None:

@@ -329,7 +329,13 @@ def expected(expectation: Any, payload: str) -> Any:
         if value is None and isinstance(serialized, Mapping):
             return own_payload(serialized.get("value"), "text" if payload == "text" else "json")
         expectation = value
-    return own_payload(expectation, payload)
+    return _recorded(expectation, payload)
+
+
+def _recorded(value: Any, payload: str) -> Any:
+    """A recorded value; a text in quotes is JSON, as some writers spell each value (`"18"` is the text 18)."""
+    is_quoted = payload == "auto" and value.__class__ is str and value[:1] == '"' == value[-1:] and len(value) > 1
+    return own_payload(value, "json" if is_quoted else payload)
 
 
 def read_assessment(raw: Mapping[str, Any], payload: str) -> Assessment:
@@ -347,7 +353,7 @@ def read_assessment(raw: Mapping[str, Any], payload: str) -> Assessment:
             error = None
         made = Feedback(
             name,
-            own_payload(feedback.get("value"), payload),
+            _recorded(feedback.get("value"), payload),
             None if error is None else AssessmentError.from_dictionary(error),
         )
     if isinstance(source, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 from pyspark.sql import Column
@@ -29,6 +30,8 @@ def unit_of(value: object) -> str:
     try:
         size = abs(float(str(value)))
     except ValueError:
+        return ""
+    if not math.isfinite(size):
         return ""
     return "s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
 

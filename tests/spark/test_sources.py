@@ -146,7 +146,7 @@ def test_parquet_columns_of_later_files_are_not_left_out(spark: SparkSession, se
 
 
 def test_tables_are_opened_by_name(spark: SparkSession, settings: Settings) -> None:
-    """Delta and Parquet tables of the catalog are pinned too; views and other formats are refused."""
+    """Delta and Parquet tables of the catalog are pinned too; other formats are refused, and views of no files."""
     frame = traces_frame(spark, some_traces(2))
     try:
         frame.write.format("delta").saveAsTable("named_delta")

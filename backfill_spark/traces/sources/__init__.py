@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
 
 from backfill_spark.errors import BackfillError, SourceGoneError, TraceSourceError
 from backfill_spark.models import TimeWindow
-from backfill_spark.settings.locations import Location, absolute
+from backfill_spark.settings.locations import Location
 from backfill_spark.traces.sources.delta import PinnedTable, is_delta
 from backfill_spark.traces.sources.files import PinnedFiles, format_of, list_files, version_of
 from backfill_spark.traces.sources.pinned import Pinned, PinnedFrame
 from backfill_spark.traces.sources.read_errors import corrupt_file, first_line, refuse_skipping, source_gone, unmerged
 from backfill_spark.traces.sources.shapes import named, shape_of
 from backfill_spark.traces.sources.trace_source import POSITIONS, TraceSource
+from backfill_spark.traces.sources.views import PinnedView
 
 if TYPE_CHECKING:
     from backfill_spark.settings.schema import Settings
@@ -84,12 +84,11 @@ def _shaped(pinned: Pinned, columns: Columns, shape: str) -> TraceSource:
 
 
 def _location(settings: Settings, source: str | os.PathLike[str] | None) -> Location:
-    if source is None and settings.traces.table is not None:
+    if source is not None:
+        return Location.given(source, settings.path_roots)
+    if settings.traces.table is not None:
         return Location.of_name(settings.traces.table)
-    if isinstance(source, str) and (named := Location.parse(source)).name is not None:
-        return named
-    path = settings.absolute(settings.traces_path) if source is None else absolute(os.fspath(source), str(Path.cwd()))
-    return Location.of_path(path, settings.path_roots)
+    return Location.of_path(settings.absolute(settings.traces_path), settings.path_roots)
 
 
 def _pin(
@@ -101,6 +100,8 @@ def _pin(
     files: Sequence[str] | None,
 ) -> Pinned:
     kind, path = _kind(spark, roots, location)
+    if kind == "view":
+        return PinnedView(spark, location, version)
     if kind == "delta":
         if wanted not in ("auto", kind):
             raise _of_other_format(location, wanted, kind)
@@ -127,11 +128,11 @@ def _pin(
 
 
 def _kind(spark: SparkSession, roots: Sequence[str], location: Location) -> tuple[str, str]:
-    """Return delta, files or the format of a table of files, and the path."""
+    """Return delta, view, files or the format of a table of files, and the path."""
     if location.path is not None:
         return "delta" if is_delta(spark, location.path) else "files", location.path
     path, found = _of_catalog(spark, location)
-    return found, path if found == "delta" else str(Location.of_path(path, roots).path)
+    return found, path if found in ("delta", "view") else str(Location.of_path(path, roots).path)
 
 
 def _of_other_format(location: Location, wanted: str, found: str) -> TraceSourceError:
@@ -147,11 +148,11 @@ def _of_catalog(spark: SparkSession, location: Location) -> tuple[str, str]:
         raise _nothing_at(location)
     rows = spark.sql(f"DESCRIBE TABLE EXTENDED {location.quoted}").collect()
     said = {row["col_name"]: row["data_type"] for row in rows}
-    provider = str(said.get("Provider", "")).lower()
-    if provider not in ("delta", "parquet"):
-        what = f"a table of format {provider}" if provider else "a view"
+    provider = str(said.get("Provider", "")).lower() or "view"
+    if provider not in ("delta", "parquet", "view"):
         raise TraceSourceError(
-            f"{location.shown!r} is {what}, which cannot be pinned to a version. Name a Delta or Parquet table."
+            f"{location.shown!r} is a table of format {provider}, which cannot be pinned to a version. Name a Delta or "
+            "Parquet table, or a view of such tables."
         )
     return str(said.get("Location", "")), provider
 

@@ -25,7 +25,7 @@ _LOCATION = "trace_location"
 
 
 def _tells_archive(pinned: Pinned) -> Match:
-    return by_columns(pinned, "trace_id", "request_time", _LOCATION)
+    return _by_columns(pinned, "trace_id", "request_time", _LOCATION)
 
 
 def _open_archive(pinned: Pinned, columns: Columns) -> RowSource:
@@ -44,7 +44,7 @@ def _experiment(pinned: Pinned) -> dict[str, Origin]:
 
 
 def _tells_view(pinned: Pinned) -> Match:
-    match = by_columns(pinned, "trace_id", "request_time", "client_request_id", "spans")
+    match = _by_columns(pinned, "trace_id", "request_time", "client_request_id", "spans")
     if match.lacks:
         return match
     spans = pinned.schema["spans"].dataType
@@ -52,6 +52,11 @@ def _tells_view(pinned: Pinned) -> Match:
     names = element.fieldNames() if isinstance(element, T.StructType) else []
     lacks = tuple(f"spans.{n}" for n in ("parent_span_id", "start_time_unix_nano", "resource") if n not in names)
     return Match(match.has, lacks)
+
+
+def _by_columns(pinned: Pinned, *needed: str) -> Match:
+    # Of texts there are keys and no types.
+    return Match((), needed) if pinned.format in ("json", "csv") else by_columns(pinned, *needed)
 
 
 def _open_view(pinned: Pinned, columns: Columns) -> RowSource:

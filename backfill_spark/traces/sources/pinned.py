@@ -25,6 +25,8 @@ class Pinned(ABC):
     """True where rows know their file and place."""
     files: tuple[str, ...] = ()
     """The frozen list, sorted, where it is one."""
+    notes: tuple[str, ...] = ()
+    """What a plan says of how it is pinned."""
     names: frozenset[str] = frozenset()
     """The files' names below the place that was given."""
 
@@ -42,6 +44,13 @@ class Pinned(ABC):
     def table_id(self) -> str | None:
         """Delta's own ids of the tables: one that was dropped and made again has another one."""
         return None
+
+    def check(self) -> None:  # noqa: B027 - a version stays
+        """Look whether it is still as it was pinned, where that is not given.
+
+        Raises:
+            SourceGoneError: it is not.
+        """
 
     @abstractmethod
     def _load(self) -> DataFrame: ...
@@ -65,7 +74,7 @@ class Pinned(ABC):
         """Names of the columns; of JSON the top keys of the first documents."""
         return frozenset(self.schema.fieldNames())
 
-    def of_files(self, keep: Callable[[str], bool]) -> DataFrame:  # noqa: ARG002 - as below
+    def of_files(self, keep: Callable[[str], bool]) -> DataFrame:  # noqa: ARG002 - only lists of files have any
         """Return the rows of those files whose name (as in `names`) `keep` takes.
 
         Raises:

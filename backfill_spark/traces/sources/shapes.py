@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfill_spark.errors import TraceSourceError
-from backfill_spark.traces.sources import canonical, databricks_rows
+from backfill_spark.traces.sources import canonical, databricks_rows, mlflow_documents
 
 if TYPE_CHECKING:
     from backfill_spark.traces.sources.mapping import Columns
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from backfill_spark.traces.sources.shape import Shape
 
 SHAPES: tuple[Shape, ...] = (
+    mlflow_documents.DOCUMENTS,
+    mlflow_documents.FRAME,
     databricks_rows.ARCHIVE,
     databricks_rows.VIEW,
     canonical.SHAPE,

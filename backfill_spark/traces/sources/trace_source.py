@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import ClassVar
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -25,8 +24,11 @@ class TraceSource(ABC):
     pinned: Pinned
     shape: str
     """The name of the shape by which it is read."""
-    notes: ClassVar[tuple[str, ...]] = ()
-    """What a plan says about it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a plan says about it."""
+        return self.pinned.notes
 
     @property
     @abstractmethod
@@ -100,12 +102,14 @@ class TraceSource(ABC):
         Raises:
             ValueError: a column is not in `.columns`.
             TraceSourceError: the session skips files that it cannot read.
+            SourceGoneError: what a view reads has changed.
         """
         absent = sorted(set(columns) - self.columns)
         if absent:
             raise ValueError(f"the traces at {self.name!r} do not have the columns {absent}; see TraceSource.columns")
         if self.format != "dataframe":
             refuse_skipping(self.pinned.spark, self.name)
+            self.pinned.check()
         return self._read(columns, window, untimed=untimed, positions=positions, experiment_id=experiment_id)
 
     def traces(self) -> DataFrame:
