@@ -152,6 +152,12 @@ class TimeWindow:
         starts_before = self.start is None or other.end is None or self.start < other.end
         return starts_before and (other.start is None or self.end is None or other.start < self.end)
 
+    @property
+    def dates(self) -> tuple[date, date]:
+        """The first and the last UTC date that an instant of the window can have."""
+        first = date.min if self.start is None else self.start.astimezone(UTC).date()
+        return first, date.max if self.end is None else self.end.astimezone(UTC).date()
+
     def to_json(self) -> list[str | None]:
         """Return both bounds as ISO text."""
         return [None if t is None else t.isoformat() for t in (self.start, self.end)]

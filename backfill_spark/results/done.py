@@ -30,13 +30,14 @@ def with_done(
 ) -> DataFrame:
     """Add the masks `done` (has a result of another job), `own` (staged by `job_id`) and `elsewhere` (by another).
 
-    Versions are pinned. `own_version` adds what `job_id` has staged by then; `dates` narrows what is read of
-    both tables to a chunk's dates.
+    Versions are pinned. `own_version` adds what `job_id` has staged by then. Of both tables only the dates of the
+    window are read, or `dates`, a chunk's own.
     """
     parts = []
+    dates = request.window.dates if dates is None else dates
     scorers = {"experiment_id": [request.experiment_id], "scorer_name": [s.name for s in request.scorers]}
     at = request.results_version
-    if at is not None and request.reprocess is not Reprocess.ALL and results.assessments.may_hold(scorers, at):
+    if at is not None and request.reprocess is not Reprocess.ALL and results.assessments.may_hold(scorers, at, dates):
         parts.append(_existing(results, request, dates))
     if staging_version is not None and results.staging.may_hold({}, staging_version):
         parts.append(_staged(results, request, job_id, staging_version, dates))
@@ -57,8 +58,9 @@ def with_done(
     return joined.withColumn("done", F.col("done").bitwiseAND(F.bitwise_not(F.col("own"))))
 
 
-def _existing(results: ResultStore, request: Request, dates: tuple[date, date] | None) -> DataFrame:
+def _existing(results: ResultStore, request: Request, dates: tuple[date, date]) -> DataFrame:
     rows = _within(results.assessments.read(request.results_version), request, dates)
+    rows = rows.where(F.col("scorer_name").isin([s.name for s in request.scorers]))  # reaches the scan
     position = position_of(request.scorers, F.col("scorer_name"), F.col("scorer_version"))
     rows = rows.select("trace_id", "trace_date", "outcome", position.alias("i")).where("i is not null")
     if request.reprocess is Reprocess.FAILED:
@@ -72,7 +74,7 @@ def _existing(results: ResultStore, request: Request, dates: tuple[date, date] |
 
 
 def _staged(
-    results: ResultStore, request: Request, job_id: str | None, version: int, dates: tuple[date, date] | None
+    results: ResultStore, request: Request, job_id: str | None, version: int, dates: tuple[date, date]
 ) -> DataFrame:
     rows = _within(results.staging.read(version), request, dates)
     if request.reprocess is Reprocess.ALL:
@@ -91,9 +93,9 @@ def _staged(
     )
 
 
-def _within(rows: DataFrame, request: Request, dates: tuple[date, date] | None) -> DataFrame:
+def _within(rows: DataFrame, request: Request, dates: tuple[date, date]) -> DataFrame:
     rows = rows.where(F.col("experiment_id") == request.experiment_id)
-    return rows if dates is None else rows.where(F.col("trace_date").between(*map(day_literal, dates)))
+    return rows.where(F.col("trace_date").between(*map(day_literal, dates)))
 
 
 def _holds(spec: ScorerSpec, reprocess: Reprocess) -> Column:

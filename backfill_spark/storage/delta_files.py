@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from deltalake import DeltaTable
 
     from backfill_spark.storage.small_table import Where
@@ -29,8 +31,11 @@ class File:
     """Greatest value of the column that rows are ordered by; None where it is not known."""
 
 
-def files_of(now: DeltaTable, where: Where, by: str) -> list[File]:
-    """Return the files that may hold rows that are wanted, by the least and greatest value of each column."""
+def files_of(now: DeltaTable, where: Where, by: str, parts: tuple[str, date, date] | None = None) -> list[File]:
+    """Return the files that may hold rows that are wanted, by the least and greatest value of each column.
+
+    `parts` wants files of partitions by a column from one date to another only.
+    """
     stream: Any = now.get_add_actions(flatten=True)
     found = pa.RecordBatchReader.from_stream(stream).read_all()  # pa.table() would import pandas
     unknown = [None] * len(found)
@@ -45,6 +50,10 @@ def files_of(now: DeltaTable, where: Where, by: str) -> list[File]:
             if low is not None and high is not None:
                 next_one = bisect_left(wanted, low)
                 keep[at] &= next_one < len(wanted) and wanted[next_one] <= high
+    if parts is not None:
+        column, first, last = parts
+        for at, day in enumerate(known(f"partition.{column}")):
+            keep[at] &= day is None or first <= day <= last
     files = zip(keep, known("path"), known(f"max.{by}"), strict=True)
     return [File(unquote(path), highest) for is_kept, path, highest in files if is_kept]
 

@@ -23,6 +23,7 @@ from backfill_spark.storage.small_table import Txn, Where, location_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import date
 
     from delta.tables import DeltaMergeBuilder
     from pyspark.sql import Column, Row
@@ -105,9 +106,9 @@ class Store(CommitLog):
             rows = rows.withColumns({n: F.lit(None).cast(self.table.schema[n].dataType) for n in later})
         return rows
 
-    def may_hold(self, where: Where, version: int) -> bool:
+    def may_hold(self, where: Where, version: int, parts: tuple[date, date] | None = None) -> bool:
         """False when it is known without a look at the rows that a version has none with these values."""
-        return self.light is None or self.light.may_hold(where, version)
+        return self.light is None or self.light.may_hold(where, version, parts)
 
     def frame(self, rows: Sequence[dict[str, Any]]) -> DataFrame:
         """Return rows of plain values as a frame of the table's shape; absent columns are NULL."""

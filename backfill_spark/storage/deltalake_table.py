@@ -26,6 +26,8 @@ from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, la
 from backfill_spark.storage.small_table import Row, Txn, Where
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from deltalake.transaction import RemoveAction
 
     from backfill_spark.schema import Table
@@ -171,10 +173,11 @@ class DeltalakeTable:
         if rows:
             yield rows
 
-    def may_hold(self, where: Where, version: int) -> bool:
-        """False when no file of a version can have rows with these values."""
+    def may_hold(self, where: Where, version: int, parts: tuple[date, date] | None = None) -> bool:
+        """False when no file of a version can have rows with these values, in partitions from one date to another."""
         then = DeltaTable(str(self.folder), version=version)
-        return bool(files_of(then, where, ""))
+        (by,) = self.table.partitioned_by
+        return bool(files_of(then, where, "", None if parts is None else (by, *parts)))
 
     def only_added(self, *, after: int | None, since: float) -> bool:
         """True when it is sure that no row has been taken away after a version of this very table.

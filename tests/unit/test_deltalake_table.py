@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +279,15 @@ class TestFiles:
         assert self.add(table, "2026-01-02", txn=Txn("me", 101))
         assert self.add(table, "2026-01-01", txn=Txn("me", 102)) is None
         assert self.add(table, "2026-01-01", after=1, txn=Txn("me", 102))
+
+    @pytest.mark.parametrize(
+        ("first", "last", "is_there"), [(1, 1, True), (2, 8, False), (1, 9, True), (9, 9, True), (10, 11, False)]
+    )
+    def test_what_is_known_of_other_dates(self, table: DeltalakeTable, first: int, last: int, is_there: bool) -> None:
+        """A plan of one night does not look at the results of all others."""
+        assert self.add(table, "2026-01-01", "2026-01-09", txn=Txn("me", 101))
+        assert table.may_hold({}, table.version(), (date(2026, 1, first), date(2026, 1, last))) is is_there
+        assert table.may_hold({}, table.version())
 
     def test_nothing_is_a_commit_too(self, table: DeltalakeTable) -> None:
         """Which is refused like any other."""
