@@ -55,7 +55,9 @@ def decoded(text: str | None) -> Any:
 
 def main(rows: Path, folder: Path) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.set_experiment("export")
+    # Else traces leave files in the working directory.
+    place = mlflow.create_experiment("export", artifact_location=str(folder / "artifacts"))
+    mlflow.set_experiment(experiment_id=place)
     ids = {}
     for line in rows.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
