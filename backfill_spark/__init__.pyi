@@ -32,6 +32,7 @@ from backfill_spark.errors import (
     SessionError as SessionError,
     SettingsError as SettingsError,
     SourceGoneError as SourceGoneError,
+    TraceImportError as TraceImportError,
     TraceSourceError as TraceSourceError,
     TraceUnreadableError as TraceUnreadableError,
 )

@@ -45,6 +45,10 @@ class TraceSourceError(BackfillError, ValueError):
         )
 
 
+class TraceImportError(BackfillError):
+    """An import of traces ended on the way; what it has copied stays, and the next one goes on from there."""
+
+
 class SourceGoneError(BackfillError):
     """The pinned version of the source can no longer be read; `resume --repin` goes on from the newest."""
 

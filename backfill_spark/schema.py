@@ -89,6 +89,9 @@ TRACE_ASSESSMENT = _struct(
     ("overrides", STRING, ""),
     ("valid", STRING, ""),
 )
+_IMPORTED_ASSESSMENT = T.StructType(
+    [*TRACE_ASSESSMENT.fields, *_struct(("issue", _struct(("issue_name", STRING, "")), ""))]
+)
 TRACES = _struct(
     ("trace_id", STRING, "Id, exactly as the source spells it."),
     ("experiment_id", STRING, "Experiment; NULL belongs to the experiment that asks."),
@@ -106,6 +109,24 @@ TRACES = _struct(
     ("spans", T.ArrayType(SPAN), "Spans; a JSON text of the same list is read too."),
     ("assessments", T.ArrayType(TRACE_ASSESSMENT), "Assessments that the trace had in the source."),
     ("trace_date", DATE, "UTC date of request_time."),
+)
+PAYLOAD = "backfill_spark.payload"
+"""Metadata of a column `request`: the payload rule of the whole table, where traces.payload is auto."""
+IMPORTED_TRACES = Table(
+    "traces",
+    T.StructType(
+        [
+            T.StructField("request", STRING, True, {"comment": "JSON text of the root's input.", PAYLOAD: "json"})
+            if field.name == "request"
+            else T.StructField("spans", STRING, True, {"comment": "JSON list of spans, as MLflow stores them."})
+            if field.name == "spans"
+            else T.StructField("assessments", T.ArrayType(_IMPORTED_ASSESSMENT), True)
+            if field.name == "assessments"
+            else field
+            for field in TRACES.fields
+        ]
+    ),
+    "Traces imported from a server: values are JSON texts, as it stores them.",
 )
 REQUIRED_TRACE_COLUMNS = ("trace_id", "request_time")
 

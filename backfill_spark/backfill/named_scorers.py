@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill import values
-from backfill_spark.errors import BackfillRefusedError, FilterError, not_found_problem
+from backfill_spark.errors import BackfillError, BackfillRefusedError, FilterError, not_found_problem
 from backfill_spark.judges.llm.endpoints import resolve
 from backfill_spark.models import MAX_SCORERS, BackfillScorerConfig, ScorerKind, ScorerSpec
 from backfill_spark.scorers import Scorer
+from backfill_spark.scorers.of_mlflow import as_config
 from backfill_spark.scorers.validation import instead_of
 from backfill_spark.traces.filters import compile_filter
 
@@ -53,6 +54,7 @@ def named(given: Any, problems: Problems) -> Sequence[Any]:
     if not given:
         problems.note("scorers is empty. Name at least one registered scorer; list_scorers() shows them.")
         return []
+    given = [_of_ours(one, problems) for one in given]
     names = [isinstance(g, str) for g in given]
     configs = [isinstance(g, BackfillScorerConfig) for g in given]
     if not all(n or c for n, c in zip(names, configs, strict=True)):
@@ -95,6 +97,15 @@ def named(given: Any, problems: Problems) -> Sequence[Any]:
 
 def _too_many(count: int) -> str:
     return f"A job takes at most {MAX_SCORERS} scorers, got {count}. Split them over several jobs."
+
+
+def _of_ours(given: Any, problems: Problems) -> Any:
+    """Return an object of MLflow's as a config of ours, anything else as it is."""
+    try:
+        return as_config(given)
+    except BackfillError as error:
+        problems.note(str(error))
+        return BackfillScorerConfig(str(getattr(given, "name", given)))
 
 
 def _name_of(given: Any) -> str:

@@ -24,6 +24,7 @@ from backfill_spark.jobs.job import job_of
 from backfill_spark.judges.services import keys_missing, prices_missing, probed, services_of
 from backfill_spark.models import Sampling, new_job_id
 from backfill_spark.results.due import highest_rate, missing_ids, spark_samples
+from backfill_spark.scorers.of_mlflow import has_mlflows, registered
 from backfill_spark.selection.frozen import listed
 from backfill_spark.settings.current import experiment
 from backfill_spark.storage.session import few_tasks
@@ -60,6 +61,7 @@ def accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> A
 def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> Accepted:
     problems, settings, results = Problems(), tables.settings, tables.results
     where = experiment(experiment_id, settings)
+    arguments = _with_mlflows(arguments, tables, where[0])
     catalog = tables.registry.catalog(where[0], definitions=True)
     request = validate.resolve(arguments, settings, problems, experiment=where, catalog=catalog, now=datetime.now(UTC))
     source = None
@@ -100,6 +102,14 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
         f"{made.calls:,} calls in {made.chunks:,} chunks{cost}; {made.source_kind} at version {made.source_version}"
     )
     return Accepted(inputs, made)
+
+
+def _with_mlflows(arguments: Arguments, tables: Tables, experiment_id: str) -> Arguments:
+    """Register the scorers of MLflow among the arguments, when nothing else in them is wrong."""
+    if not has_mlflows(arguments.scorers):
+        return arguments
+    validate.refuse_values(arguments, tables.settings)
+    return replace(arguments, scorers=registered(arguments.scorers, tables.registry, experiment_id))
 
 
 def _usable_version(store: Store, problems: Problems) -> int | None:

@@ -101,6 +101,7 @@ def pinned(request: Request, source: TraceSource, results_version: int | None) -
         source_shape=source.shape,
         source_version=source.version,
         source_table_id=source.table_id,
+        payload=(source.payload or request.payload) if request.payload == "auto" else request.payload,
         results_version=results_version,
         notes=(*request.notes, *source.notes),
     )

@@ -6,6 +6,7 @@ import click
 
 from backfill_spark.cli.command import ProgramGroup
 from backfill_spark.cli.deliver import DELIVER_COMMANDS
+from backfill_spark.cli.import_traces import import_
 from backfill_spark.cli.jobs import JOB_COMMANDS
 from backfill_spark.cli.queue import QUEUE_COMMANDS
 from backfill_spark.cli.run import RUN_COMMANDS
@@ -34,5 +35,6 @@ def main() -> None:
     """  # noqa: D301 - click wants the control character
 
 
+sources.add_command(import_)
 for command in (*SETUP_COMMANDS, *RUN_COMMANDS, *JOB_COMMANDS, *QUEUE_COMMANDS, *DELIVER_COMMANDS, scorers, sources):
     main.add_command(command)

@@ -75,6 +75,10 @@ def versions(program: Program, name: str, experiment_id: str | None) -> None:
 def register(program: Program, place: str, name: str | None, experiment_id: str | None) -> None:
     """Register a scorer from a module, also one in this folder, a file, or a built-in (backfill_spark:PIIDetection)."""
     found = import_scorer(place)
+    if validation.is_of_mlflow(found):
+        from backfill_spark.scorers.of_mlflow import of_mlflow
+
+        found = of_mlflow(found)
     _show(program, found.register(name=name, experiment_id=experiment_id))
 
 

@@ -13,7 +13,7 @@ from backfill_spark.cli.program import Program
 
 @click.group(cls=ProgramGroup)
 def sources() -> None:
-    """Look at where traces come from."""
+    """Look at where traces come from, and import them."""
 
 
 @sources.command(cls=ProgramCommand)

@@ -205,6 +205,19 @@ class Scorer:
             result.name = self._name
         return result
 
+    def to_mlflow(self) -> Any:
+        """Return a scorer of MLflow's, for `mlflow.genai.evaluate(scorers=[ours.to_mlflow()])`.
+
+        A function and a code built-in are called as they are, with a `Trace` of ours; a judge becomes MLflow's of the
+        same name and arguments, which asks with MLflow's prompt.
+
+        Raises:
+            ScorerDefinitionError: MLflow is not installed, or lacks a judge of this kind.
+        """
+        from backfill_spark.scorers.to_mlflow import to_mlflow
+
+        return to_mlflow(self)
+
     def captured(self) -> tuple[Any, ...]:
         """The parts that decide its answers. For digests."""
         if self._function is not None:

@@ -12,10 +12,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
+import pyarrow.compute
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
@@ -197,6 +199,18 @@ class DeltalakeTable:
         """True when a commit removes rows, or nobody can say."""
         actions = self._actions(version)
         return actions is None or any(a["remove"].get("dataChange", True) for a in actions if "remove" in a)
+
+    def transaction(self, app_id: str) -> int | None:
+        """The last version that `append` wrote with this identity; None: no such write."""
+        with self._lock:
+            found = self._newest().transaction_version(app_id)
+        return None if found is None else int(found)
+
+    def texts_since(self, column: str, time: str, start: datetime) -> set[str]:
+        """Return the values of a column in rows whose `time` is not before `start`; other files are not read."""
+        with self._lock:
+            dataset = self._newest().to_pyarrow_dataset()
+        return set(dataset.to_table([column], filter=pa.compute.field(time) >= start)[column].to_pylist())
 
     def rows_of(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
         """Give the rows of some files, without the column that the table is partitioned by."""

@@ -140,15 +140,14 @@ def hex_id(value: Any) -> Any:
     """Return an id of 8 bytes as hex digits: MLflow writes base64 (V3) or 0x… (V2); others stay as they are."""
     if not isinstance(value, str):
         return value
-    if value.startswith("0x"):
-        return value[2:].rjust(16, "0")
+    # First: one base64 text in 4,096 begins with 0x.
     if value.endswith("="):
         try:
             found = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             return value
         return found.hex() if len(found) == 8 else value
-    return value
+    return value[2:].rjust(16, "0") if value.startswith("0x") else value
 
 
 class Span(RefusesByName):

@@ -150,10 +150,11 @@ class UsersOwn(OfMlflow):
 
 @pytest.mark.parametrize(("made", "ours"), [(OfMlflow(), "scorer"), (Safety(), "Safety"), (UsersOwn(), "scorer")])
 def test_a_scorer_object_of_mlflow_is_told_what_to_import(made: OfMlflow, ours: str) -> None:
-    """Wherever it is handed in, the sentence names the import to write."""
+    """The sentence names the import to write, or what its class must become."""
     said = f"scorer object of MLflow.*from backfill_spark import {ours}`"
     with pytest.raises(ScorerDefinitionError, match=said):
         scorer(made)
+    said = f"scorer {type(made).__name__} of MLflow cannot be one here: .*with @scorer"
     for given in ([made], [BackfillScorerConfig(scorer=made)]):
         with pytest.raises(BackfillRefusedError, match=said):
             refuse_values(Arguments(scorers=given), Settings())

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from backfill_spark.models import TimeWindow
-from backfill_spark.schema import TRACES
+from backfill_spark.schema import PAYLOAD, TRACES
 from backfill_spark.traces.sources.lists import as_assessments, as_spans
 from backfill_spark.traces.sources.pinned import Pinned
 from backfill_spark.traces.sources.read_errors import refuse_skipping
@@ -77,6 +77,12 @@ class TraceSource(ABC):
     def files(self) -> tuple[str, ...]:
         """The frozen list of files, where it is one."""
         return self.pinned.files
+
+    @property
+    def payload(self) -> str | None:
+        """The payload rule that the table itself names, as imported ones do; None: it says nothing."""
+        named = [field.metadata.get(PAYLOAD) for field in self.pinned.schema.fields if field.name == "request"]
+        return named[0] if named else None
 
     def read(
         self,
