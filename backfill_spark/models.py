@@ -217,6 +217,7 @@ class ScorerSpec:
     aggregations: tuple[str, ...] = ()
     timeout_s: float | None = None
     level: str = "trace"
+    filter_dialect: str = "mlflow"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object without the definition, which stays in `scorers`."""
@@ -384,6 +385,7 @@ class Request:
     results_version: int | None
     """Version of `assessments` that decides what has a result; None when there was no table."""
     filter_string: str | None = None
+    filter_dialect: str = "mlflow"
     lists_traces: bool = False
     """True when the traces were listed (`trace_ids`); the ids are in `work`."""
     reprocess: Reprocess = Reprocess.MISSING

@@ -164,10 +164,12 @@ SCORER_CONFIGS = Table(
         ("sample_rate", DOUBLE, "Share of traces in [0, 1]; 0 means stopped."),
         ("filter_string", STRING, "MLflow filter, or NULL."),
         ("updated_at", TIMESTAMP, "The latest row of a scorer wins."),
+        ("filter_dialect", STRING, "Dialect of the filter: mlflow or extended; NULL means mlflow."),
     ),
     "Sample rate and filter of each scorer (append-only, latest wins).",
     append_only=True,
     is_contract=True,
+    added=(("filter_dialect",),),
 )
 ASSESSMENTS = Table(
     "assessments",

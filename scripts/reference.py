@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 import backfill_spark
-from backfill_spark import schema
+from backfill_spark import filters, schema
 from backfill_spark.models import ErrorCode, JobState, Outcome, SkipReason
 from backfill_spark.settings.schema import RESERVED, Settings
 from backfill_spark.settings.yaml_file import DEFAULT_FILE
@@ -73,8 +73,8 @@ API_HEAD = """\
 
 *Generated from `backfill_spark/__init__.pyi` and what it names by `make docs`.*
 
-All of them are imported from `backfill_spark`. What is not listed here may change without a word. A line that this \
-page loses, or changes, is told in CHANGELOG.md."""
+All of them are imported from `backfill_spark`, but for those of the last section. What is not listed here may change \
+without a word. A line that this page loses, or changes, is told in CHANGELOG.md."""
 
 
 def settings_page() -> str:
@@ -182,9 +182,13 @@ def _columns(schema: T.StructType) -> str:
 
 def api_page() -> str:
     """docs/api.md: the public names, their signatures, and what public classes define."""
-    names = backfill_spark.__all__
-    lines = [line for name in names for line in _definition(name, getattr(backfill_spark, name))]
-    return "\n\n".join([API_HEAD, "```\n" + "\n".join(lines) + "\n```"]) + "\n"
+    pages = [API_HEAD, _names_of(backfill_spark), "## backfill_spark.filters", _names_of(filters)]
+    return "\n\n".join(pages) + "\n"
+
+
+def _names_of(module: Any) -> str:
+    lines = [line for name in module.__all__ for line in _definition(name, getattr(module, name))]
+    return "```\n" + "\n".join(lines) + "\n```"
 
 
 def _definition(name: str, value: Any) -> Iterator[str]:

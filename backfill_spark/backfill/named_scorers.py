@@ -125,7 +125,7 @@ def spec_of(
     if spec.level == "session":
         problems.note(f"The scorer {name!r} takes `session`; scorers of whole sessions cannot be backfilled.")
     try:
-        compile_filter(spec.filter_string)
+        compile_filter(spec.filter_string, spec.filter_dialect)
     except FilterError as error:
         problems.note(f"The registered filter of {name!r} does not parse: {error}")
     if rate is None:

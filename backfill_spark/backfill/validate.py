@@ -37,7 +37,9 @@ def resolve(
     found = [spec_of(g, catalog, experiment_id, problems, lists_traces=plain["lists_traces"]) for g in names]
     scorers = tuple(s for s in found if s is not None)
     _for_judges_only(_bounds(arguments), scorers, problems)
-    plain["notes"] += [f"filter of {s.name}: {note}" for s in scorers for note in values.notes_of(s.filter_string)]
+    plain["notes"] += [
+        f"filter of {s.name}: {note}" for s in scorers for note in values.notes_of(s.filter_string, s.filter_dialect)
+    ]
     return Request(
         experiment_id=experiment_id,
         experiment_given=given,
@@ -76,12 +78,14 @@ def _values(
         problems.note(f"launch must be 'here' or 'queue', got {arguments.launch!r}.")
     if sampling is Sampling.SPARK:
         notes.append("Sampling by Spark: another source version or a higher rate chooses other traces.")
-    whole = values.filter_text(arguments.filter_string, problems)
-    notes += [f"filter_string: {note}" for note in values.notes_of(whole)]
+    dialect = settings.filters.dialect
+    whole = values.filter_text(arguments.filter_string, dialect, problems)
+    notes += [f"filter_string: {note}" for note in values.notes_of(whole, dialect)]
     limit = settings.limits.max_error_rate if arguments.max_error_rate is None else arguments.max_error_rate
     return {
         "window": window,
         "filter_string": whole,
+        "filter_dialect": dialect,
         "lists_traces": listed is not None,
         "reprocess": values.one_of(Reprocess, "reprocess", arguments.reprocess, problems),
         "sampling": sampling,

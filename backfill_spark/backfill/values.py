@@ -83,22 +83,22 @@ def one_of(kind: Any, what: str, value: Any, problems: Problems) -> Any:
     return next(iter(kind))
 
 
-def filter_text(value: Any, problems: Problems) -> str | None:
+def filter_text(value: Any, dialect: str, problems: Problems) -> str | None:
     """Return the filter, None where there is none; one that does not parse is noted."""
     if value is not None and not isinstance(value, str):
         problems.note(f"filter_string must be text, got {type(value).__name__}.")
         return None
     try:
-        compile_filter(value)
+        compile_filter(value, dialect)
     except FilterError as error:
         problems.note(str(error))
     return value or None
 
 
-def notes_of(text: str | None) -> tuple[str, ...]:
+def notes_of(text: str | None, dialect: str) -> tuple[str, ...]:
     """Return the notes about a filter that parses."""
     try:
-        return compile_filter(text).notes
+        return compile_filter(text, dialect).notes
     except FilterError:  # a problem, and told as one
         return ()
 

@@ -189,7 +189,7 @@ def _scorers_in(module: Any) -> list[str]:
 def _change(program: Program, name: str, verb: str, config: ScorerSamplingConfig, *, experiment_id: str | None) -> None:
     # What is wrong in itself is refused before Spark starts.
     config = (validation.checked_start if verb == "start" else validation.checked_config)(config)
-    compile_filter(config.filter_string)
+    compile_filter(config.filter_string, program.settings.filters.dialect)
     found = program.api.get_scorer(name=name, experiment_id=experiment_id)
     _show(program, getattr(found, verb)(experiment_id=experiment_id, sampling_config=config))
 

@@ -41,7 +41,7 @@ def start(
     Raises:
         ScorerLifecycleError: nothing with its digest is registered under this name.
     """
-    compile_filter(config.filter_string)
+    compile_filter(config.filter_string, current.current().settings.filters.dialect)
     registry, experiment = here(experiment_id)
     target = validation.checked_name(own_name if name is None else name)
     catalog = registry.catalog(experiment)
@@ -60,7 +60,7 @@ def change(
         ScorerNotFoundError: it is not there any more.
         FilterError: the filter does not parse.
     """
-    compile_filter(config.filter_string)
+    compile_filter(config.filter_string, current.current().settings.filters.dialect)
     registry, experiment = here(known.experiment_id if experiment_id is None else experiment_id)
     target = known.spec.name if name is None else validation.checked_name(name)
     if (target, experiment) != (known.spec.name, known.experiment_id):

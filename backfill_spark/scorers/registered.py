@@ -32,6 +32,12 @@ class Config:
     updated_us: int = 0
     writes: int = 0
     """How many configs were written for it so far."""
+    filter_dialect: str = "mlflow"
+
+    @property
+    def of_spec(self) -> dict[str, Any]:
+        """What a spec has of it."""
+        return {name: getattr(self, name) for name in ("sample_rate", "filter_string", "filter_dialect")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +64,14 @@ class RegisteredScorer:
 
     def at(self, config: Config, **changes: Any) -> RegisteredScorer:
         """Return it with another rate and filter, and `changes` of its spec."""
-        spec = replace(self.spec, sample_rate=config.sample_rate, filter_string=config.filter_string, **changes)
-        return replace(self, spec=spec)
+        return replace(self, spec=replace(self.spec, **config.of_spec, **changes))
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any], config: Config) -> RegisteredScorer:
         """Read a row of `scorers`; one that is broken, or that a newer backfill_spark wrote, has a `problem`."""
         name, version, digest = row["name"], row["version"], row["digest"]
-        problem, rate = None, (config.sample_rate, config.filter_string)
-        blank = ScorerSpec(name, version, str(digest), ScorerKind.FUNCTION, {}, None, (), *rate)
+        problem = None
+        blank = ScorerSpec(name, version, str(digest), ScorerKind.FUNCTION, {}, None, (), **config.of_spec)
         try:
             spec = replace(
                 blank,
@@ -184,7 +189,8 @@ class Catalog:
     @classmethod
     def of_rows(cls, experiment_id: str, rows: Sequence[Mapping[str, Any]]) -> Catalog:
         """Sort rows of both tables; those of a config have no version."""
-        blank = dict.fromkeys(("definition", "deleted_us", "created_us", "updated_us", "sample_rate", "filter_string"))
+        absent = ("definition", "deleted_us", "created_us", "updated_us", "sample_rate", "filter_string")
+        blank = dict.fromkeys((*absent, "filter_dialect"))
         found: dict[tuple[str, int], list[dict[str, Any]]] = {}
         configs: dict[str, Config] = {}
         newest_us = 0
@@ -204,6 +210,7 @@ class Catalog:
                     values["filter_string"] if new else old.filter_string,
                     max(values["updated_us"] or 0, old.updated_us),
                     old.writes + 1,
+                    (values["filter_dialect"] or "mlflow") if new else old.filter_dialect,
                 )
         live: dict[tuple[str, int], RegisteredScorer] = {}
         numbers: dict[str, int] = {}

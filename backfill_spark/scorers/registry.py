@@ -49,6 +49,7 @@ class Registry:
 
         self._scorers = tables.small(SCORERS)
         self._configs = tables.small(SCORER_CONFIGS)
+        self._dialect = tables.settings.filters.dialect
 
     def catalog(self, experiment_id: str, *, name: str | None = None, definitions: bool = False) -> Catalog:
         """Return what is registered, of all names or one, in one Spark read: all that a plan needs.
@@ -118,7 +119,7 @@ class Registry:
             ScorerNotFoundError: no such scorer.
             FilterError: the filter does not parse; nothing is written.
         """
-        compile_filter(filter_string)
+        compile_filter(filter_string, self._dialect)
         tried = 0
         for _ in range(_ATTEMPTS):
             catalog = catalog or self.catalog(experiment_id, name=name)
@@ -130,6 +131,7 @@ class Registry:
                 old.filter_string if filter_string is None else filter_string or None,
                 _next_moment(old.updated_us),
                 old.writes + 1,
+                old.filter_dialect if filter_string is None else self._dialect,
             )
             tried = max(new.writes, tried + 1)
             if self._append_config(name, experiment_id, new, tried):
@@ -193,6 +195,7 @@ class Registry:
             "sample_rate": config.sample_rate,
             "filter_string": config.filter_string,
             "updated_at": moment(config.updated_us),
+            "filter_dialect": config.filter_dialect,
         }
         return self._configs.append([row], txn=Txn(f"scorer_config/{experiment_id}/{name}", number))
 

@@ -15,6 +15,7 @@ from pyspark.sql import types as T
 from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, SkipReason
 from backfill_spark.selection import sampling
 from backfill_spark.traces.filters import Filter, compile_filter
+from backfill_spark.traces.filters.related import MORE
 from backfill_spark.traces.sources import POSITIONS
 from backfill_spark.traces.texts import key_text
 from backfill_spark.traces.times import utc_date
@@ -52,7 +53,13 @@ def submask(mask: Column, indexes: Sequence[int]) -> Column:
 
 def filters_of(request: Request) -> tuple[Filter, list[Filter]]:
     """Return the job's own filter and each scorer's registered one, parsed."""
-    return compile_filter(request.filter_string), [compile_filter(s.filter_string) for s in request.scorers]
+    own = compile_filter(request.filter_string, request.filter_dialect)
+    return own, [compile_filter(s.filter_string, s.filter_dialect) for s in request.scorers]
+
+
+def experiment_filter(request: Request) -> str | None:
+    """Return the experiment that traces are filtered by: only one that was given."""
+    return request.experiment_id if request.experiment_given else None
 
 
 def needs_expectations(spec: ScorerSpec) -> bool:
@@ -73,6 +80,7 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
     """Add to `traces` what decides each pair.
 
     Args:
+        traces: maybe with MORE, the assessments that filters see besides those of the row.
         choice: for listed traces or Spark sampling: trace_id and `chosen` (mask); else None.
 
     Returns:
@@ -91,8 +99,9 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
         needs_expectations(s) & ~_has_expectations(traces) if needs_expectations(s) else F.lit(False)
         for s in request.scorers
     ]
-    matched = [own.column(available) & f.column(available) for f in each]
-    unreadable = [F.col("is_torn") | own.undecided(available) | f.undecided(available) for f in each]
+    schema = traces.schema if any(f.tree is not None for f in (own, *each)) else None
+    matched = [own.column(schema) & f.column(schema) for f in each]
+    unreadable = [F.col("is_torn") | own.undecided(schema) | f.undecided(schema) for f in each]
     if request.sampling is Sampling.SPARK:
         sampled = F.coalesce(F.col("chosen"), F.lit(0).cast("bigint"))
     else:
@@ -110,7 +119,7 @@ def choose(traces: DataFrame, request: Request, available: frozenset[str], choic
             "draw": sampling.draw(request.seed),
         }
     )
-    return out.drop("is_torn", "chosen")
+    return out.drop("is_torn", "chosen", MORE)
 
 
 def _skip(available: frozenset[str]) -> Column:

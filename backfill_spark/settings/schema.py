@@ -20,6 +20,7 @@ from backfill_spark.errors import NameRefusedError, SettingsError, nearest_first
 from backfill_spark.settings.judges import JudgeSettings
 from backfill_spark.settings.locations import Location, absolute
 from backfill_spark.settings.sections import (
+    FilterSettings,
     LimitSettings,
     ScoringSettings,
     TableSettings,
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     default_lookback: str | None = Field(None, description="Window when no bound is given, for example 7d.")
     tables: TableSettings = Field(default_factory=TableSettings)
     traces: TraceSettings = Field(default_factory=TraceSettings)
+    filters: FilterSettings = Field(default_factory=FilterSettings)
     scoring: ScoringSettings = Field(default_factory=ScoringSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)

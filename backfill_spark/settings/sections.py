@@ -105,6 +105,14 @@ class ScoringSettings(_Section):
     )
 
 
+class FilterSettings(_Section):
+    """How filters are read."""
+
+    dialect: Literal["mlflow", "extended"] = Field(
+        "mlflow", description="extended: also OR, NOT, parentheses and BETWEEN."
+    )
+
+
 class LimitSettings(_Section):
     """Limits on one call, one trace, one job and one runner."""
 

@@ -66,15 +66,22 @@ _TOKEN = re.compile(
     |(?P<sign>[<>=~!]+)""",
     re.VERBOSE,
 )
+_KINDS = {str(kind): kind for kind in TokenKind}
 _HINTS = {
     "'": "the quote is not closed",
     '"': "the quote is not closed",
     "`": "the backtick is not closed",
-    ";": "';' cannot stand here; a filter is one expression, joined by AND",
+    ";": "';' cannot stand here; a filter is one expression",
     "-": "'-' cannot stand here; there are no comments, and a key with '-' is written in backticks: tags.`my-key`",
     "#": "'#' cannot stand here; a filter has no comments",
     "&": "'&' cannot stand here; join comparisons with AND",
 }
+
+
+def first_token(text: str) -> str:
+    """Return the token that a text begins with, with its quotes; "" where none does."""
+    match = _TOKEN.match(text)
+    return match[0] if match else ""
 
 
 def tokens_of(text: str) -> list[Token]:
@@ -91,6 +98,6 @@ def tokens_of(text: str) -> list[Token]:
             character = text[position]
             raise FilterError.at(text, position, _HINTS.get(character, f"{character!r} cannot stand here"))
         if match.lastgroup != "blank":
-            tokens.append(Token(TokenKind(str(match.lastgroup)), match[0], position, match.end()))
+            tokens.append(Token(_KINDS[str(match.lastgroup)], match[0], position, match.end()))
         position = match.end()
     return [*tokens, Token(TokenKind.END, "", len(text), len(text))]
