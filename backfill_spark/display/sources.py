@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from backfill_spark.display.formats import moment_text
+from backfill_spark.display.formats import many, moment_text
 from backfill_spark.display.render import Sheet, Table
 
 _LENGTH = 400
@@ -61,8 +61,8 @@ def trace_text(trace: Any) -> str:
         parts = [
             f"state {trace.info.state}",
             "" if trace.info.execution_duration is None else f"{trace.info.execution_duration:,} ms",
-            f"{len(spans)} spans" + (f": {', '.join(spans[:5])}{', …' if len(spans) > 5 else ''}" if spans else ""),
-            f"{len(trace.info.assessments)} assessments",
+            many(len(spans), "span") + (f": {', '.join(spans[:5])}{', …' if len(spans) > 5 else ''}" if spans else ""),
+            many(len(trace.info.assessments), "assessment"),
             f"tags {tags}" if tags != "{}" else "",
         ]
     except Exception as error:
