@@ -64,12 +64,13 @@ def score_chunks(attempt: Attempt) -> bool:
 def next_chunks(
     request: Request, progress: JobProgress, pairs_by_hour: Mapping[int, int], slots: int
 ) -> Iterator[tuple[Chunk, int | None]]:
-    """Cut the due pairs into chunks of about 30 seconds, by the pace so far; with a number of tasks."""
+    """Cut the due pairs into chunks of 30 seconds or less, by the pace so far; with a number of tasks."""
     cutter = chunks.Cutter(pairs_by_hour, request.window, draw_to=highest_rate(request))
     code = [request.scorers[i] for i in request.code]
     waiting = sum(s.kind is ScorerKind.ASYNC_FUNCTION for s in code)
     full = chunks.full_task(len(code), waiting, MAX_IN_FLIGHT)
-    target, pace = chunks.first_target(cutter.pairs), None
+    pairs, pace = cutter.pairs, None
+    target = chunks.first_target(pairs)
     while (chunk := cutter.next(target)) is not None:
         calls, seconds, worked = progress.calls, progress.call_seconds, progress.stage_seconds
         yield progress.numbered(chunk), chunks.tasks_for(chunk.pairs, pace, slots, full=full)
@@ -77,7 +78,7 @@ def next_chunks(
             # Calls that wait side by side take less of a task than their times add up to, and never more than it has.
             spent = min(progress.call_seconds - seconds, (progress.stage_seconds - worked) * slots)
             pace = spent / max(progress.calls - calls, 1)
-        target = max(chunks.next_target(pace, slots), full * slots)
+        target = max(chunks.next_target(pace, slots, pairs), full * slots)
 
 
 @dataclass(frozen=True, slots=True)

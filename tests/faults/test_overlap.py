@@ -43,7 +43,7 @@ def test_f20_a_job_waits_for_the_chunk_of_another_and_adopts_it(
     """No pair is called twice, whether or not the other one has ended; both do a part where both go on."""
     from backfill_spark.results import store
 
-    monkeypatch.setattr(chunks, "next_target", lambda pace, slots: CHUNK)
+    monkeypatch.setattr(chunks, "next_target", lambda *_: CHUNK)
     if not cleared:
         monkeypatch.setattr(store.ResultStore, "clear", lambda self, job_id: None)
     world = make_world(traces=400, gate_at=250, lease_s=120)
@@ -200,7 +200,7 @@ def test_f20_two_jobs_that_start_at_any_distance_give_what_one_would(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, overlap: str, phase: int
 ) -> None:
     """Rows, values and calls are those of one job."""
-    monkeypatch.setattr(chunks, "next_target", lambda pace, slots: 4 * CHUNK)
+    monkeypatch.setattr(chunks, "next_target", lambda *_: 4 * CHUNK)
     chance = random.Random(f"{overlap} {phase}")
     world = make_world(lease_s=120, pause=0.002)
     # Traces are a quarter of an hour apart: the second job's window begins with the 301st.

@@ -78,11 +78,18 @@ def test_slices_of_a_busy_hour_end_at_the_highest_rate() -> None:
 
 def test_the_pace_decides_the_size() -> None:
     """A slow scorer gets small chunks, a fast one large ones, within the bounds."""
-    assert next_target(1.0, 2) == PILOT_PAIRS
-    assert next_target(0.01, 2) == 6_000
-    assert next_target(1e-6, 2) == TARGET_PAIRS
+    assert next_target(1.0, 2, 10_000) == PILOT_PAIRS
+    assert next_target(0.01, 2, 1_000_000) == 6_000
+    assert next_target(1e-6, 2, 10_000_000) == TARGET_PAIRS
     assert first_target(PILOT_PAIRS) == PILOT_PAIRS
     assert first_target(1_000_000) == PILOT_PAIRS
+
+
+def test_a_chunk_of_slow_calls_is_a_small_part_of_its_job() -> None:
+    """What a kill repeats: 4 % where a chunk is then five seconds long; quick calls are cut by time alone."""
+    assert next_target(0.02, 2, 20_000) == 800
+    assert next_target(0.005, 2, 20_000) == 5 * 2 / 0.005
+    assert next_target(0.0001, 2, 20_000) == TARGET_PAIRS
 
 
 def test_slow_pairs_are_spread_over_tasks() -> None:
