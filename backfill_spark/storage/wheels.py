@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,9 @@ def ship_wheels(spark: SparkSession) -> None:
         key = str(context.applicationId), name
         if not name.endswith(".whl") or key in _shipped:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder, name).with_suffix(".zip")
-            shutil.copyfile(SparkFiles.get(name), copy)
-            context.addPyFile(str(copy))
+        wheel = Path(SparkFiles.get(name))
+        # In the application's own folder, which Spark removes at its end: executors that come later fetch it as well.
+        copy = wheel.with_suffix(".zip")
+        shutil.copyfile(wheel, copy)
+        context.addPyFile(str(copy))
         _shipped.add(key)

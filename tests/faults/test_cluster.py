@@ -259,7 +259,7 @@ def test_a_cluster_that_lacks_the_package_gets_it_by_py_files(
     made.start(sampling_config=ScorerSamplingConfig(sample_rate=1.0))
     job = [str(ROOT / "jobs" / "run_backfill.py"), "--scorers", "length,polite"]
     with submitted(cluster, world, shipped, form, *job) as runner:
-        assert runner.wait(START_S) == 0, runner.said()[-3000:]
+        assert runner.wait(2 * START_S) == 0, runner.said()[-3000:]
     counts = world.newest().counts
     assert [(c.scored, c.calls) for c in counts.values()] == [(40, 40), (40, 40)]
     assert "executor on " in runner.said()
@@ -273,7 +273,7 @@ def test_a_worker_takes_its_package_by_py_files(
     world = make_world(traces=40)
     job_id = world.run(launch="queue")
     with submitted(cluster, world, shipped, "whl", str(ROOT / "jobs" / "work.py"), "--once") as runner:
-        assert runner.wait(START_S) == 0, runner.said()[-3000:]
+        assert runner.wait(2 * START_S) == 0, runner.said()[-3000:]
     assert (world.job(job_id).state, world.job(job_id).calls) == ("SUCCEEDED", 40)
 
 
@@ -284,7 +284,7 @@ def test_executors_without_the_package_are_refused_before_any_call(
     world = make_world(traces=40)
     job = [str(ROOT / "jobs" / "run_backfill.py"), "--scorers", "length"]
     with submitted(cluster, world, shipped, None, *job) as runner:
-        assert runner.wait(START_S) == 2, runner.said()[-3000:]
+        assert runner.wait(2 * START_S) == 2, runner.said()[-3000:]
     (line,) = [line for line in runner.said().splitlines() if "cannot import" in line and "Executors" in line]
     assert "backfill_spark" in line
     assert "spark-submit --py-files" in line
@@ -298,7 +298,7 @@ def test_cluster_deploy_mode_on_a_standalone_master_is_refused_by_spark(
     """Spark has it for Python on YARN and Kubernetes only; when that changes, docs/running.md does."""
     job = ["--deploy-mode", "cluster", str(ROOT / "jobs" / "run_backfill.py"), "--scorers", "length"]
     with submitted(cluster, make_world(), shipped, "whl", *job) as runner:
-        assert runner.wait(START_S) != 0
+        assert runner.wait(2 * START_S) != 0
     assert "not supported for python applications on standalone clusters" in runner.said()
 
 
