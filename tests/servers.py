@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -149,7 +150,10 @@ def _answers(url: str) -> bool:
 
 def _other_user() -> str | None:
     """Whom PostgreSQL runs as where this is root, whom it refuses."""
-    return "postgres" if os.getuid() == 0 else None
+    if os.getuid() != 0:
+        return None
+    known = {user.pw_name for user in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
 
 
 def _postgres_command(name: str) -> str:

@@ -125,23 +125,24 @@ def _bar(program: Program, server: Server, copy: Any) -> Iterator[Callable[[int]
 
 
 def _sheet(done: Imported, folder: str, registered: list[dict[str, Any]]) -> Sheet:
-    from backfill_spark.display.formats import moment_text
+    from backfill_spark.display.formats import many, moment_text
     from backfill_spark.display.render import Sheet, Table, duration
 
     left = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.left.items()))
-    pace = f"{done.traces / done.seconds:,.0f}/s" if done.seconds and done.traces else ""
+    # The first second is for connections and the first commit.
+    pace = f", {done.traces / done.seconds:,.0f}/s" if done.traces and done.seconds > 5 else ""
     scorers = tuple((s["name"], s["problem"] or f"version {s['version']}") for s in registered)
     notes: tuple[str, ...] = ()
     if done.unfinished:
         notes = ("Traces are still in progress: they, and those that began after them, come with the next import.",)
     return Sheet(
-        f"Imported {done.traces:,} traces of experiment {done.experiment.name} ({done.experiment.id})",
+        f"Imported {many(done.traces, 'trace')} of experiment {done.experiment.name} ({done.experiment.id})",
         facts=(
             ("to", folder),
             ("up to", moment_text(done.until)),
             ("late", f"{done.late:,}" if done.late else ""),
             ("left out", left),
-            ("took", f"{duration(done.seconds)}{', ' if pace else ''}{pace}"),
+            ("took", f"{duration(done.seconds)}{pace}"),
         ),
         tables=(Table(("scorer", "registered as"), scorers),) if scorers else (),
         notes=notes,

@@ -18,7 +18,7 @@ from typing import Any
 
 from backfill_spark.errors import BackfillRefusedError, PromptTooLargeError
 from backfill_spark.models import compact_json
-from backfill_spark.scoring.values import clean
+from backfill_spark.traces.decode import clean
 
 DEFAULT_SECRET = b"backfill_spark"
 BYTES_PER_TOKEN = 3.6

@@ -14,7 +14,6 @@ from backfill_spark.scoring.values import (
     MAX_NAME,
     MAX_TEXT,
     Columns,
-    clean,
     container_columns,
     extra_column,
     failed,
@@ -24,6 +23,7 @@ from backfill_spark.scoring.values import (
     type_name,
 )
 from backfill_spark.traces.assessment import DEFAULT_FEEDBACK_NAME, TEXT_ERROR, Feedback
+from backfill_spark.traces.decode import clean
 
 FIELD_NAMES = (
     "scorer_name",

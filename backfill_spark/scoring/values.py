@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from backfill_spark.models import ErrorCode
 from backfill_spark.traces.assessment import DEFAULT_SOURCE_ID
+from backfill_spark.traces.decode import clean
 
 Columns = dict[str, Any]
 """A value as arguments of `result_row`; without `value`, why there is none."""
@@ -111,17 +112,6 @@ def _float_scalar(value: float) -> Columns:
 def failed(code: ErrorCode, why: str) -> Columns:
     """Return the error of a value that cannot be stored: its code, and why."""
     return {"error": (code, why)}
-
-
-def clean(text: str) -> str:
-    """Return `text` as UTF-8 can hold it: lone surrogates become U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def type_name(value: object) -> str:

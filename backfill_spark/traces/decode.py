@@ -44,6 +44,17 @@ def decode_payload(text: Any, payload: str = "auto") -> Any:
     return text if value.__class__ is float and not math.isfinite(value) else value
 
 
+def clean(text: str) -> str:
+    """Return `text` as UTF-8 can hold it: lone surrogates become U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 class RawValues(dict[str, Any]):
     """Raw values of a trace, some of which are bytes that are no text: they cannot be looked at."""
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from backfill_spark.errors import ScorerLoadError, TraceUnreadableError
 from backfill_spark.scoring.feedback import FIELD_NAMES, failure_of, normalise, scrub
-from backfill_spark.scoring.values import clean
 from backfill_spark.traces.assessment import AssessmentError, AssessmentSource, Expectation, Feedback
+from backfill_spark.traces.decode import clean
 
 
 def rows(value: Any) -> Any:

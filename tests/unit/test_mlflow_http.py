@@ -18,9 +18,10 @@ import pytest
 from backfill_spark.errors import TraceSourceError
 from backfill_spark.traces.mlflow_server.address import open_server
 from backfill_spark.traces.mlflow_server.archives import Archives
+from backfill_spark.traces.mlflow_server.assessments import assessment
 from backfill_spark.traces.mlflow_server.http import Http, RefusedError
 from backfill_spark.traces.mlflow_server.otlp import take_documents
-from backfill_spark.traces.mlflow_server.rows import row_of
+from backfill_spark.traces.mlflow_server.rows import reason_left, row_of
 from backfill_spark.traces.mlflow_server.server import Experiment, Left, Recorded
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -195,6 +196,27 @@ def test_a_trace_whose_root_is_elsewhere_ends_as_its_first_span(code: str, state
     assert row is not None
     assert (row["state"], row["request"], row["response"]) == (state, '"q"', None)
     assert [span["span_id"] for span in json.loads(row["spans"])] == ["a", "c", "b"]
+
+
+def test_half_a_surrogate_pair_is_written_as_a_mark() -> None:
+    """A file holds UTF-8; one odd text must not end an import."""
+    told = {"metadata": {"k": "\ud800"}, "valid": True}
+    trace = recorded(
+        tags={"t": "\udfff"}, assessments=[assessment("feedback", "\ud800", None, told, created_ms=1, updated_ms=1)]
+    )
+    take_documents(trace, [{"span_id": "a", "name": "\ud800", "attributes": {"mlflow.spanInputs": '"\ud800"'}}])
+    row = row_of(trace, EXPERIMENT)
+    assert row is not None
+    assert json.dumps(row, default=str, ensure_ascii=False).encode()
+    assert (row["request"], row["tags"]) == ('"\ufffd"', [("t", "\ufffd")])
+
+
+def test_what_a_client_counted_may_be_anything() -> None:
+    """Statistics that are no JSON say nothing; fewer spans than counted make a trace incomplete."""
+    spans = ['{"attributes": {}}']
+    counted = ("{", "5", '{"num_spans": "x"}', '{"num_spans": 1}', '{"num_spans": 2}')
+    traces = [recorded(spans=spans, metadata={"mlflow.trace.sizeStats": text}) for text in counted]
+    assert [None] * 4 + [Left.INCOMPLETE] == [reason_left(trace) for trace in traces]
 
 
 def test_a_root_that_is_no_object_makes_no_row() -> None:

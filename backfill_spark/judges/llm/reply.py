@@ -11,7 +11,7 @@ from backfill_spark.errors import JudgeOutputError, ScorerDefinitionError
 from backfill_spark.judges.llm.messages import Reply
 from backfill_spark.judges.verdict import VerdictType
 from backfill_spark.models import ErrorCode, compact_json
-from backfill_spark.scoring.values import clean
+from backfill_spark.traces.decode import clean
 
 MAX_UNCLOSED = 8
 """Braces that nothing closes before a text is given up: a text of a thousand of them must stay cheap."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backfill_spark.traces.decode import instant
+from backfill_spark.traces.decode import decode_payload, instant
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -62,7 +62,7 @@ def assessment_of_json(document: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "issue":
         value = held
     elif value is None and isinstance(serialized, Mapping):
-        value = json.loads(serialized.get("value") or "null")
+        value = decode_payload(serialized.get("value"), "json")
     names = ("assessment_id", "trace_id", "assessment_name", "source", "rationale", "metadata", "span_id", "overrides")
     told: dict[str, Any] = {name: document.get(name) for name in names}
     return assessment(
@@ -73,6 +73,12 @@ def assessment_of_json(document: Mapping[str, Any]) -> dict[str, Any]:
         created_ms=instant(document.get("create_time"), 1000),
         updated_ms=instant(document.get("last_update_time"), 1000),
     )
+
+
+def as_object(text: str | None) -> dict[str, Any] | None:
+    """Return the object of a JSON text; None where it is none."""
+    found = decode_payload(text)
+    return found if isinstance(found, dict) else None
 
 
 def text_of(value: Any) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from backfill_spark.traces.decode import MLFLOW_JSON, RecordedTrace
+from backfill_spark.traces.decode import MLFLOW_JSON, RecordedTrace, clean, decode_payload
 from backfill_spark.traces.mlflow_server.assessments import moment, text_of
 from backfill_spark.traces.mlflow_server.server import Left
 from backfill_spark.traces.span import Span
@@ -34,8 +34,9 @@ def reason_left(trace: Recorded) -> Left | None:
 def _lacks_spans(trace: Recorded) -> bool:
     if trace.left is not None:
         return False
-    told = trace.metadata.get("mlflow.trace.sizeStats")
-    return bool(told) and len(trace.spans) < (json.loads(str(told)).get("num_spans") or 0)
+    told = decode_payload(trace.metadata.get("mlflow.trace.sizeStats"))
+    counted = told.get("num_spans") if isinstance(told, dict) else None
+    return isinstance(counted, int) and len(trace.spans) < counted
 
 
 def row_of(trace: Recorded, experiment: Experiment) -> dict[str, Any] | None:
@@ -45,13 +46,13 @@ def row_of(trace: Recorded, experiment: Experiment) -> dict[str, Any] | None:
     elsewhere; never the previews, which are other texts.
     """
     try:
-        root = orjson.loads(trace.spans[0])
+        root = _decoded(trace.spans[0])
         attributes = root.get("attributes") or {}
     except (ValueError, AttributeError):
         return None
     at = moment(trace.at_ms)
     assert at is not None
-    return {
+    row = {
         "trace_id": trace.trace_id,
         "experiment_id": experiment.id,
         "request_time": at,
@@ -69,6 +70,25 @@ def row_of(trace: Recorded, experiment: Experiment) -> dict[str, Any] | None:
         "assessments": trace.assessments,
         "trace_date": at.date(),
     }
+    return {name: _as_utf8(value) for name, value in row.items()}
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return json.loads(text)  # it takes half a surrogate pair, and a NaN
+
+
+def _as_utf8(value: Any) -> Any:
+    """Return a value whose texts a file can hold: half a surrogate pair becomes U+FFFD."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_as_utf8, value))
+    if isinstance(value, dict):
+        return {name: _as_utf8(one) for name, one in value.items()}
+    return value
 
 
 def _payload(root: dict[str, Any], attributes: dict[str, Any], name: str, key: str) -> str | None:

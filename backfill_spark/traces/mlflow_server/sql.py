@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import TraceImportError, TraceSourceError
-from backfill_spark.traces.mlflow_server.assessments import assessment
+from backfill_spark.traces.decode import decode_payload
+from backfill_spark.traces.mlflow_server.assessments import as_object, assessment
 from backfill_spark.traces.mlflow_server.server import Experiment, Left, Recorded, Window
 
 if TYPE_CHECKING:
@@ -177,15 +178,15 @@ def _assessment(row: Any) -> dict[str, Any]:
     rationale, overrides, valid, metadata = row[11:]
     return assessment(
         kind,
-        json.loads(value),
-        None if error is None else json.loads(error),
+        decode_payload(value, "json"),
+        as_object(error),
         {
             "assessment_id": assessment_id,
             "trace_id": trace_id,
             "assessment_name": name,
             "source": {"source_type": source[0], "source_id": source[1]},
             "rationale": rationale,
-            "metadata": None if metadata is None else json.loads(metadata),
+            "metadata": as_object(metadata),
             "span_id": span_id,
             "overrides": overrides,
             "valid": bool(valid),
