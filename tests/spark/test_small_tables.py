@@ -72,3 +72,27 @@ def test_the_row_of_a_key_is_replaced_where_it_is_older(
         found = {row["job_id"]: row for row in table.read()}
         assert {name: row["state"] for name, row in found.items()} == {"other": "RUNNING", "it's": "RUNNING"}
         assert (found["it's"]["request"], found["it's"]["created_at"]) == ("{}", NOON)
+
+
+@pytest.mark.parametrize(("write", "read"), [(by_spark, by_deltalake), (by_deltalake, by_spark)])
+def test_many_rows_are_read_in_pieces(spark: SparkSession, settings: Settings, write: Any, read: Any) -> None:
+    """Of one version, in the sizes that are asked for; maps, moments and empty arrays as they are."""
+    writer, reader = (engine(spark, settings, schema.DELIVERIES) for engine in (write, read))
+    row = {
+        "destination": "x",
+        "results_version": 1,
+        "delivered": ["a b 1"],
+        "missing": [],
+        "rejected": None,
+        "at": NOON,
+    }
+    writer.append([row | {"job_id": f"job-{n % 2}"} for n in range(7)])
+    version = reader.version()
+    writer.append([row | {"job_id": "job-0"}])
+
+    columns = ("job_id", "delivered", "missing", "at")
+    pieces = list(reader.pieces({"job_id": ["job-0"]}, columns, 3, version))
+
+    assert [len(piece) for piece in pieces] == [3, 1]
+    assert pieces[0][0] == {"job_id": "job-0", "delivered": ["a b 1"], "missing": [], "at": NOON}
+    assert list(reader.pieces({"job_id": ["job-9"]}, columns, 3, version)) == []

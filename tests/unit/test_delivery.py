@@ -9,6 +9,7 @@ import logging
 import re
 import shlex
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,13 +155,19 @@ def test_a_lost_reply_makes_no_second_one(settings: Settings, mlflow: FakeMlflow
     assert (done.accepted, done.rejected, done.read_back, len(mlflow.there)) == (3, 0, 3, 3)
 
 
-def test_a_result_that_changed_is_sent_again(settings: Settings, mlflow: FakeMlflow, server: SinkServer) -> None:
-    """Scored anew, it has its old id and another value: the value is replaced."""
-    row = a_result(TRACES[0])
-    mlflow.there[row["assessment_id"]] = {"assessment_id": row["assessment_id"], "trace_id": TRACES[0], "feedback": {}}
+@pytest.mark.parametrize("before", [0.1, 0.5])
+def test_a_result_that_changed_is_sent_again(
+    settings: Settings, mlflow: FakeMlflow, server: SinkServer, before: float
+) -> None:
+    """Scored anew, it has its old id: another value, or the same one for another reason, is replaced."""
+    row = a_result(TRACES[0], rationale="new")
+    there = {"assessment_id": row["assessment_id"], "trace_id": TRACES[0], "feedback": {"value": before}}
+    mlflow.there[row["assessment_id"]] = there | {"rationale": "old"}
     job_with(settings, [row])
-    assert deliver(settings, server).accepted == 1
-    assert mlflow.there[row["assessment_id"]]["feedback"] == {"value": 0.5}
+    done = deliver(settings, server)
+    assert (done.accepted, done.read_back) == (1, 1)
+    now = mlflow.there[row["assessment_id"]]
+    assert (now["feedback"], now["rationale"]) == ({"value": 0.5}, "new")
 
 
 @pytest.mark.parametrize(("versions", "there"), [("keep", {0.5, 0.9}), ("replace", {0.9})])
@@ -245,6 +252,18 @@ def test_too_many_requests_are_waited_for(settings: Settings, mlflow: FakeMlflow
         done = deliver(settings, server)
     assert (done.accepted, done.rejected, len(mlflow.there)) == (6, 0, 6)
     assert len([p for p in server.paths() if p.endswith("/assessments")]) == 10
+
+
+def test_a_rate_of_the_settings_holds(settings: Settings, server: SinkServer, mlflow: FakeMlflow) -> None:
+    """600 a minute: 10 at once, then 10 a second."""
+    traces = [f"tr-{n}" for n in range(16)]
+    mlflow.traces |= FakeMlflow(*traces).traces
+    job_with(settings, [a_result(trace) for trace in traces])
+    sink = {"base_url": server.url, "rpm": 600}
+    own = Settings(tables={"root": settings.root}, deliver={"sinks": {"mlflow": sink}})
+    began = time.monotonic()
+    assert deliver_backfill(JOB, to="mlflow", settings=own).accepted == 16
+    assert time.monotonic() - began >= (len(server.asked) - 10) / 10 - 0.05
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,10 @@ class AnnotationsTable:
 
         spark = self._stores.spark
         location = Location.parse(self._place.address)
-        maker = DeltaTable.createIfNotExists(spark).addColumns(_schema(_KINDS))
-        maker = maker.location(str(location.path)) if location.name is None else maker.tableName(location.name)
-        maker.execute()
+        named, path = location.name, str(location.path)
+        if not (spark.catalog.tableExists(named) if named else DeltaTable.isDeltaTable(spark, path)):
+            maker = DeltaTable.createIfNotExists(spark).addColumns(_schema(_KINDS))
+            (maker.tableName(named) if named else maker.location(path)).execute()
         self._delta = CommitLog(spark, location).delta
         found = {field.name: field.dataType.simpleString().upper() for field in self._delta().toDF().schema}
         wrong = {
