@@ -404,6 +404,10 @@ class Request:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The setting `traces.columns` of the moment in which the job was planned."""
     notes: tuple[str, ...] = ()
+    feedback_version: int | None = None
+    """Version of `assessments` that filters see; None where no filter asks for feedback, or there was no table."""
+    sees_sessions: bool = False
+    """True when filters ask for assessments that traces have by their session."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; definitions of scorers are not in it."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from backfill_spark.results.done import with_done
-from backfill_spark.results.due import candidates, count_due, experiment_filter
+from backfill_spark.results.due import candidates, count_due
+from backfill_spark.results.related import with_related
 from backfill_spark.scoring.spark import columns_needed
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
@@ -94,8 +95,10 @@ class Inputs:
             wanted,
             request.window if chunk is None else chunk.window,
             positions=self.pairs.has_duplicates,
-            experiment_id=experiment_filter(request),
+            experiment_id=P.experiment_filter(request),
         )
+        dates = (chunk.dates[0], chunk.dates[-1]) if chunk is not None and chunk.dates else None
+        traces = with_related(traces, request, source, self.tables.results, dates=dates)
         pairs = P.choose(traces, request, source.columns, self.choice).where("skip is null")
         if chunk is not None and (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
             pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
@@ -111,7 +114,7 @@ class Inputs:
                 request,
                 job_id=self.job_id,
                 staging_version=self.staging_version,
-                dates=None if chunk is None else (chunk.dates[0], chunk.dates[-1]),
+                dates=dates,
             )
         unreadable = P.submask(F.col("unreadable"), indexes)
         due = P.submask(P.to_call_mask(), indexes)

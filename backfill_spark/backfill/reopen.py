@@ -13,6 +13,7 @@ from backfill_spark.jobs.events import Event
 from backfill_spark.judges.services import services_of
 from backfill_spark.models import Request
 from backfill_spark.results.due import candidates
+from backfill_spark.results.related import related_pins
 from backfill_spark.settings.locations import Location
 from backfill_spark.storage.session import compiled, few_tasks
 from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
@@ -81,7 +82,9 @@ def pinned_source(tables: Tables, job_id: str, request: Request, *, work_version
 def repinned(tables: Tables, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the changes that pin a request to the newest version of its source, and the frozen files."""
     source = _open_recorded(tables, request)
-    return {"source_version": source.version, "source_table_id": source.table_id}, source.files
+    changes = {"source_version": source.version, "source_table_id": source.table_id}
+    newest = replace(request, results_version=tables.results.assessments.version())
+    return changes | related_pins(newest, source), source.files
 
 
 def _open_recorded(tables: Tables, request: Request, **pin: Any) -> TraceSource:

@@ -24,6 +24,7 @@ from backfill_spark.jobs.job import job_of
 from backfill_spark.judges.services import keys_missing, prices_missing, probed, services_of
 from backfill_spark.models import Sampling, new_job_id
 from backfill_spark.results.due import highest_rate, missing_ids, spark_samples
+from backfill_spark.results.related import related_pins
 from backfill_spark.scorers.of_mlflow import has_mlflows, registered
 from backfill_spark.selection.frozen import listed
 from backfill_spark.settings.current import experiment
@@ -81,6 +82,7 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
     problems.raise_any()
     assert source is not None
     request = validate.pinned(request, source, version)
+    request = replace(request, **related_pins(request, source))
     ids = listed(tables.spark, list(arguments.trace_ids)) if request.lists_traces else None
     choice = ids if request.sampling is Sampling.HASH else spark_samples(request, source, results, ids)
     known = counts_of_repeated(tables, request)

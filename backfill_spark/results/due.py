@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from backfill_spark.models import Counts, Request, Sampling, SkipReason
 from backfill_spark.results.counts import PairCounts
 from backfill_spark.results.done import with_done
+from backfill_spark.results.related import with_related
 from backfill_spark.selection import pairs as P
 
 if TYPE_CHECKING:
@@ -33,16 +34,14 @@ def candidates(
 ) -> DataFrame:
     """Return every row of the window with what decides its pairs; reads no texts."""
     light = P.light_columns(request, source.columns)
-    traces = source.read(light, request.window, untimed=True, positions=True, experiment_id=experiment_filter(request))
+    traces = source.read(
+        light, request.window, untimed=True, positions=True, experiment_id=P.experiment_filter(request)
+    )
+    traces = with_related(traces, request, source, results)
     chosen = P.mark_duplicates(P.choose(traces, request, source.columns, choice))
     keep = ["trace_id", "request_time", "trace_time", "trace_date", "session_id", "draw", "skip", "ties"]
     chosen = chosen.select(*keep, "no_expectations", "matched", "sampled")
     return with_done(results, chosen, request, job_id=job_id, staging_version=staging_version, own_version=own_version)
-
-
-def experiment_filter(request: Request) -> str | None:
-    """Return the experiment that traces are filtered by: only one that was given."""
-    return request.experiment_id if request.experiment_given else None
 
 
 def count_due(
@@ -108,7 +107,7 @@ def missing_ids(source: TraceSource, request: Request, choice: DataFrame) -> tup
         frozenset({"trace_id", "request_time", "experiment_id"}) & source.columns,
         request.window,
         untimed=True,
-        experiment_id=experiment_filter(request),
+        experiment_id=P.experiment_filter(request),
     ).select("trace_id")
     gone = choice.join(there, "trace_id", "left_anti").select(F.col("trace_id")).orderBy("trace_id").limit(1000)
     return tuple(r[0] for r in gone.collect())

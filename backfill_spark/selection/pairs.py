@@ -57,6 +57,12 @@ def filters_of(request: Request) -> tuple[Filter, list[Filter]]:
     return own, [compile_filter(s.filter_string, s.filter_dialect) for s in request.scorers]
 
 
+def assessments_asked(request: Request) -> frozenset[tuple[str, str]]:
+    """Return kind and name of each assessment that a filter of the job asks for."""
+    own, each = filters_of(request)
+    return own.assessments.union(*(f.assessments for f in each))
+
+
 def experiment_filter(request: Request) -> str | None:
     """Return the experiment that traces are filtered by: only one that was given."""
     return request.experiment_id if request.experiment_given else None

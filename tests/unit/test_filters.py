@@ -427,3 +427,15 @@ def test_any_pattern_is_written_or_refused_at_once(pattern: str) -> None:
     except RegexRefusedError:
         pass
     assert time.perf_counter() - start < 1
+
+
+def test_only_a_filter_on_feedback_looks_elsewhere() -> None:
+    """Any other leaves the traces as they are: no table is asked, which would fail here."""
+    from backfill_spark.models import Request, TimeWindow
+    from backfill_spark.results.related import related_pins, with_related
+
+    traces, nothing = object(), object()
+    for text in ("tags.feedback = 'x' AND span.name = 'y'", "issue.id = 'i'", None):
+        request = Request("0", False, (), TimeWindow(), "traces", "1", None, 7, filter_string=text)
+        assert traces is with_related(traces, request, nothing, nothing)  # type: ignore[arg-type]
+        assert {"feedback_version": None, "sees_sessions": False} == related_pins(request, nothing)  # type: ignore[arg-type]
