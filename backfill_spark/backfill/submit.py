@@ -96,8 +96,8 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
     )
     missing = missing_ids(source, request, ids) if ids is not None else ()
     made = plan(request, inputs.pairs, missing=missing)
-    notes = (*made.notes, *validate.shared_notes(request, live))
-    made = replace(made, tables=settings.tables_at, notes=notes, **expected_cost(inputs))
+    made = replace(made, tables=settings.tables_at, **expected_cost(inputs))
+    made = replace(made, notes=(*made.notes, *validate.shared_notes(request, live)))
     due, cost = sum(c.due for c in made.counts.values()), "" if made.cost_usd is None else f", ${made.cost_usd:,.2f}"
     tell(
         f"plan of experiment {made.experiment_id}, {made.window}: {due:,} pairs due for {len(made.scorers)} scorers, "

@@ -129,7 +129,7 @@ def test_words_that_do_not_fit(refused: Callable[..., list[str]], world: Setting
     """Scorer lists, rates and times that are none, and arguments that are not built yet, refused by name."""
     for scorers, said in UNFIT_SCORERS:
         assert said in "\n".join(refused(scorers=scorers))
-    assert "start_time 'yesterday' is no date or time" in refused(start_time="yesterday")[0]
+    assert "start_time 'yesteryear' is no date or time" in refused(start_time="yesteryear")[0]
     assert "end_time '2024-02-30' is no date or time" in refused(end_time="2024-02-30")[0]
     assert "filter_string must be text" in refused(filter_string=5)[0]
     assert "trace_ids must be texts" in refused(trace_ids=["tr-1", 5])[0]
@@ -167,17 +167,20 @@ def test_a_filter_that_can_match_nothing_is_noted_in_the_plan(world: Settings) -
 def test_a_traces_table_that_cannot_be_read(
     spark: SparkSession, refused: Callable[..., list[str]], world: Settings, tmp_path: Path
 ) -> None:
-    """Missing, neither Delta nor Parquet, or without the columns, which are listed."""
+    """Without the columns that a scorer takes, of no known kind, or of types that cannot be read."""
 
     def at(path: Path, **more: Any) -> Settings:
         return world.model_copy(update={"traces": world.traces.model_copy(update={"path": str(path), **more})})
 
     (text := tmp_path / "text").mkdir()
     (text / "part.csv").write_text("trace_id,request_time\ntr-1,2024-06-01\n")
-    assert "neither a Delta table nor readable Parquet" in refused(settings=at(text))[0]
+    assert "have neither response nor spans" in refused(settings=at(text))[0]
+    (text / "part.csv").rename(text / "part.txt")
+    assert refused(settings=at(text))
     spark.range(3).withColumn("request_tiem", F.current_timestamp()).write.format("delta").save(str(tmp_path / "odd"))
     lacking = refused(settings=at(tmp_path / "odd"))[0]
-    assert "lack the columns ['request_time', 'trace_id']. Found: ['id', 'request_tiem']" in lacking
+    assert "are of no known shape: they have 'id', 'request_tiem'" in lacking
+    assert "at least trace_id and request_time" in lacking
     mapped = at(tmp_path / "odd", columns={"trace_id": "id", "request_time": "request_time"})
     assert "'request_time' is not there; the nearest are ['request_tiem'" in refused(settings=mapped)[0]
     spark.range(3).selectExpr("id trace_id", "'2024' request_time").write.parquet(str(tmp_path / "typed"))

@@ -83,7 +83,7 @@ def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monk
     for frame in selected:
         assert not set().union(*(read_schema(s) for s in scans(frame, world.traces_path))) & set(TEXTS)
 
-    # Unchanged: no call, and nothing but the light columns is read.
+    # Unchanged: no call, and no row is read; of another request the light columns are.
     ledger.clear()
     scored.clear()
     selected.clear()
@@ -91,6 +91,8 @@ def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monk
     assert (0, 264) == (again.counts["length"].calls, again.counts["length"].already_scored)
     assert ledger.lines() == []
     assert scored == []
+    assert selected == []
+    plan_backfill(scorers=["length"], start_time=START, seed=1)
     assert selected
     for frame in selected:
         assert not set().union(*(read_schema(s) for s in scans(frame, world.traces_path))) & set(TEXTS)
