@@ -88,7 +88,8 @@ reliability: test test-faults ## run every test, and write docs/reliability.md f
 	$(BIN)/python -m scripts.reliability build/spark.xml build/faults.xml
 
 .PHONY: soak
-soak: venv ## 100 kills and stops in one job, 20 overlaps of two (NEMESIS_BLOWS and NEMESIS_SEED change them)
+soak: venv ## 100 kills and stops in one job, 20 overlaps of two, 100,000 filters (NEMESIS_BLOWS, NEMESIS_SEED change it)
+	FILTER_EXAMPLES=100000 $(BIN)/python -m pytest tests/unit/test_filters.py -k "any_words or comes_back"
 	NEMESIS_BLOWS=$${NEMESIS_BLOWS:-100} OVERLAP_PHASES=10 $(BIN)/python -m pytest tests/faults/test_kills.py \
 		tests/faults/test_overlap.py -k "f10 or any_distance"
 
