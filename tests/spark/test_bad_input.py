@@ -183,8 +183,8 @@ def test_a_traces_table_that_cannot_be_read(
     assert "at least trace_id and request_time" in lacking
     mapped = at(tmp_path / "odd", columns={"trace_id": "id", "request_time": "request_time"})
     assert "'request_time' is not there; the nearest are ['request_tiem'" in refused(settings=mapped)[0]
-    spark.range(3).selectExpr("id trace_id", "'2024' request_time").write.parquet(str(tmp_path / "typed"))
-    assert "request_time is STRING, expected TIMESTAMP" in refused(settings=at(tmp_path / "typed"))[0]
+    spark.range(3).selectExpr("id trace_id", "true request_time").write.parquet(str(tmp_path / "typed"))
+    assert "request_time is BOOLEAN, expected TIMESTAMP" in refused(settings=at(tmp_path / "typed"))[0]
 
 
 def test_names_that_no_table_may_have(
