@@ -9,13 +9,12 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 from backfill_spark.display.absent import why_absent
 
-# By the loader: shipped to a cluster, the package is a zip file.
-_LIST = ast.parse(__loader__.get_data(str(Path(__file__).with_suffix(".pyi"))))
+# By the loader, from the path as it stands: shipped to a cluster, the package is a zip file such as `./a.zip`.
+_LIST = ast.parse(__loader__.get_data(f"{__file__}i"))
 _HOME_OF = {
     public.name: line.module
     for line in _LIST.body
