@@ -15,6 +15,8 @@ from typing import Annotated, Any
 MAX_SCORERS = 64
 """Scorers a job may have: the `due` mask of a trace is one 64-bit integer."""
 
+INCOMPLETE = "INCOMPLETE"
+"""State of a trace of which a source cannot give all spans: it is never scored."""
 UNREADABLE = "backfill_spark.unreadable"
 """The one key of tags and trace_metadata that hold no JSON object in the source; its value is what they hold."""
 
@@ -103,6 +105,7 @@ class SkipReason(StrEnum):
     NO_TIME = "no_time"
     EVALUATION_RUN = "evaluation_run"
     IN_PROGRESS = "in_progress"
+    INCOMPLETE = "incomplete"
     NO_TRACE_ID = "no_trace_id"
     DUPLICATE_TRACE_ID = "duplicate_trace_id"
     NO_EXPECTATIONS = "no_expectations"

@@ -97,7 +97,7 @@ TRACES = _struct(
     ("experiment_id", STRING, "Experiment; NULL belongs to the experiment that asks."),
     ("request_time", TIMESTAMP, "Start of the trace."),
     ("execution_duration_ms", BIGINT, "Duration in milliseconds."),
-    ("state", STRING, "OK, ERROR, IN_PROGRESS or STATE_UNSPECIFIED."),
+    ("state", STRING, "OK, ERROR, IN_PROGRESS, INCOMPLETE or STATE_UNSPECIFIED."),
     ("request", STRING, "Input of the root span."),
     ("response", STRING, "Output of the root span."),
     ("request_preview", STRING, ""),

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from backfill_spark.models import Request, Sampling, ScorerKind, ScorerSpec, SkipReason
+from backfill_spark.models import INCOMPLETE, Request, Sampling, ScorerKind, ScorerSpec, SkipReason
 from backfill_spark.selection import sampling
 from backfill_spark.traces.filters import Filter, compile_filter
 from backfill_spark.traces.filters.related import MORE
@@ -142,6 +142,7 @@ def _skip(available: frozenset[str]) -> Column:
         reasons.append((SkipReason.EVALUATION_RUN, reduce(lambda a, b: a | b, run)))
     if "state" in available:
         reasons.append((SkipReason.IN_PROGRESS, F.col("state") == "IN_PROGRESS"))
+        reasons.append((SkipReason.INCOMPLETE, F.col("state") == INCOMPLETE))
     reasons.append((SkipReason.NO_TRACE_ID, F.col("trace_id").isNull()))
     first, *others = [F.when(F.coalesce(condition, F.lit(False)), F.lit(reason.value)) for reason, condition in reasons]
     return F.coalesce(first, *others)

@@ -81,7 +81,17 @@ class TraceSettings(_Section):
         description="Canonical column: column of the source, or a mapping with one of column, path (a.b[0].c, or a "
         "list of steps), constant; for request_time a unit (s, ms, us, ns) where it is a number.",
     )
+    slack: str = Field(
+        "1h", description="Where rows are spans: how long a trace may last, and how far beyond a window is read."
+    )
     _take_paths = field_validator("path", mode="before")(paths_as_text)
+
+    @field_validator("slack")
+    @classmethod
+    def _is_slack(cls, value: str) -> str:
+        if not timedelta(0) < parse_duration(value) <= timedelta(days=366):
+            raise ValueError(f"{value!r} is not between 1s and 366d")
+        return value
 
     @property
     def mapping(self) -> dict[str, Any]:

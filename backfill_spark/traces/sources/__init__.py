@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,11 +12,13 @@ from pyspark.sql import DataFrame, SparkSession
 from backfill_spark.errors import BackfillError, SourceGoneError, TraceSourceError
 from backfill_spark.models import TimeWindow
 from backfill_spark.settings.locations import Location
+from backfill_spark.settings.sections import parse_duration
 from backfill_spark.traces.sources.delta import PinnedTable, is_delta
 from backfill_spark.traces.sources.files import PinnedFiles, format_of, list_files, version_of
 from backfill_spark.traces.sources.pinned import Pinned, PinnedFrame
 from backfill_spark.traces.sources.read_errors import corrupt_file, first_line, refuse_skipping, source_gone, unmerged
 from backfill_spark.traces.sources.shapes import named, shape_of
+from backfill_spark.traces.sources.span_source import SpanSource
 from backfill_spark.traces.sources.trace_source import POSITIONS, TraceSource
 from backfill_spark.traces.sources.views import PinnedView
 
@@ -60,12 +63,13 @@ def open_source(
     if shape != "auto":
         named(shape)
     if not isinstance(source, str | os.PathLike | Location | None):
-        return _shaped(PinnedFrame(source), columns, shape)
+        return _shaped(PinnedFrame(source), columns, shape, settings)
     location = source if isinstance(source, Location) else _location(settings, source)
     wanted = "auto" if isinstance(source, Location) else settings.traces.format
     refuse_skipping(spark, location.shown)
     try:
-        return _shaped(_pin(spark, settings.path_roots, location, wanted, version, files), columns, shape)
+        pinned = _pin(spark, settings.path_roots, location, wanted, version, files)
+        return _shaped(pinned, columns, shape, settings)
     except TraceSourceError as error:
         if version is None and files is None:
             raise
@@ -76,8 +80,10 @@ def open_source(
         raise _explained(error, location, version=version, files=files) from error
 
 
-def _shaped(pinned: Pinned, columns: Columns, shape: str) -> TraceSource:
+def _shaped(pinned: Pinned, columns: Columns, shape: str, settings: Settings) -> TraceSource:
     opened = shape_of(pinned, shape, columns).open(pinned, columns)
+    if isinstance(opened, SpanSource):
+        opened = replace(opened, slack=parse_duration(settings.traces.slack))
     if pinned.format != "dataframe":
         opened.read(opened.columns, TimeWindow()).schema  # noqa: B018 - some sessions look at the files only now
     return opened

@@ -92,6 +92,14 @@ class PinnedFiles(Pinned):
     def of_files(self, keep: Callable[[str], bool]) -> DataFrame:
         return self._frame_of([file for name, file in self._named.items() if keep(name)])
 
+    def texts_of(self, keep: Callable[[str], bool]) -> dict[str, str]:
+        files = [_literal(file) for name, file in self._named.items() if keep(name)]
+        if not files:
+            return {}
+        whole = self.spark.read.format("text").option("wholetext", "true").load(files)
+        rows = whole.select("value", "_metadata.file_path").collect()
+        return {self._name_of(unquote(row["file_path"])): row["value"] for row in rows}
+
     def _load(self) -> DataFrame:
         return self.of_files(lambda _: True)
 
@@ -106,10 +114,12 @@ class PinnedFiles(Pinned):
         except Exception as error:
             if "TIMESTAMP(NANOS" not in str(error):
                 raise
-            # Read as BIGINT by a session of its own, for it is decided there: no setting of the user's is changed.
+            # Typed as BIGINT by a session of its own, for it is decided there: no setting of the user's is changed.
             other = self.spark.newSession()
             other.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
-            return self._spelled(self._reader(other).option("mergeSchema", "true").format("parquet"), paths)
+            typed = self._reader(other).option("mergeSchema", "true").format("parquet").load(paths).schema
+            # A session reads them so when it is given the types, and keeps its own settings.
+            return self._spelled(self._reader(self.spark).schema(typed).format("parquet"), paths)
 
     def _reader(self, spark: SparkSession) -> DataFrameReader:
         return spark.read if self._is_one_file else spark.read.option("basePath", self._path)

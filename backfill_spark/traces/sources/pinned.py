@@ -82,6 +82,10 @@ class Pinned(ABC):
         """
         raise TraceSourceError(f"The traces at {self.name!r} are no list of files.")
 
+    def texts_of(self, keep: Callable[[str], bool]) -> dict[str, str]:  # noqa: ARG002 - only lists of files have any
+        """Return the whole text of each file whose name (as in `names`) `keep` takes; small files only."""
+        return {}
+
     def beside(self, old: str, new: str) -> DataFrame | None:  # noqa: ARG002 - only tables have others beside them
         """Return the Delta table whose name ends with `new` where this one's ends with `old`, pinned with it.
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfill_spark.errors import TraceSourceError
-from backfill_spark.traces.sources import canonical, databricks_rows, mlflow_documents
+from backfill_spark.traces.sources import (
+    canonical,
+    databricks_otel,
+    databricks_rows,
+    langfuse,
+    langsmith,
+    mlflow_documents,
+    otel,
+    phoenix,
+)
 
 if TYPE_CHECKING:
     from backfill_spark.traces.sources.mapping import Columns
@@ -13,6 +22,14 @@ if TYPE_CHECKING:
     from backfill_spark.traces.sources.shape import Shape
 
 SHAPES: tuple[Shape, ...] = (
+    langfuse.SHAPE,
+    langfuse.LEGACY,
+    otel.OTLP_JSON,
+    otel.CLICKHOUSE,
+    langsmith.SHAPE,
+    phoenix.SHAPE,
+    databricks_otel.V2,
+    databricks_otel.V1,
     mlflow_documents.DOCUMENTS,
     mlflow_documents.FRAME,
     databricks_rows.ARCHIVE,
@@ -29,8 +46,10 @@ def shape_of(pinned: Pinned, wanted: str = "auto", columns: Columns | None = Non
     """
     if wanted != "auto":
         return named(wanted)
-    matches = {shape.name: shape.tells(pinned) for shape in SHAPES}
+    matches = {}
+    # One after the other: the names of files can tell before columns are looked at.
     for shape in SHAPES:
+        matches[shape.name] = shape.tells(pinned)
         if matches[shape.name].fits:
             return shape
     if columns:
