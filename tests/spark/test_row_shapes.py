@@ -414,6 +414,17 @@ def test_files_of_text_are_pinned(spark: SparkSession, settings: Settings, tmp_p
         open_source(spark, settings, str(folder), version=first.version)
 
 
+def test_folders_of_text_files_are_columns(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:
+    """Folders `name=value` are columns as they are spelled, of JSON and of CSV."""
+    row = plain(a_trace())
+    for suffix, text in ((".jsonl", json.dumps(row)), (".csv", "trace_id,request_time\ntr-1,2024-06-15\n")):
+        folder = tmp_path / suffix / "experiment_id=007"
+        folder.mkdir(parents=True)
+        (folder / f"1{suffix}").write_text(text.replace('"experiment_id": "0", ', ""), encoding="utf-8")
+        found = open_source(spark, settings, str(tmp_path / suffix)).read(["trace_id", "experiment_id"], EVER)
+        assert [("tr-1", "007")] == [tuple(r) for r in found.collect()]
+
+
 def test_what_is_of_no_known_shape_is_told_with_the_nearest(spark: SparkSession, settings: Settings) -> None:
     """What is there, the nearest shape, and what it lacks."""
     frame = spark.sql("SELECT 'x' AS question, 'y' AS answer")

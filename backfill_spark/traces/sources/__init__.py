@@ -164,7 +164,7 @@ def _of_catalog(spark: SparkSession, location: Location) -> tuple[str, str]:
 
 
 def _nothing_at(location: Location) -> TraceSourceError:
-    kind = "table" if location.path is None else "file, folder or table"
+    kind = "table, and no file of this name lies here" if location.path is None else "file, folder or table"
     hint = "Wildcards are not expanded; name the folder. " if location.path and "*" in location.path else ""
     return TraceSourceError(f"There are no traces at {location.shown!r}: there is no such {kind}. {hint}{_SET_SOURCE}")
 

@@ -121,9 +121,11 @@ def with_keys(pinned: Pinned) -> DataFrame:
     """Return the rows of a source; of JSON documents their top keys as columns: texts, and JSON of what is nested."""
     if pinned.format != "json":
         return pinned.frame
-    names = pinned.frame.select(F.explode(F.json_object_keys("value")).alias("name")).distinct().collect()
-    kind = T.StructType([T.StructField(row["name"], STRING) for row in names])
-    return pinned.frame.select(F.from_json("value", kind).alias("document")).select("document.*")
+    rows = pinned.frame.select(F.explode(F.json_object_keys("value")).alias("name")).distinct().collect()
+    names = sorted(row["name"] for row in rows)
+    kind = T.StructType([T.StructField(name, STRING) for name in names])
+    folders = [name for name in pinned.schema.fieldNames() if name != "value" and name not in names]
+    return pinned.frame.select(F.from_json("value", kind).alias("document"), *folders).select("document.*", *folders)
 
 
 def _tells(pinned: Pinned) -> Match:

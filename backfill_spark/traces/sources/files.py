@@ -87,7 +87,8 @@ class PinnedFiles(Pinned):
         if self.format != "json":
             return frozenset(self.schema.fieldNames())
         rows = self.frame.select("value").limit(_FIRST_DOCUMENTS).collect()
-        return frozenset(key for row in rows if isinstance(found := _json(row["value"]), dict) for key in found)
+        keys = [key for row in rows if isinstance(found := _json(row["value"]), dict) for key in found]
+        return frozenset({*keys, *self.schema.fieldNames()} - {"value"})
 
     def of_files(self, keep: Callable[[str], bool]) -> DataFrame:
         return self._frame_of([file for name, file in self._named.items() if keep(name)])
@@ -131,11 +132,11 @@ class PinnedFiles(Pinned):
 
     def _documents(self, paths: Sequence[str]) -> DataFrame:
         """Return a document a row: of lines, or of files that are one document each; lists are taken apart."""
-        lines = self._reader(self.spark).format("text").load(list(paths)).where(F.trim("value") != "")
+        lines = self._spelled(self._reader(self.spark).format("text"), paths).where(F.trim("value") != "")
         first = next((row["value"] for row in islice(lines.select("value").limit(1).collect(), 1)), "")
         found = _json(first)
         if found is None and first:
-            whole = self._reader(self.spark).format("text").option("wholetext", "true").load(list(paths))
+            whole = self._spelled(self._reader(self.spark).format("text").option("wholetext", "true"), paths)
             beginning = whole.select(F.substring(F.ltrim("value"), 1, 1)).limit(1).collect()
             lines, found = whole, [] if beginning and beginning[0][0] == "[" else None
         if isinstance(found, list):

@@ -57,8 +57,9 @@ def shape_of(pinned: Pinned, wanted: str = "auto", columns: Columns | None = Non
     nearest = max(SHAPES, key=lambda shape: matches[shape.name].nearness)
     match = matches[nearest.name]
     near = f"The nearest is {nearest.name} ({nearest.title}); it lacks {_listed(match.lacks)}. " if match.has else ""
+    have = _listed(sorted(pinned.columns)) or "no columns"
     raise TraceSourceError(
-        f"The traces at {pinned.name!r} are of no known shape: they have {_listed(sorted(pinned.columns))}. {near}"
+        f"The traces at {pinned.name!r} are of no known shape: they have {have}. {near}"
         "Name the columns of a table with a row a trace with the setting traces.columns (at least trace_id and "
         "request_time), or see docs/your-traces.md."
     )
