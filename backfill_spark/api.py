@@ -181,6 +181,7 @@ def backfill_scorers(
     total = sum(c.due for c in made.inputs.pairs.counts.values())
     with Progress(job_id, total=total) as bar:
         record = run_job(tables, job_id, claim=claim, planned=made.inputs, bar=bar)
+    _ended(record)
     if deliver_to is not None:
         told = _deliver(tables, record, deliver_to, Versions.KEEP, read_back=True)
         if not told.is_complete:
@@ -190,7 +191,7 @@ def backfill_scorers(
                 f"`backfill-spark deliver {job_id} --to {deliver_to}` goes on. {told.stopped or ''}".rstrip(),
                 job_id,
             )
-    return _ended(record)
+    return job_id
 
 
 def deliver_backfill(

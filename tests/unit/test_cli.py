@@ -24,6 +24,7 @@ from backfill_spark.display.views import job_sheet
 from backfill_spark.errors import (
     BackfillFailedError,
     BackfillRefusedError,
+    DeliveryStoppedError,
     FilterError,
     JobNotFoundError,
     SchemaVersionError,
@@ -307,6 +308,14 @@ class TestPlanAndRun:
         assert 1 == result.exit_code
         assert "Error: length: 40 % errors" in result.stderr
         assert f"Backfill {JOB_ID} FAILED" in result.stdout
+
+    def test_results_that_could_not_be_delivered_exit_3(self) -> None:
+        """The job has ended well, and is shown."""
+        api = FakeApi(error=DeliveryStoppedError("2 were rejected", JOB_ID), state=JobState.SUCCEEDED)
+        result = call("run", "--scorers", "a", "--deliver-to", "mlflow", api=api)
+        assert 3 == result.exit_code
+        assert "Error: 2 were rejected" in result.stderr
+        assert f"Backfill {JOB_ID} SUCCEEDED" in result.stdout
 
     def test_a_failure_without_a_job_exits_1(self) -> None:
         result = call("run", "--scorers", "a", api=FakeApi(error=BackfillFailedError("no disk")))

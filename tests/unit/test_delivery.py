@@ -13,12 +13,23 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from backfill_spark import BackfillRefusedError, JobNotFoundError, Settings, configure, deliver_backfill
+from backfill_spark import (
+    BackfillRefusedError,
+    DeliveryStoppedError,
+    JobNotFoundError,
+    Settings,
+    api,
+    backfill_scorers,
+    configure,
+    deliver_backfill,
+)
+from backfill_spark.backfill import runner, submit
 from backfill_spark.backfill.tables import Tables
 from backfill_spark.cli import main
 from backfill_spark.delivery.deliver import Delivery
@@ -443,6 +454,52 @@ def test_a_job_that_is_not_there_or_under_way(settings: Settings, server: SinkSe
         deliver(settings, server)
     with pytest.raises(BackfillRefusedError, match="versions must be"):
         deliver(settings, server, versions="both")
+
+
+# --- a job that delivers
+
+
+@pytest.fixture
+def job_runs(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a job that ends at once, with two results, in place of planning and scoring; return what was done of it."""
+    done: list[str] = []
+
+    def run_job(*_: Any, **__: Any) -> Any:
+        done.append("run")
+        job_with(settings, [a_result(TRACES[0]), a_result("tr-gone")])
+        return Tables(None, settings).jobs.record(JOB)
+
+    def accept(*_: Any) -> Any:
+        done.append("plan")
+        return made
+
+    made = SimpleNamespace(plan=None, inputs=SimpleNamespace(pairs=SimpleNamespace(counts={})))
+    monkeypatch.setattr(api, "usable", lambda *_: None)
+    monkeypatch.setattr(submit, "accept", accept)
+    monkeypatch.setattr(submit, "create_ended", lambda _: None)
+    monkeypatch.setattr(submit, "probe_models", lambda made: made)
+    monkeypatch.setattr(submit, "create_claimed", lambda _: SimpleNamespace(job_id=JOB))
+    monkeypatch.setattr(runner, "run_job", run_job)
+    return done
+
+
+def test_a_job_that_delivers(settings: Settings, mlflow: FakeMlflow, server: SinkServer, job_runs: list[str]) -> None:
+    """When it has ended; that a result was rejected is told, with the job's id."""
+    with pytest.raises(DeliveryStoppedError, match="rejected 1, 0 were not sent") as stopped:
+        backfill_scorers(scorers=["length"], deliver_to=f"mlflow+{server.url}", settings=settings)
+    assert stopped.value.job_id == JOB
+    assert len(mlflow.there) == 1
+    mlflow.traces |= FakeMlflow("tr-gone").traces
+    assert deliver(settings, server).is_complete
+
+
+def test_a_place_is_asked_before_the_job_is_planned(settings: Settings, job_runs: list[str]) -> None:
+    """A wrong key costs nothing, and a queued job is delivered by hand."""
+    with serving(lambda _: (401, {})) as closed, pytest.raises(BackfillRefusedError, match="does not accept the key"):
+        backfill_scorers(scorers=["length"], deliver_to=f"mlflow+{closed.url}", settings=settings)
+    with pytest.raises(BackfillRefusedError, match="launch='here'"):
+        backfill_scorers(scorers=["length"], deliver_to="table:x", launch="queue", settings=settings)
+    assert job_runs == []
 
 
 # --- the command
