@@ -1,14 +1,22 @@
-"""A table that an import has written, read by Spark: values as they were recorded, and spans as structs."""
+"""A table that an import has written, read by Spark, and a scorer of MLflow over it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from backfill_spark import backfill_scorers, configure, read_assessments, read_traces, scorer
+from backfill_spark import (
+    BackfillScorerConfig,
+    backfill_scorers,
+    configure,
+    list_scorers,
+    read_assessments,
+    read_traces,
+)
 from backfill_spark.schema import IMPORTED_TRACES
 from backfill_spark.settings.locations import Location
 from backfill_spark.settings.schema import Settings
@@ -18,6 +26,16 @@ from backfill_spark.traces.mlflow_server.rows import row_of
 from backfill_spark.traces.mlflow_server.server import Experiment, Recorded
 
 VALUES: dict[str, Any] = {"text": "5", "number": 5, "object": {"a": [1]}, "quoted": '{"a": 1}', "nothing": None}
+
+
+class OfMlflow:
+    """Stands for a function with MLflow's own decorator."""
+
+    __module__ = "mlflow.genai.scorers.base"
+    description = aggregations = timeout = sample_rate = filter_string = None
+
+    def __init__(self, function: Callable[..., Any], name: str = "seen") -> None:
+        self._original_func, self.name = function, name
 
 
 def recorded(name: str, value: Any) -> Recorded:
@@ -47,15 +65,15 @@ def test_values_are_those_that_were_recorded(spark: SparkSession, settings: Sett
     table.append([row for row in rows if row is not None])
     configure(settings)
 
-    @scorer
     def seen(outputs: Any, expectations: Any, trace: Any) -> str:
         tools = [span.outputs for span in trace.search_spans(span_type="TOOL")]
         return json.dumps([outputs, expectations.get("right"), trace.outputs, tools])
 
-    seen.register().start()
-    backfill_scorers(scorers=["seen"])
+    given: Any = [OfMlflow(seen), BackfillScorerConfig(scorer=OfMlflow(seen, name="half"), sample_rate=0.5)]
+    backfill_scorers(scorers=given, filter_string="span.type = 'TOOL'")
 
-    said = {row["trace_id"]: json.loads(row["value_string"]) for row in read_assessments().collect()}
+    said = {row["trace_id"]: json.loads(row["value_string"]) for row in read_assessments(scorers="seen").collect()}
     assert {name: [value, value, value, ["found"]] for name, value in VALUES.items()} == said
+    assert [("half", 1), ("seen", 1)] == [(one.name, one.scorer_version) for one in list_scorers()]
     spans = {row["trace_id"]: [s["span_type"] for s in row["spans"]] for row in read_traces().collect()}
     assert {key: ["AGENT", "TOOL"] for key in VALUES} == spans
