@@ -46,7 +46,7 @@ def answering(answer: Callable[[str], Answer]) -> Iterator[tuple[str, list[str]]
         def log_message(self, *_: Any) -> None: ...
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", keys
