@@ -81,6 +81,8 @@ class TraceSource(ABC):
     @property
     def payload(self) -> str | None:
         """The payload rule that the table itself names, as imported ones do; None: it says nothing."""
+        if self.format != "delta":
+            return None  # the columns of a folder may be those of several tables
         named = [field.metadata.get(PAYLOAD) for field in self.pinned.schema.fields if field.name == "request"]
         return named[0] if named else None
 
