@@ -26,6 +26,7 @@ _FORMATS = {
     "json": re.compile(r"\.(json|jsonl|ndjson)(\.\w+)?$", re.IGNORECASE),
     "csv": re.compile(r"\.csv(\.\w+)?$", re.IGNORECASE),
 }
+_PLAIN_BETWEEN = re.compile(r"(?:^|/)[^/=]+=[^/]*/[^/=]+/")
 _FIRST_DOCUMENTS = 20
 # As pandas writes it; a file whose header differs from the first one's is an error, not read by position.
 _CSV: dict[str, str | bool] = {"header": True, "multiLine": True, "escape": '"', "enforceSchema": False}
@@ -123,7 +124,9 @@ class PinnedFiles(Pinned):
             return self._spelled(self._reader(self.spark).schema(typed).format("parquet"), paths)
 
     def _reader(self, spark: SparkSession) -> DataFrameReader:
-        return spark.read if self._is_one_file else spark.read.option("basePath", self._path)
+        # Spark takes no folders `name=value` with plain ones in between, as LangSmith's `…=…/runs/year=…`.
+        is_plain = self._is_one_file or any(_PLAIN_BETWEEN.search(name) for name in self.names)
+        return spark.read if is_plain else spark.read.option("basePath", self._path)
 
     def _spelled(self, reader: DataFrameReader, paths: Sequence[str]) -> DataFrame:
         frame = reader.load(list(paths))
