@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import pytest
 import xxhash
 
 from backfill_spark import LeaseLostError
+from backfill_spark.backfill import runner as backfill_runner
+from backfill_spark.backfill import turns
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.selection.frozen import WorkStore
 from tests.factories import some_traces, write_traces
@@ -192,6 +195,30 @@ def test_a_kill_costs_what_was_in_flight_and_the_last_seconds(judged: Callable[.
     rows = results(here.world)
     assert set(here.world.ids) == {r["trace_id"] for r in rows}
     assert {('"yes"', False, 1)} == {(r["value"], r["cached"], r["attempts"]) for r in rows}
+    assert [] == here.world.broken(expected=here.world.pairs("polite"))
+
+
+def test_two_jobs_that_start_at_the_same_moment_ask_each_question_once(
+    judged: Callable[..., Judged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has planned all of them: one asks, and the other takes the answers from the table."""
+    here = judged(traces=40, key=None, lease_s=240, heartbeat_s=80)
+    together, run_job = threading.Barrier(2, timeout=120), backfill_runner.run_job
+
+    def once_both_are_planned(*args: Any, **options: Any) -> Any:
+        together.wait()
+        return run_job(*args, **options)
+
+    monkeypatch.setattr(turns, "POLL_S", 0.1)
+    monkeypatch.setattr(backfill_runner, "run_job", once_both_are_planned)
+    with here.world.meanwhile(lambda: here.world.run("polite")) as first:
+        second = here.world.run("polite")
+    assert first.error is None
+    counts = [here.world.job(job_id).counts["polite"] for job_id in (first.result, second)]
+    assert [(c.due, c.scored) for c in counts] == [(40, 40)] * 2
+    assert sum(c.calls for c in counts) == 40
+    # One for each, and two probes.
+    assert here.server.log.requests <= 40 + 2
     assert [] == here.world.broken(expected=here.world.pairs("polite"))
 
 
