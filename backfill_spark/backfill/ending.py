@@ -22,6 +22,7 @@ from backfill_spark.models import Counts, ScorerKind, mostly_failed
 from backfill_spark.results.counts import StagedCounts, error_rows, most_frequent_errors
 from backfill_spark.results.due import highest_rate
 from backfill_spark.selection import pairs as P
+from backfill_spark.storage.capabilities import is_connect
 from backfill_spark.storage.retry import error_text
 from backfill_spark.traces.sources import corrupt_file, source_gone
 
@@ -51,7 +52,7 @@ def finish(attempt: Attempt, how: End, error: str | None = None) -> JobRecord:
         "cost_usd": max(sum(costs), paid) if costs or paid else None,
         "rate_reached": highest_rate(attempt.request) if how is End.SUCCEEDED else progress.reached,
         "error": error,
-        "warnings": _warnings(attempt),
+        "warnings": [*_without_fence(attempt), *_warnings(attempt)],
     }
     record = attempt.lease.end(how, payload)
     if record.epoch != attempt.lease.epoch or record.is_released:
@@ -96,6 +97,13 @@ def coverage_of(request: Request, reached: float | None) -> dict[str, Any] | Non
         "source_version": request.source_version,
         "scorers": scorers,
     }
+
+
+def _without_fence(attempt: Attempt) -> list[str]:
+    """Say where a MERGE of an older runner would not be skipped: Spark Connect has no session for a transaction."""
+    if not is_connect(attempt.tables.spark):
+        return []
+    return ["on Spark Connect the fence holds for appends, not for a MERGE: an older runner's could still land"]
 
 
 def _warnings(attempt: Attempt) -> list[str]:

@@ -26,7 +26,7 @@ from backfill_spark.judges.llm.patience import FAILURES_IN_A_ROW, OF_THE_ENDPOIN
 from backfill_spark.judges.services import probed
 from backfill_spark.judges.spark import Asking, ask, fan
 from backfill_spark.models import Chunk
-from backfill_spark.storage.session import scheduling_slots
+from backfill_spark.storage.capabilities import capabilities
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -150,7 +150,7 @@ def ask_slice(attempt: Attempt, pairs: DataFrame, piece: Slice, draw_from: float
     questions = unanswered(attempt.inputs, inside)
     texts = inside.where("prompt_hash is not null").groupBy("prompt_hash").agg(F.first("prompt").alias("prompt"))
     # Heartbeats that are events need a task slot of their own; those that are files need none.
-    slots = scheduling_slots(attempt.tables.spark) - (0 if attempt.tables.jobs.heartbeat.has_folder else 1)
+    slots = capabilities(attempt.tables.spark).slots - (0 if attempt.tables.jobs.heartbeat.has_folder else 1)
     tasks = max(1, min(slots, -(-piece.questions // 50)))
     if piece.cost_usd is not None and piece.highest_usd:
         tasks = max(1, min(tasks, int(piece.cost_usd / (IN_FLIGHT * piece.highest_usd))))

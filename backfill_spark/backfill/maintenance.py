@@ -17,8 +17,8 @@ from backfill_spark.judges.answers import close_journal
 from backfill_spark.judges.llm.journal import forget_journaled, journal_folder, journaled_jobs
 from backfill_spark.models import JobState, compact_json, new_job_id
 from backfill_spark.settings.sections import parse_duration
+from backfill_spark.storage.capabilities import is_connect
 from backfill_spark.storage.delta_table import Store
-from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -54,9 +54,9 @@ def maintain(tables: Tables, *, clock: Callable[[], float] = time.time) -> dict[
         done["file_jobs"] = _drop_files(tables, final)
         done["heartbeats"] = _drop_heartbeats(by_name["job_events"], final)
     for name, store in by_name.items():
-        until_alone(store.delta().optimize().executeCompaction)
+        store.compact()
         with _quiet(tables.spark):
-            store.delta().vacuum()
+            store.vacuum()
         done["optimized"].append(name)
         done["vacuumed"].append(name)
     return done
@@ -82,14 +82,14 @@ def forget_trace(tables: Tables, trace_id: str) -> dict[str, int]:
         found = mine.where("prompt_hash is not null").select("prompt_hash").distinct().collect()
         hashes += [r[0] for r in found]
         if deleted[table.name]:
-            store.delete(F.col("trace_id") == trace_id)
+            store.delete({"trace_id": [trace_id]})
     deleted["job_events"] = _forget_missing(tables.of(schema.JOB_EVENTS), trace_id)
     judgements = tables.judgements
     if hashes and judgements.exists():
         # An answer may quote the trace. Another trace with the same prompt is asked again when it is due.
-        condition = F.col("prompt_hash").isin(sorted(set(hashes)))
-        deleted["judgements"] = judgements.read().where(condition).count()
-        judgements.delete(condition)
+        wanted = sorted(set(hashes))
+        deleted["judgements"] = judgements.read().where(F.col("prompt_hash").isin(wanted)).count()
+        judgements.delete({"prompt_hash": wanted})
         deleted["spool"] = forget_journaled(journal_folder(tables.settings), set(hashes))
     return deleted
 
@@ -107,8 +107,8 @@ def _forget_missing(store: Store, trace_id: str) -> int:
         if trace_id not in payload.get("trace_ids_missing", ()):
             continue
         payload["trace_ids_missing"].remove(trace_id)
-        condition = created & (F.col("job_id") == row["job_id"])
-        until_alone(lambda c=condition, p=payload: store.delta().update(c, {"payload": F.lit(compact_json(p))}))  # type: ignore[misc]
+        where = {"event": [Event.CREATED.value], "job_id": [row["job_id"]]}
+        store.update(where, "payload", compact_json(payload))
         changed += 1
     return changed
 
@@ -139,7 +139,7 @@ def _drop_jobs(store: Store, jobs: set[str]) -> list[str]:
     """Delete the rows of these jobs; return those that had some."""
     found = sorted(jobs & {r[0] for r in store.read().select("job_id").distinct().collect()})
     if found:
-        store.delete(F.col("job_id").isin(found))
+        store.delete({"job_id": found})
     return found
 
 
@@ -156,16 +156,20 @@ def _drop_files(tables: Tables, jobs: set[str]) -> list[str]:
 
 def _drop_heartbeats(store: Store, jobs: set[str]) -> int:
     """Drop the heartbeats of jobs that have ended for good; the other events stay."""
-    beats = (F.col("event") == Event.HEARTBEAT.value) & F.col("job_id").isin(sorted(jobs))
-    count = store.read().where(beats).select("job_id").distinct().count() if jobs else 0
+    where = {"event": [Event.HEARTBEAT.value], "job_id": sorted(jobs)}
+    beats = store.read().where((F.col("event") == Event.HEARTBEAT.value) & F.col("job_id").isin(where["job_id"]))
+    count = beats.select("job_id").distinct().count() if jobs else 0
     if count:
-        store.delete(beats)
+        store.delete(where)
     return count
 
 
 @contextmanager
 def _quiet(spark: SparkSession) -> Iterator[None]:
     """VACUUM prints a line a table from the JVM: that would stand in the output of `--json`."""
+    if is_connect(spark):
+        yield
+        return
     jvm: Any = spark._jvm  # noqa: SLF001
     console = getattr(getattr(jvm.scala, "Console$"), "MODULE$")
     before = console.out()

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from backfill_spark.storage.capabilities import capabilities
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -37,7 +39,7 @@ def executor_problems(tables: Stores, *, judges: bool = False) -> list[str]:
             "spark.speculation is on: it calls scorers twice for slow tasks. Turn it off, or accept the double "
             "calls with the setting limits.allow_speculation."
         )
-    key = _session_key(spark), judges
+    key = capabilities(spark).application, judges
     if key not in _passed:
         found = _probe(spark, _FOR_CODE + (_FOR_JUDGES if judges else ()))
         if found:
@@ -46,18 +48,10 @@ def executor_problems(tables: Stores, *, judges: bool = False) -> list[str]:
     return problems
 
 
-def _session_key(spark: SparkSession) -> str:
-    try:
-        return str(spark.sparkContext.applicationId)
-    except Exception:
-        return str(id(spark))
-
-
 def _probe(spark: SparkSession, modules: Sequence[str]) -> list[str]:
-    from backfill_spark.storage.session import scheduling_slots
     from backfill_spark.storage.wheels import ship_wheels
 
-    slots = min(scheduling_slots(spark), 64)
+    slots = min(capabilities(spark).slots, 64)
     try:
         ship_wheels(spark)
         looked = spark.range(0, slots, 1, slots).mapInArrow(_look_for(modules), "executor string, missing string")

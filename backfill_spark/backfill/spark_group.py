@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from backfill_spark.storage.capabilities import is_connect
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -13,21 +15,27 @@ if TYPE_CHECKING:
 @contextmanager
 def grouped(spark: SparkSession, job_id: str) -> Iterator[None]:
     """Name this thread's Spark jobs, so that a heartbeat can stop them."""
-    try:
-        spark.sparkContext.setJobGroup(job_id, f"backfill {job_id}", interruptOnCancel=True)
-    except Exception:  # Spark Connect has no job groups; a cancel then waits for the chunk's end
-        yield
+    if is_connect(spark):
+        spark.addTag(job_id)
+        try:
+            yield
+        finally:
+            spark.removeTag(job_id)
         return
+    context = spark.sparkContext
+    context.setJobGroup(job_id, f"backfill {job_id}", interruptOnCancel=True)
     try:
         yield
     finally:
-        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
-        spark.sparkContext.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
+        with suppress(Exception):  # its JVM is gone: what ended the block says more
+            context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+            context.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
 
 
 def cancel_group(spark: SparkSession, job_id: str) -> None:
-    """Stop the Spark jobs of a backfill, where Spark can."""
-    try:
-        spark.sparkContext.cancelJobGroup(job_id)
-    except Exception:
-        return
+    """Stop the Spark jobs of a backfill, where Spark still answers."""
+    with suppress(Exception):
+        if is_connect(spark):
+            spark.interruptTag(job_id)
+        else:
+            spark.sparkContext.cancelJobGroup(job_id)

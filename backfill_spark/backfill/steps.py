@@ -16,7 +16,7 @@ from backfill_spark.models import ScorerKind
 from backfill_spark.results.due import highest_rate
 from backfill_spark.scoring.spark import score, score_in_task
 from backfill_spark.scoring.worker import MAX_IN_FLIGHT
-from backfill_spark.storage.session import scheduling_slots
+from backfill_spark.storage.capabilities import capabilities
 from backfill_spark.traces.texts import key_text
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(attempt: Attempt) -> None:
 
 def score_chunks(attempt: Attempt) -> bool:
     """Score chunk after chunk; False when another job had pairs of one under way: then others are left."""
-    due, slots = attempt.inputs.pairs, scheduling_slots(attempt.tables.spark)
+    due, slots = attempt.inputs.pairs, capabilities(attempt.tables.spark).slots
     attempt.bar.begin(sum(due.calls_by_hour.values()), later=sum(due.asks_by_hour.values()))
     for chunk, tasks in next_chunks(attempt.request, attempt.progress, due.calls_by_hour, slots):
         attempt.check()

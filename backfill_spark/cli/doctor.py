@@ -140,27 +140,26 @@ def _java() -> str:
 
 
 def _delta(spark: SparkSession) -> str:
-    from delta.tables import DeltaTable
-
+    from backfill_spark.storage.commit_log import is_delta
     from backfill_spark.storage.session import check_delta
 
     check_delta(spark)
     # The setting may be there without the archives: any call into them tells.
     with tempfile.TemporaryDirectory() as folder:
-        DeltaTable.isDeltaTable(spark, folder)
+        is_delta(spark, folder)
     return "ready"
 
 
 def _executors(program: Program, spark: SparkSession) -> str:
     """Run the probe job that each plan runs."""
     from backfill_spark.backfill.preflight import executor_problems
-    from backfill_spark.storage.session import scheduling_slots
+    from backfill_spark.storage.capabilities import capabilities
     from backfill_spark.storage.stores import Stores
 
     problems = executor_problems(Stores(spark, program.settings))
     if problems:
         raise SessionError("\n".join(problems))
-    return f"the driver's version, with this package, in {scheduling_slots(spark)} slots"
+    return f"the driver's version, with this package, in {capabilities(spark).slots} slots"
 
 
 def _tables(program: Program) -> Finding:

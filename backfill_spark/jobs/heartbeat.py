@@ -26,9 +26,10 @@ BEING_WRITTEN = 0
 class Heartbeat:
     """The files of all jobs of one set of tables."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, is_here: bool = True) -> None:
+        """`is_here` is False where the tables' folder is another machine's, as behind a Connect server."""
         tables = settings.tables
-        self.folder = None if tables.schema_ else f"{settings.root.rstrip('/')}/{tables.prefix}pulse"
+        self.folder = None if tables.schema_ or not is_here else f"{settings.root.rstrip('/')}/{tables.prefix}pulse"
         self._is_shared = False
 
     @property

@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import LeaseLostError, interrupt_behind
 from backfill_spark.jobs.events import EPOCH_SHIFT, Claim, End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
+from backfill_spark.storage.capabilities import is_connect
 from backfill_spark.storage.retry import FULL_DISK, error_text
 from backfill_spark.storage.small_table import Txn
 
@@ -207,9 +209,6 @@ class Lease:
 
 def _use_pool(spark: SparkSession | None, pool: str) -> None:
     """Give this thread's jobs the next free slot where the scheduler is FAIR; without effect elsewhere."""
-    if spark is None:
-        return
-    try:
-        spark.sparkContext.setLocalProperty("spark.scheduler.pool", pool)
-    except Exception:
-        return
+    if spark is not None and not is_connect(spark):
+        with suppress(Exception):  # its JVM is gone, and what is under way says so
+            spark.sparkContext.setLocalProperty("spark.scheduler.pool", pool)

@@ -51,7 +51,7 @@ class JobStore:
         self.clock = clock
         self.events = tables.small(schema.JOB_EVENTS)
         self.jobs = tables.small(schema.JOBS)
-        self.heartbeat = Heartbeat(tables.settings)
+        self.heartbeat = Heartbeat(tables.settings, is_here=tables.is_here)
 
     def ensure(self) -> None:
         """Create both tables when they are not there."""
@@ -267,10 +267,9 @@ class JobStore:
 def _app_id(spark: SparkSession | None) -> str | None:
     if spark is None:
         return None
-    try:
-        return str(spark.sparkContext.applicationId)
-    except Exception:
-        return None
+    from backfill_spark.storage.capabilities import capabilities
+
+    return capabilities(spark).application or None
 
 
 def _row_of(job_id: str, event: Event, payload: Mapping[str, Any], epoch: int, n: int, now: float) -> dict[str, Any]:

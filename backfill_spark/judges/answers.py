@@ -56,4 +56,4 @@ def forget_answers(tables: Stores, job_id: str) -> None:
     """Drop the answers that an ended job paid for, where the cache keeps none."""
     store = tables.of(schema.JUDGEMENTS)
     if store.exists():
-        store.delete(F.col("job_id") == job_id)
+        store.delete({"job_id": [job_id]})

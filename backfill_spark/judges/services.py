@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.judges.llm.client import probe
 from backfill_spark.judges.llm.endpoints import Service, price_of, resolve
-from backfill_spark.storage.session import scheduling_slots
+from backfill_spark.storage.capabilities import capabilities
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,7 +57,7 @@ def prices_missing(services: Mapping[str, Service]) -> list[str]:
 def keys_missing(spark: SparkSession, services: Mapping[str, Service]) -> list[str]:
     """List the keys that executors lack; the keys themselves stay there."""
     endpoints = [s.endpoint for s in services.values()]
-    slots = min(scheduling_slots(spark), 64)
+    slots = min(capabilities(spark).slots, 64)
 
     def look(batches: Any) -> Any:
         import pyarrow as pa

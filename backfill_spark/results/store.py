@@ -18,11 +18,11 @@ from backfill_spark.results.rows import assessments, position_of, with_deletes, 
 from backfill_spark.results.stage import StagingWriter, as_they_are
 from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter
 from backfill_spark.selection import sampling
+from backfill_spark.storage.delta_table import inserted, updated
 from backfill_spark.storage.small_table import Txn
 from backfill_spark.storage.stores import Stores
 
 if TYPE_CHECKING:
-    from delta.tables import DeltaMergeBuilder
     from pyspark.sql import Row
 
     from backfill_spark.results.stage import Scored, Scoring
@@ -148,7 +148,7 @@ class ResultStore:
     def clear(self, job_id: str) -> None:
         """Drop the staged rows of one job."""
         if self.staging.light is None:
-            self.staging.delete(F.col("job_id") == job_id)
+            self.staging.delete({"job_id": [job_id]})
         else:
             self.staging.light.delete_part(job_id)
 
@@ -230,17 +230,14 @@ class ResultStore:
             kept = without_mended(puts, old, job_id) if request.reprocess is Reprocess.FAILED else puts
             return with_deletes(kept, old)
 
-        def clauses(builder: DeltaMergeBuilder) -> DeltaMergeBuilder:
-            values: Mapping[str, str | Column] = {n: f"s.{n}" for n in schema.ASSESSMENTS.schema.fieldNames()}
-            if not replaces:
-                return builder.whenNotMatchedInsert(values=dict(values))
-            changes = {n: v for n, v in values.items() if n != "created_at"}
-            return (
-                builder.whenMatchedDelete("s.op = 'delete'")
-                .whenMatchedUpdate(set=changes)
-                .whenNotMatchedInsert("s.op = 'put'", values=dict(values))
+        names = schema.ASSESSMENTS.schema.fieldNames()
+        clauses = f"WHEN NOT MATCHED THEN {inserted(names)}"
+        if replaces:
+            clauses = (
+                "WHEN MATCHED AND s.op = 'delete' THEN DELETE "
+                f"WHEN MATCHED THEN {updated([n for n in names if n != 'created_at'])} "
+                f"WHEN NOT MATCHED AND s.op = 'put' THEN {inserted(names)}"
             )
-
         return self.assessments.merge(source, condition, clauses, txn=txn)
 
 

@@ -10,11 +10,12 @@ from pyspark.sql import functions as F
 
 from backfill_spark import schema
 from backfill_spark.models import Request, Sampling
+from backfill_spark.storage.delta_table import inserted
 from backfill_spark.storage.small_table import Txn
 from backfill_spark.storage.stores import Stores
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, SparkSession
+    from pyspark.sql import SparkSession
 
 CHOICE, FILE, PROMPT = "choice", "file", "prompt"
 
@@ -76,14 +77,14 @@ class WorkStore:
         Returns:
             False when another runner has fenced this one off.
         """
-        values: dict[str, str | Column] = {key: f"s.{key}" for key in ("job_id", "kind", "trace_id")}
         read = f"t.job_id = '{job_id}' AND t.kind IN ('{FILE}', '{PROMPT}')"
         done = self.store.ensure().merge(
             lambda spark: spark.createDataFrame(
                 [(job_id, FILE, file) for file in files], "job_id string, kind string, trace_id string"
             ),
             f"{read} AND t.kind = s.kind AND t.trace_id = s.trace_id",
-            lambda builder: builder.whenNotMatchedInsert(values=values).whenNotMatchedBySourceDelete(read),
+            f"WHEN NOT MATCHED THEN {inserted(['job_id', 'kind', 'trace_id'])} "
+            f"WHEN NOT MATCHED BY SOURCE AND {read} THEN DELETE",
             txn=txn,
         )
         return done is not None
@@ -91,7 +92,7 @@ class WorkStore:
     def clear(self, job_id: str) -> None:
         """Drop what a job kept."""
         if self.store.exists() and self.store.read().where(F.col("job_id") == job_id).select("job_id").head(1):
-            self.store.delete(F.col("job_id") == job_id)
+            self.store.delete({"job_id": [job_id]})
 
     def _rows(self, job_id: str, kind: str, version: int | None = None) -> DataFrame:
         return self.store.read(version).where((F.col("job_id") == job_id) & (F.col("kind") == kind))

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from backfill_spark.schema import Table
-from backfill_spark.storage.commit_log import CommitLog
+from backfill_spark.storage.capabilities import capabilities, is_connect
+from backfill_spark.storage.commit_log import CommitLog, is_delta
 from backfill_spark.storage.deltalake_table import DeltalakeTable
 from backfill_spark.storage.migrations import check_fields, create, fields_of, migrate
-from backfill_spark.storage.reach import is_reached, local_folder
+from backfill_spark.storage.reach import reached
 from backfill_spark.storage.retry import is_altered, is_conflict, until_alone
 from backfill_spark.storage.session import few_tasks
 from backfill_spark.storage.small_table import Txn, Where, location_of
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import date
 
-    from delta.tables import DeltaMergeBuilder
-    from pyspark.sql import Column, Row
+    from pyspark.sql import Row
 
     from backfill_spark.settings.schema import Settings
 
@@ -42,15 +41,15 @@ class Store(CommitLog):
     def __init__(self, spark: SparkSession, table: Table, settings: Settings) -> None:
         super().__init__(spark, location_of(table, settings))
         self.table = table
-        folder = local_folder(self.location, settings)
-        self.light = DeltalakeTable(table, self.location, folder) if folder is not None and is_reached(folder) else None
+        folder = reached(self.location, settings, lambda: spark)
+        self.light = None if folder is None else DeltalakeTable(table, self.location, folder)
         """The same table without Spark, where deltalake reaches it: for all that needs no query."""
 
     def exists(self) -> bool:
         """True when the table is there."""
         if self.location.name is not None:
             return bool(self.spark.catalog.tableExists(self.location.name))
-        return bool(DeltaTable.isDeltaTable(self.spark, self.location.path))  # type: ignore[arg-type]
+        return is_delta(self.spark, str(self.location.path))
 
     def ensure(self) -> Store:
         """Create the table when it is not there; bring an older one to today's version.
@@ -75,8 +74,7 @@ class Store(CommitLog):
 
     @property
     def _key(self) -> tuple[str, str, int]:
-        application = self.spark.sparkContext.applicationId if hasattr(self.spark, "_sc") else ""
-        return application, self.location.shown, self.table.version
+        return capabilities(self.spark).application, self.location.shown, self.table.version
 
     def _create(self) -> bool:
         if self.exists():
@@ -150,9 +148,22 @@ class Store(CommitLog):
         """Make an empty commit that shuts out older writes of the same application; False when a newer one has won."""
         return self.append(self.frame([]), txn=txn) if self.light is None else self.light.append([], txn=txn)
 
-    def delete(self, condition: Column) -> None:
+    def delete(self, where: Where) -> None:
         """Delete rows; conflicts with other writers are tried again."""
-        until_alone(lambda: self.delta().delete(condition))
+        until_alone(lambda: self.spark.sql(f"DELETE FROM {self.location.quoted} WHERE {_condition(where)}"))  # noqa: S608 - see _text
+
+    def update(self, where: Where, column: str, text: str) -> None:
+        """Write a text into a column of some rows; conflicts with other writers are tried again."""
+        statement = f"UPDATE {self.location.quoted} SET {column} = {_text(text)} WHERE {_condition(where)}"  # noqa: S608 - see _text
+        until_alone(lambda: self.spark.sql(statement))
+
+    def compact(self) -> None:
+        """Make few files of many; conflicts with other writers are tried again."""
+        until_alone(lambda: self.spark.sql(f"OPTIMIZE {self.location.quoted}"))
+
+    def vacuum(self) -> None:
+        """Remove the files that no version within the table's retention needs."""
+        self.spark.sql(f"VACUUM {self.location.quoted}")
 
     def _save(self, writer: Any) -> None:
         if self.location.name is not None:
@@ -164,29 +175,36 @@ class Store(CommitLog):
         self,
         source: Callable[[SparkSession], DataFrame],
         condition: str,
-        clauses: Callable[[DeltaMergeBuilder], DeltaMergeBuilder],
+        clauses: str,
         *,
         txn: Txn | None = None,
     ) -> Row | None:
         """MERGE `source` (alias s) into the table (alias t) once.
 
-        `condition` is made from column names and literals of ours only.
+        `condition` and `clauses` (`WHEN …`) are made from column names and literals of ours only.
 
         Returns:
             Delta's row of counts, or None when `txn`'s version was used already and nothing was done.
         """
         self._ensure_once()
         with _session_of_txn(self.spark, txn) as spark:
-            builder = self.delta(spark).alias("t").merge(source(spark).alias("s"), condition)
-            counts = clauses(builder).execute()
-            rows = counts.collect() if counts is not None else []
+            view = f"merged_{secrets.token_hex(8)}"
+            source(spark).createOrReplaceTempView(view)
+            try:
+                merge = f"MERGE INTO {self.location.quoted} AS t USING {view} AS s ON {condition} {clauses}"
+                rows = spark.sql(merge).collect()
+            finally:
+                spark.catalog.dropTempView(view)
         return rows[0] if rows else None
 
 
 @contextmanager
 def _session_of_txn(spark: SparkSession, txn: Txn | None) -> Iterator[SparkSession]:
-    """Give a session of its own, since these settings leak to other writes and drop data in silence."""
-    if txn is None or not hasattr(spark, "_jsparkSession"):
+    """Give a session of its own, since these settings leak to other writes and drop data in silence.
+
+    A client of Spark Connect has none to give: there a MERGE carries no transaction, and is not fenced.
+    """
+    if txn is None or is_connect(spark):
         yield spark
         return
     own = spark.newSession()
@@ -200,3 +218,23 @@ def _session_of_txn(spark: SparkSession, txn: Txn | None) -> Iterator[SparkSessi
         own.conf.unset(_APP_VERSION)
         # newSession() makes itself the active one for this thread, and only the JVM can undo that.
         spark._jvm.org.apache.spark.sql.classic.SparkSession.setActiveSession(spark._jsparkSession)  # type: ignore[union-attr] # noqa: SLF001
+
+
+def _condition(where: Where) -> str:
+    """Return SQL for rows whose columns hold one of these texts."""
+    return " AND ".join(f"{name} IN ({', '.join(map(_text, values))})" for name, values in where.items())
+
+
+def _text(value: str) -> str:
+    """Return a text as SQL in which nothing of it can be read as SQL: Delta's DELETE and UPDATE take no parameters."""
+    return f"CAST(X'{value.encode('utf-8', 'replace').hex()}' AS STRING)"
+
+
+def inserted(names: Sequence[str]) -> str:
+    """Return the SQL of an INSERT clause that takes these columns from the source."""
+    return f"INSERT ({', '.join(names)}) VALUES ({', '.join(f's.{n}' for n in names)})"  # noqa: S608 - names of ours
+
+
+def updated(names: Sequence[str]) -> str:
+    """Return the SQL of an UPDATE clause that takes these columns from the source."""
+    return f"UPDATE SET {', '.join(f'{n} = s.{n}' for n in names)}"

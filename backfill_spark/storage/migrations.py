@@ -44,15 +44,22 @@ def properties_of(table: Table) -> dict[str, str]:
 
 def create(spark: SparkSession, table: Table, location: Location) -> None:
     """Create a table that is not there, at today's version."""
-    from delta.tables import DeltaTable
+    columns = [
+        f"`{f.name}` {f.dataType.simpleString()} COMMENT {literal(f.metadata.get('comment', ''))}"
+        for f in table.schema.fields
+    ]
+    partitions = f" PARTITIONED BY ({', '.join(table.partitioned_by)})" if table.partitioned_by else ""
+    properties = [f"{literal(name)} = {literal(value)}" for name, value in properties_of(table).items()]
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {location.quoted} ({', '.join(columns)}) USING delta{partitions} "
+        f"COMMENT {literal(table.comment)} TBLPROPERTIES ({', '.join(properties)})"
+    )
 
-    builder = DeltaTable.createIfNotExists(spark).addColumns(table.schema).comment(table.comment)
-    builder = builder.tableName(location.name) if location.name is not None else builder.location(str(location.path))
-    if table.partitioned_by:
-        builder = builder.partitionedBy(*table.partitioned_by)
-    for name, value in properties_of(table).items():
-        builder = builder.property(name, value)
-    builder.execute()
+
+def literal(text: str) -> str:
+    """Return a text of ours as SQL."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def migrate(spark: SparkSession, table: Table, location: Location) -> None:

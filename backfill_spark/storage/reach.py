@@ -6,12 +6,16 @@ import logging
 import os
 import re
 import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltalake import DeltaTable
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from backfill_spark.settings.locations import Location
     from backfill_spark.settings.schema import Settings
 
@@ -21,8 +25,51 @@ _OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION", "spark.h
 """Variables and settings with which Spark takes a plain path for one of another file system."""
 _PATH = re.compile(r"[\w ./=@,+~()&'!:;$-]+")
 """Paths that deltalake 1.6 reads as they are; a `%41` is an A to one of its parts, and a `#` ends the process."""
+_CONNECT = {"SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED"}
+"""Variables of a process that is, or is told to be, a client of Spark Connect."""
+_WILDCARD = re.compile(r"([\\*?\[\]{}])")
+_shared: dict[tuple[str, str], bool] = {}
+"""Session of Spark Connect and folder → the answer."""
 _reached: dict[tuple[str, int], bool] = {}
 """Folder and inode of its log → the answer."""
+
+
+def reached(location: Location, settings: Settings, session: Callable[[], SparkSession]) -> Path | None:
+    """Return the folder of a table that deltalake reads and writes, as Spark does; None of any other.
+
+    `session` gives the session where it is needed to know: behind Spark Connect, whose server may be another machine.
+    """
+    folder = local_folder(location, settings)
+    if folder is None or (uses_connect(settings) and not is_shared(session(), folder.parent)):
+        return None
+    return folder if is_reached(folder) else None
+
+
+def uses_connect(settings: Settings) -> bool:
+    """True where Spark is, or is going to be, behind Spark Connect."""
+    return bool(_CONNECT & os.environ.keys()) or "spark.remote" in settings.spark
+
+
+def is_shared(spark: SparkSession, folder: Path) -> bool:
+    """False where a Connect server does not see what this process writes to a folder; asked once a session."""
+    from backfill_spark.storage.capabilities import is_connect
+
+    if not is_connect(spark):
+        return True
+    key = str(spark.session_id), str(folder)  # type: ignore[attr-defined]
+    if key not in _shared:
+        there = next(one for one in (folder, *folder.parents) if one.is_dir())
+        mark = there / f"seen-{secrets.token_hex(8)}.txt"
+        try:
+            mark.write_text("here", encoding="utf-8")
+            _shared[key] = spark.read.text(_WILDCARD.sub(r"\\\1", str(mark))).count() == 1
+        except Exception as error:  # the folder cannot be written, or the server has no such file
+            logger.debug("%s is left to Spark, whose server does not see it: %s", folder, str(error)[:200])
+            _shared[key] = False
+        finally:
+            with suppress(OSError):
+                mark.unlink(missing_ok=True)
+    return _shared[key]
 
 
 def local_folder(location: Location, settings: Settings) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.errors import SessionError
+from backfill_spark.settings.current import current
+from backfill_spark.storage.capabilities import capabilities, is_connect
 from backfill_spark.storage.start_spark import CATALOG, EXTENSION, start_spark
 
 if TYPE_CHECKING:
@@ -16,11 +19,15 @@ if TYPE_CHECKING:
 
     from backfill_spark.settings.schema import Settings
 
+logger = logging.getLogger(__name__)
+
 COMPILED_ROWS = 50_000
 _ENDED = (
     "Spark has ended: its JVM was killed, or ran out of memory (spark.driver.memory). Restart the notebook's kernel or "
     "this process; jobs that were under way go on with `resume_backfill`."
 )
+_told: set[str] = set()
+"""Versions of Connect servers that were told of."""
 _NEEDED = {
     "spark.databricks.delta.commitInfo.enabled": ("true", "a write whose reply was lost could not be found again."),
     "spark.sql.retainGroupColumns": ("true", "grouped counts would come without their groups."),
@@ -37,11 +44,7 @@ def get_spark(settings: Settings | None = None) -> SparkSession:
     if (spark := active_session()) is not None:
         check_delta(spark)
         return spark
-    if settings is None:
-        from backfill_spark.settings.schema import Settings
-
-        settings = Settings.load()
-    spark = start_spark(settings)
+    spark = start_spark(settings or current().settings)
     check_delta(spark)
     return spark
 
@@ -60,6 +63,8 @@ def active_session() -> SparkSession | None:
 
     try:
         active = SparkSession.getActiveSession()
+        if active is None and (connect := sys.modules.get("pyspark.sql.connect.session")) is not None:
+            active = connect.SparkSession._get_default_session()  # noqa: SLF001 - as below
         if active is None and SparkContext._active_spark_context is not None:  # noqa: SLF001 - a new thread has no active session
             return SparkSession.builder.getOrCreate()
     except (Py4JError, OSError) as error:
@@ -103,6 +108,8 @@ def check_delta(spark: SparkSession) -> None:
     """
     if os.environ.get("DATABRICKS_RUNTIME_VERSION"):
         return
+    if is_connect(spark):
+        _check_server(spark)
     missing = []
     jvm: Any = getattr(spark, "_jvm", None)
     if jvm is not None and not callable(getattr(jvm.io.delta.tables, "DeltaTable", None)):
@@ -124,6 +131,27 @@ def check_delta(spark: SparkSession) -> None:
         raise SessionError(
             f"The session has spark.databricks.delta.write.txnAppId={app}: Delta would skip every write after the "
             "first in silence. Unset it with spark.conf.unset('spark.databricks.delta.write.txnAppId')."
+        )
+
+
+def _check_server(spark: SparkSession) -> None:
+    """Refuse a Connect server that is too old, and tell once of one that is older than the client."""
+    from pyspark import __version__ as installed
+
+    server, client = ([int(n) for n in version.split(".")[:2]] for version in (spark.version, installed))
+    if server < [4, 0]:
+        raise SessionError(
+            f"The Spark Connect server runs Spark {spark.version}, and backfill_spark needs 4.0.1 or newer. Name a "
+            "newer server in spark.remote or SPARK_REMOTE."
+        )
+    if server < client and spark.version not in _told:
+        _told.add(spark.version)
+        logger.warning(
+            "the Spark Connect server runs Spark %s, older than the client's pyspark %s: Spark promises that old "
+            "clients work with newer servers, not the other way; `pip install pyspark==%s` gives a client that fits",
+            spark.version,
+            installed,
+            spark.version,
         )
 
 
@@ -158,7 +186,7 @@ def few_tasks(spark: SparkSession) -> Iterator[None]:
     """
     wanted = {
         "spark.databricks.delta.snapshotPartitions": "2",
-        "spark.sql.shuffle.partitions": str(max(4, 2 * scheduling_slots(spark))),
+        "spark.sql.shuffle.partitions": str(max(4, 2 * capabilities(spark).slots)),
     }
     ours = []
     for name, value in wanted.items():
@@ -172,11 +200,3 @@ def few_tasks(spark: SparkSession) -> Iterator[None]:
         for name in ours:
             with suppress(Exception):  # Spark has ended
                 spark.conf.unset(name)
-
-
-def scheduling_slots(spark: SparkSession) -> int:
-    """Return how many tasks run at once, as far as Spark tells (Spark Connect does not: 2)."""
-    try:
-        return int(spark.sparkContext.defaultParallelism)
-    except Exception:
-        return 2

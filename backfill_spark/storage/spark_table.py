@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from backfill_spark.storage.delta_table import inserted, updated
 from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
@@ -80,9 +81,8 @@ class SparkTable:
             done = self._store.merge(
                 lambda _: self._store.frame([dict(row)]).withColumns(was),
                 f"t.{key} = s.{key}",
-                lambda b: b.whenMatchedUpdate(
-                    " AND ".join(same), set={n: f"s.{n}" for n in row if n != key}
-                ).whenNotMatchedInsert(values={n: f"s.{n}" for n in row}),
+                f"WHEN MATCHED AND {' AND '.join(same)} THEN {updated([n for n in row if n != key])} "
+                f"WHEN NOT MATCHED THEN {inserted(list(row))}",
             )
             return done is None or done["num_affected_rows"] > 0
 

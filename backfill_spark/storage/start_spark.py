@@ -9,7 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -64,6 +65,11 @@ def start_spark(settings: Settings) -> SparkSession:
     from delta import configure_spark_with_delta_pip
     from pyspark.sql import SparkSession
 
+    remote = settings.spark.get("spark.remote") or os.environ.get("SPARK_REMOTE") or ""
+    if remote:
+        _check_connect(remote)
+    if remote and not remote.startswith("local"):
+        return _connected(settings.spark | {"spark.remote": remote})
     check_java()
     if not os.environ.get("PYSPARK_PYTHON"):
         # Workers otherwise start another Python than the one that pickled the scorers.
@@ -83,10 +89,10 @@ def start_spark(settings: Settings) -> SparkSession:
         "spark.python.sql.dataFrameDebugging.enabled": "false",
         "spark.redaction.regex": f"(?i){KEY_NAMES}|bearer",
     }
-    master = given.get("spark.master") or os.environ.get("MASTER") or "local[*]"
+    master = remote or given.get("spark.master") or os.environ.get("MASTER") or "local[*]"
     if master.startswith("local"):
         options |= {
-            "spark.master": master,
+            "spark.remote" if remote else "spark.master": master,
             "spark.ui.enabled": "false",
             # Kept for that page, a thousand each: plans that fill the heap of a worker that runs for days.
             "spark.sql.ui.retainedExecutions": "20",
@@ -126,16 +132,58 @@ def start_spark(settings: Settings) -> SparkSession:
             excluded = [UNNEEDED_ARCHIVES, *_split(given.get("spark.jars.excludes"))]
             builder = builder.config("spark.jars.excludes", ",".join(excluded))
     try:
-        with _incubator_warning_dropped():
+        with _incubator_warning_dropped(), _no_word_of_static_options():
             spark = builder.getOrCreate()
     except Exception as error:
         raise SessionError(
             f"Spark did not start: {str(error).strip().splitlines()[0][:400]}. If the machine has no Java registry, "
             "name local archives of delta-spark and delta-storage in the setting delta_jars."
         ) from error
-    if wished := given.get("spark.pyspark.python"):  # PySpark itself looks at the environment only
+    if (wished := given.get("spark.pyspark.python")) and not remote:  # PySpark itself looks at the environment only
         spark.sparkContext.pythonExec = wished
     return spark
+
+
+def _check_connect(remote: str) -> None:
+    try:
+        import pyspark.sql.connect.session  # noqa: F401 - that it can be imported is the question
+    except ImportError as error:
+        raise SessionError(
+            f"Spark Connect ({_address(remote)}) needs further packages: {str(error).splitlines()[0]} "
+            "Install them with pip install 'backfill-spark[connect]'."
+        ) from error
+
+
+def _address(remote: str) -> str:
+    return remote.split(";", maxsplit=1)[0]  # what follows may hold a token
+
+
+def _connected(options: Mapping[str, str]) -> SparkSession:
+    """Build a session on a server, which has its own settings; what can only be set when it starts is left out."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder
+    for key, value in {"spark.sql.session.timeZone": "UTC", **options}.items():
+        builder = builder.config(key, value)
+    try:
+        with _no_word_of_static_options():
+            spark = builder.getOrCreate()
+        spark.version  # noqa: B018 - the first question to the server
+    except Exception as error:
+        raise SessionError(
+            f"The Spark Connect server {_address(options['spark.remote'])} does not answer: "
+            f"{str(error).strip().splitlines()[0][:300]} Look whether it runs and can be reached from here "
+            "(spark.remote or SPARK_REMOTE: sc://host:15002)."
+        ) from error
+    return spark
+
+
+@contextmanager
+def _no_word_of_static_options() -> Iterator[None]:
+    """Leave out PySpark's warnings: a client of Spark Connect sets each option again, and some are set at the start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Failed to set spark", category=UserWarning)
+        yield
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backfill_spark import schema
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -40,6 +42,15 @@ class Stores:
         """The session, where there is one."""
         return self._spark
 
+    @property
+    def is_here(self) -> bool:
+        """False where the tables' folder is another machine's: one that a Connect server has."""
+        from backfill_spark.storage.reach import is_shared, local_folder, uses_connect
+        from backfill_spark.storage.small_table import location_of
+
+        folder = local_folder(location_of(schema.JOBS, self.settings), self.settings)
+        return folder is None or not uses_connect(self.settings) or is_shared(self.spark, folder.parent)
+
     def of(self, table: Table) -> Store:
         """The store of one table, behind Spark."""
         if table.name not in self._made:
@@ -56,12 +67,12 @@ class Stores:
 
     def _reached(self, table: Table) -> SmallTable | None:
         from backfill_spark.storage.deltalake_table import DeltalakeTable
-        from backfill_spark.storage.reach import is_reached, local_folder
+        from backfill_spark.storage.reach import reached
         from backfill_spark.storage.small_table import location_of
 
         location = location_of(table, self.settings)
-        folder = local_folder(location, self.settings)
-        return DeltalakeTable(table, location, folder) if folder is not None and is_reached(folder) else None
+        folder = reached(location, self.settings, lambda: self.spark)
+        return None if folder is None else DeltalakeTable(table, location, folder)
 
     def _by_spark(self, table: Table) -> SmallTable:
         from backfill_spark.storage.spark_table import SparkTable

@@ -13,7 +13,8 @@ from backfill_spark.errors import BackfillError, SourceGoneError, TraceSourceErr
 from backfill_spark.models import TimeWindow
 from backfill_spark.settings.locations import Location
 from backfill_spark.settings.sections import parse_duration
-from backfill_spark.traces.sources.delta import PinnedTable, is_delta
+from backfill_spark.storage.commit_log import is_delta
+from backfill_spark.traces.sources.delta import PinnedTable
 from backfill_spark.traces.sources.files import PinnedFiles, format_of, list_files, version_of
 from backfill_spark.traces.sources.pinned import Pinned, PinnedFrame
 from backfill_spark.traces.sources.read_errors import corrupt_file, first_line, refuse_skipping, source_gone, unmerged

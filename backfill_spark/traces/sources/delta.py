@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from delta.tables import DeltaTable
-
 from backfill_spark.errors import SourceGoneError
 from backfill_spark.settings.locations import Location
+from backfill_spark.storage.commit_log import is_delta, newest_version
 from backfill_spark.traces.sources.pinned import Pinned
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-
-def is_delta(spark: SparkSession, path: str) -> bool:
-    """True when a Delta log lies at `path`."""
-    return bool(DeltaTable.isDeltaTable(spark, path))
 
 
 class PinnedTable(Pinned):
@@ -67,12 +61,10 @@ class PinnedTable(Pinned):
         """Return (id, version) of what has been opened, by name, with `key` among it."""
         if key not in self._found:
             location = location or self._location
-            by_name, text = location.name is not None, str(location.shown)
-            table = DeltaTable.forName(self.spark, text) if by_name else DeltaTable.forPath(self.spark, text)
-            table_id = str(table.detail().select("id").collect()[0][0])
+            table_id = str(self.spark.sql(f"DESCRIBE DETAIL {location.quoted}").select("id").collect()[0][0])
             version = None if self._asked is None else self._asked.get(key)
             if version is None:
-                version = str(table.history(1).select("version").collect()[0][0])
+                version = str(newest_version(self.spark, location))
             self._found[key] = (table_id, version)
         return dict(sorted(self._found.items()))
 

@@ -8,10 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from delta.tables import DeltaTable
-
 from backfill_spark.errors import SourceGoneError, TraceSourceError
-from backfill_spark.traces.sources.delta import is_delta
+from backfill_spark.settings.locations import Location
+from backfill_spark.storage.commit_log import is_delta, newest_version
 from backfill_spark.traces.sources.pinned import Pinned
 
 if TYPE_CHECKING:
@@ -81,8 +80,7 @@ class PinnedView(Pinned):
         found: dict[str, str] = {}
         for folder in sorted({_without_partitions(posixpath.dirname(file)) for file in self._files}):
             if is_delta(self.spark, folder):
-                history = DeltaTable.forPath(self.spark, folder).history(1)
-                found[folder] = str(history.select("version").collect()[0][0])
+                found[folder] = str(newest_version(self.spark, Location(path=folder)))
         return found
 
 

@@ -1,0 +1,141 @@
+"""The main job behind Spark Connect: the rows are those of classic Spark, by files and by Spark's own writers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from chispa import assert_df_equality
+from pyspark.sql import functions as F
+
+from backfill_spark import BackfillScorerConfig, Settings, backfill_scorers, configure, read_assessments
+from tests.factories import Ledger, traces_frame
+from tests.spark.test_gsm8k import as_traces, gsm8k, oracle, selected_ids
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SCRIPT = """
+import json, sys, threading
+from backfill_spark import *
+from backfill_spark import BackfillScorerConfig, Settings
+from backfill_spark.backfill.maintenance import forget_trace
+from backfill_spark.backfill.tables import Tables
+from tests.factories import Ledger
+from tests.spark.test_gsm8k import oracle
+
+told = json.loads(sys.argv[1])
+options = {"spark.remote": "local[2]", "spark.driver.memory": "700m", "spark.sql.warehouse.dir": told["warehouse"]}
+ledger = Ledger(told["ledger"])
+
+def use(**tables):
+    made = Settings(tables=tables, traces={"path": told["traces"]}, timezone="UTC", spark=options)
+    configure(made)
+    oracle(told["ledger"]).register().start()
+    return made
+
+def run(rate, **more):
+    ledger.clear()
+    job_id = backfill_scorers(scorers=[BackfillScorerConfig(scorer="answer_is_right", sample_rate=rate)], **more)
+    return job_id, len(ledger.lines())
+
+folder = use(root=told["root"])
+spark = get_spark()
+first, calls = run(1.0)
+out = {"module": type(spark).__module__, "folder": [calls, run(1.0)[1]]}
+out["mean"] = get_backfill(first).summary()["mean"][0]
+spark.sql("CREATE SCHEMA lab")
+named = use(schema="lab")
+first, calls = run(0.05)
+out["named"] = [calls, run(0.05)[1], run(0.05, reprocess="all")[1]]
+out["warnings"] = get_backfill(first).warnings
+seen = []
+thread = threading.Thread(target=lambda: seen.append([job.state for job in list_backfills()]))
+thread.start()
+thread.join()
+out["states"] = seen[0]
+tables = Tables(get_spark(), named)
+out["light"] = tables.results.assessments.light is not None
+one = read_assessments().first()["trace_id"]
+out["forgotten"] = [one, forget_trace(tables, one)["assessments"]]
+tables.results.assessments.compact()
+tables.results.assessments.vacuum()
+print(json.dumps(out))
+"""
+VARIES = ("job_id", "scored_job_id", "latency_ms", "created_at", "updated_at")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both sessions work."""
+    return tmp_path_factory.mktemp("connect")
+
+
+@pytest.fixture
+def told(spark: SparkSession, shared: Path, folder: Path) -> dict[str, Any]:
+    """What a process that is a client of Spark Connect says of its jobs, which it makes once."""
+    answer = folder / "answer.json"
+    if not answer.exists():
+        pytest.importorskip("grpc")
+        places = {name: str(folder / name) for name in ("root", "traces", "warehouse", "ledger")}
+        traces_frame(spark, as_traces(gsm8k(shared)), partitions=3).write.format("delta").save(places["traces"])
+        seen = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, json.dumps(places)],
+            env=os.environ | {"PYTHONPATH": seen},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        answer.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
+    found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    return found
+
+
+def without_times(rows: DataFrame) -> DataFrame:
+    return rows.drop(*VARIES)
+
+
+def test_the_rows_on_connect_are_those_of_classic_spark(
+    spark: SparkSession, folder: Path, told: dict[str, Any], ledger: Ledger
+) -> None:
+    """3,249 traces, each called once; a second job calls none."""
+    assert told["module"].startswith("pyspark.sql.connect")
+    assert told["folder"] == [3249, 0]
+    assert round(told["mean"], 4) == 0.3890
+    configure(Settings(tables={"root": str(folder / "classic")}, traces={"path": str(folder / "traces")}))
+    oracle(ledger.path).register().start()
+    backfill_scorers(scorers=[BackfillScorerConfig(scorer="answer_is_right", sample_rate=1.0)])
+    classic = without_times(read_assessments())
+    configure(Settings(tables={"root": str(folder / "root")}))
+    assert_df_equality(classic, without_times(read_assessments()), ignore_row_order=True)
+
+
+def test_tables_with_names_are_written_by_spark_alone(
+    spark: SparkSession, folder: Path, told: dict[str, Any], shared: Path
+) -> None:
+    """By appends and MERGE in SQL, since a server elsewhere shares no folder: jobs, `reprocess`, another thread."""
+    chosen = selected_ids([r["id"] for r in gsm8k(shared)], 0.05)
+    assert not told["light"]
+    assert told["named"] == [len(chosen), 0, len(chosen)]
+    assert told["states"] == ["SUCCEEDED"] * 3
+    assert "fence" in told["warnings"][0]
+    forgotten, rows = told["forgotten"]
+    assert rows == 1
+    written = spark.read.format("delta").load(str(folder / "warehouse" / "lab.db" / "assessments"))
+    assert chosen - {forgotten} == {r[0] for r in written.select("trace_id").collect()}
+    same = read_assessments_of(spark, folder / "root").where(F.col("trace_id").isin(sorted(chosen - {forgotten})))
+    kept = ("trace_id", "value", "outcome", "draw", "assessment_id", "input_digest")
+    assert_df_equality(written.select(*kept), same.select(*kept), ignore_row_order=True, ignore_nullable=True)
+
+
+def read_assessments_of(spark: SparkSession, root: Path) -> DataFrame:
+    """Return the results below another root."""
+    return spark.read.format("delta").load(str(root / "assessments"))
