@@ -83,6 +83,12 @@ test-faults: venv servers ## the faults: a failing storage, changing sources, ov
 	$(BIN)/python -m pytest $(or $(FAULTS),tests/faults $(FAULTS_HERE:%=--ignore=%)) --junitxml=build/faults.xml \
 		-n 2 --dist loadfile --no-loadscope-reorder
 
+# Into environments of their own below build/, 500 MB each.
+.PHONY: compat
+compat: ## main job, resume and judge on the oldest PySpark and Delta, and on Python 3.13
+	scripts/compat 4.0.1 4.0.1 $(or $(PYTHON),python3)
+	scripts/compat 4.2.0 4.4.0 python3.13
+
 .PHONY: reliability
 reliability: test test-faults ## run every test, and write docs/reliability.md from what passed
 	$(BIN)/python -m scripts.reliability build/spark.xml build/faults.xml

@@ -18,6 +18,7 @@ from backfill_spark.delivery.deliver import Delivery as Delivery
 from backfill_spark.errors import (
     BackfillError as BackfillError,
     BackfillFailedError as BackfillFailedError,
+    BackfillInterrupted as BackfillInterrupted,
     BackfillRefusedError as BackfillRefusedError,
     DeliveryStoppedError as DeliveryStoppedError,
     FilterError as FilterError,

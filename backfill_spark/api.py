@@ -17,7 +17,7 @@ from backfill_spark.jobs.job import BackfillJob, job_of
 from backfill_spark.models import Arguments, BackfillScorerConfig, Counts, JobState, is_job_id
 from backfill_spark.scorers.lookup import delete_scorer, get_scorer, list_scorer_versions, list_scorers
 from backfill_spark.settings.current import configure, current, set_experiment
-from backfill_spark.storage.session import active_session, get_spark, is_running, usable
+from backfill_spark.storage.session import active_session, get_spark, interruptible, is_running, usable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -79,6 +79,7 @@ def plan_backfill(
     return accept(arguments, experiment_id, tables).plan
 
 
+@interruptible()
 def backfill_scorers(
     *,
     experiment_id: str | None = None,
@@ -129,6 +130,7 @@ def backfill_scorers(
     Raises:
         BackfillRefusedError: refused before any scorer call; `.problems` has every reason.
         BackfillFailedError: the job ended FAILED; `.job_id` names it.
+        BackfillInterrupted: the call was interrupted; `.job_id` names the job, which keeps what it has.
         DeliveryStoppedError: the job has ended, and not all of its results could be delivered.
     """
     arguments = Arguments(
@@ -181,6 +183,7 @@ def backfill_scorers(
     total = sum(c.due for c in made.inputs.pairs.counts.values())
     with Progress(job_id, total=total) as bar:
         record = run_job(tables, job_id, claim=claim, planned=made.inputs, bar=bar)
+    views.conclude(lambda: _job(tables, record))
     _ended(record)
     if deliver_to is not None:
         told = _deliver(tables, record, deliver_to, Versions.KEEP, read_back=True)
@@ -252,7 +255,10 @@ def list_backfills(
     wanted = None if state is None else _state(state)
     tables = _tables(settings, spark, is_light=True)
     records = tables.jobs.newest(None if experiment_id is None else str(experiment_id), wanted, limit)
-    return [_job(tables, r) for r in records]
+    from backfill_spark.display import views
+    from backfill_spark.display.render import Listed
+
+    return Listed([_job(tables, r) for r in records], views.jobs_sheet)
 
 
 def wait_for_backfill(
@@ -262,25 +268,28 @@ def wait_for_backfill(
     spark: SparkSession | None = None,
     settings: Settings | None = None,
 ) -> BackfillJob:
-    """Wait until a job has ended or rests, and return it.
+    """Wait until a job has ended or rests, and return it; how far its runner is shows on a terminal or in a notebook.
 
     Raises:
         TimeoutError: it is still under way after `timeout` seconds.
         JobNotFoundError: no job has this id.
     """
+    from backfill_spark.display.progress import following
+
     began = time.monotonic()
-    while True:
-        job = get_backfill(job_id, spark=spark, settings=settings)
+    for job in following(lambda: get_backfill(job_id, spark=spark, settings=settings)):
         if job.state.is_at_rest:
-            return job
+            break
         left = None if timeout is None else timeout - (time.monotonic() - began)
         if left is not None and left <= 0:
             raise TimeoutError(
                 f"Job {job_id} is {job.state} after {timeout} s. `backfill-spark status {job_id}` shows it."
             )
         time.sleep(2.0 if left is None else min(2.0, left))
+    return job
 
 
+@interruptible()
 def resume_backfill(
     job_id: str,
     *,
@@ -381,17 +390,33 @@ def read_assessments(
     *,
     experiment_id: str | None = None,
     scorers: Sequence[str] | None = None,
+    version: int | None = None,
     job_id: str | None = None,
     spark: SparkSession | None = None,
     settings: Settings | None = None,
 ) -> DataFrame:
-    """Return the current results without `empty` rows: columns of the table `assessments`."""
+    """Return the current results without `empty` rows: columns of the table `assessments`.
+
+    `read_traces().join(read_assessments().select("trace_id", "scorer_name", "value"), "trace_id")` has them with their
+    traces.
+
+    Args:
+        experiment_id: of these results only; default: all.
+        scorers: the names of scorers.
+        version: results of this version of each scorer; default: of the newest one that has results.
+        job_id: only those that this job wrote.
+        spark: default: the active session, or one built from the settings.
+        settings: default: those of `configure()`, else environment and file.
+    """
     from pyspark.sql import functions as F
 
     from backfill_spark.results.rows import current as current_rows
 
     store = _tables(settings, spark).results.assessments
-    rows = current_rows(store.read() if store.exists() else store.frame([])).where("outcome != 'empty'")
+    rows = store.read() if store.exists() else store.frame([])
+    if version is not None:
+        rows = rows.where(F.col("scorer_version") == version)
+    rows = current_rows(rows).where("outcome != 'empty'")
     if experiment_id is not None:
         rows = rows.where(F.col("experiment_id") == str(experiment_id))
     if scorers is not None:

@@ -125,6 +125,31 @@ class DeliveryStoppedError(BackfillError):
         return self.message
 
 
+class BackfillInterrupted(KeyboardInterrupt):
+    """The call was interrupted. `.job_id` names the job, which keeps what it has; "" when there was none yet."""
+
+    def __init__(self, message: str, job_id: str = "") -> None:
+        super().__init__(message, job_id)
+        self.message = message
+        self.job_id = job_id
+
+    @classmethod
+    def of_job(cls, job_id: str, done: str) -> BackfillInterrupted:
+        """Say what the job has done and how to go on with it."""
+        return cls(
+            f"Interrupted: job {job_id} keeps what it has done, {done}. resume_backfill({job_id!r}) goes on with it; "
+            "the same call again calls only for what is missing.",
+            job_id,
+        )
+
+    def __str__(self) -> str:
+        return self.message
+
+    def _render_traceback_(self) -> list[str]:
+        """Show one sentence in a notebook, which asks for this instead of pages of calls."""
+        return [self.message]
+
+
 class LeaseLostError(BackfillError):
     """This runner no longer owns its job: another one claimed it, or its heartbeats did not land."""
 

@@ -321,6 +321,20 @@ def new_job_id(now: datetime) -> str:
     return f"bf-{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
 
 
+def rate_reached(spec: ScorerSpec, counts: Counts, judged_to: float | None) -> float:
+    """Return the rate that a scorer's results come up to: its sampling rate, or less in a job that stopped before.
+
+    Args:
+        spec: the scorer, with the rate that was asked for.
+        counts: of the job.
+        judged_to: how far in the draw the job's judges came, of `BackfillJob.rate_reached`.
+    """
+    if spec.kind is ScorerKind.JUDGE and judged_to is not None:
+        return min(spec.sample_rate, judged_to)
+    chosen = counts.already_scored + counts.due
+    return spec.sample_rate * (chosen - counts.left) / chosen if counts.left and chosen else spec.sample_rate
+
+
 def mostly_failed(name: str, errored: int, of: int, error: str | None) -> str:
     """Return the sentence about a scorer that failed on more than half of its pairs."""
     said = f" Most frequent error: {error}" if error else " Its error rows in assessments say why."

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BackfillPlan:
     """What a backfill would do."""
 
@@ -50,6 +50,10 @@ class BackfillPlan:
             for s in self.scorers
         ]
         return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self.scorers)
+        return f"BackfillPlan({self.calls:,} calls of {names} in {self.window})"
 
     def _repr_html_(self) -> str:
         from backfill_spark.display import views

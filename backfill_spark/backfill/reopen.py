@@ -135,7 +135,9 @@ def _summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[s
         source = pinned_source(tables, job.job_id, request, work_version=version)
         choice = tables.work.choice(job.job_id, request, version=version)
         pairs = candidates(request, source, tables.results, choice=choice, job_id=None, staging_version=None)
-        return summarise(selected_rows(tables.results, request, pairs, job.job_id), request, job.counts)
+        return summarise(
+            selected_rows(tables.results, request, pairs, job.job_id), request, job.counts, job.rate_reached
+        )
     except Exception as error:
         is_ours, damaged = isinstance(error, BackfillError), corrupt_file(error)
         if not is_ours and damaged is None and not source_gone(error):
@@ -143,5 +145,6 @@ def _summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[s
         why = str(error) if is_ours else f"{damaged or 'Files'} of {job.source!r}, version {job.source_version}, "
         why += "" if is_ours else "can no longer be read: removed, as by VACUUM." if damaged is None else "is damaged."
     # What the job itself merged is still there, and is not what was asked for.
-    rows = summarise(selected_rows(tables.results, request, None, job.job_id), request, job.counts)
+    seen = selected_rows(tables.results, request, None, job.job_id)
+    rows = summarise(seen, request, job.counts, job.rate_reached)
     return only_seen(rows, why)

@@ -19,7 +19,7 @@ from backfill_spark.backfill.staging import collect_earlier, merge
 from backfill_spark.backfill.steps import run
 from backfill_spark.backfill.validate import limits_of
 from backfill_spark.display.progress import Progress
-from backfill_spark.errors import BackfillRefusedError, LeaseLostError, interrupt_behind
+from backfill_spark.errors import BackfillInterrupted, BackfillRefusedError, LeaseLostError, interrupt_behind
 from backfill_spark.jobs.events import End, JobRecord
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.judges.services import prices_missing, services_of
@@ -65,7 +65,7 @@ def run_job(
     Raises:
         BackfillRefusedError: another runner has it, and so the `change` was not made.
         LeaseLostError: another runner took the job.
-        KeyboardInterrupt, SystemExit: the interrupt, after the lease was given back.
+        BackfillInterrupted, SystemExit: the interrupt, after the lease was given back.
     """
     jobs, results = tables.jobs, tables.results
     record = claim.record if claim is not None else jobs.record(job_id)
@@ -97,6 +97,8 @@ def run_job(
             raise
         jobs.end(job_id, lease.epoch, End.RELEASED, {}, lease.take_recorded())
         attempt.bar.tell("interrupted and given back; `resume` or `work` goes on")
+        if type(interrupt) is KeyboardInterrupt:
+            interrupt = BackfillInterrupted.of_job(job_id, attempt.bar.done_text)
         raise interrupt from None
     has_staged = lease.epoch > 1 or any(t.finished for t in attempt.progress.staged.values())
     close(tables, record, has_staged=has_staged)

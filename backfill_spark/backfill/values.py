@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+from calendar import monthrange
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
@@ -145,7 +146,8 @@ def window(arguments: Arguments, settings: Settings, problems: Problems, now: da
         )
     if end is not None and not is_relative(end_time) and _is_date(end_time):
         day = _day(end_time)
-        notes.append(f"{day:%B} {day.day} not included: the window ends at its midnight.")
+        if day.day == monthrange(day.year, day.month)[1]:  # of a month that was meant to its end, most likely
+            notes.append(f"{day:%B} {day.day} not included: the window ends at its midnight.")
     if start is None and end is None and settings.default_lookback is not None:
         try:
             start = now.astimezone(UTC) - parse_duration(settings.default_lookback)

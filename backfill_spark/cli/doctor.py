@@ -45,10 +45,13 @@ def examine(program: Program) -> Iterator[Finding]:
         yield _looked_at(what, lambda uri=uri: _key(uri, program.settings.judge), "")  # type: ignore[misc]
     if not os.environ.get("SPARK_REMOTE"):
         yield _looked_at("Java", _java, "")
+    from backfill_spark.storage.start_spark import short_life
+
     session: list[Any] = []
 
     def start() -> str:
-        session.append(program.api.get_spark(program.settings))
+        with short_life():
+            session.append(program.api.get_spark(program.settings))
         master = session[0].conf.get("spark.master", "remote")
         return f"{session[0].version}, master {master}"
 

@@ -15,9 +15,12 @@ from backfill_spark.models import JobState
 
 @click.command(cls=ProgramCommand)
 @click.argument("job_id", metavar="JOB")
+@click.option("--follow", is_flag=True, help="Show how far it is until it rests, as `wait` does.")
 @click.pass_obj
-def status(program: Program, job_id: str) -> None:
+def status(program: Program, job_id: str, follow: bool) -> None:
     """Show a job, with its summary once it rests; exits 0 when it exists, whatever its state."""
+    if follow:
+        program.api.wait_for_backfill(job_id)
     show_end(program, job_id, counts=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from backfill_spark.cli.log import level_of
+from backfill_spark.display.progress import without_words_of_py4j
 from backfill_spark.errors import (
     BackfillError,
     BackfillRefusedError,
@@ -145,11 +145,9 @@ class Program:
         """Turn errors and signals into messages and exit codes; keep stdout for the answer."""
         self._stdout = sys.stdout
         _forgive_encoding()
-        # py4j logs the traceback of an interrupt, and of what it broke, which is raised as well: told in a sentence.
-        logging.getLogger("py4j").setLevel(logging.CRITICAL)
-        logging.getLogger().addFilter(_is_not_of_py4j)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_terminating())
+            stack.enter_context(without_words_of_py4j())
             try:
                 yield
             except (click.exceptions.Exit, click.Abort, SystemExit):
@@ -182,8 +180,15 @@ class Program:
             yield
 
     def _interrupted(self, interrupt: BaseException) -> NoReturn:
-        self.say("Interrupted. Nothing that was staged is lost: the same command again goes on from there.")
-        self.answer_object({"error": {"type": "Interrupted", "message": "interrupted", "problems": []}})
+        job_id = getattr(interrupt, "job_id", "")
+        self.say(
+            f"Interrupted. `backfill-spark resume {job_id}` goes on with the job, which keeps what it has done; so "
+            "does the same command again."
+            if job_id
+            else "Interrupted. Nothing that was staged is lost: the same command again goes on from there."
+        )
+        body: dict[str, Any] = {"type": "Interrupted", "message": "interrupted", "problems": []}
+        self.answer_object({"error": body | ({"job_id": job_id} if job_id else {})})
         raise click.exceptions.Exit(ExitCode.TERMINATED if isinstance(interrupt, Terminated) else ExitCode.INTERRUPTED)
 
     def _fail(self, error: BaseException, text: str, code: ExitCode) -> NoReturn:
@@ -196,11 +201,6 @@ class Program:
             body["job_id"] = job_id
         self.answer_object({"error": body})
         raise click.exceptions.Exit(code) from None
-
-
-def _is_not_of_py4j(record: logging.LogRecord) -> bool:
-    """Its calls are logged by the root logger, so that no level of its own keeps them out."""
-    return not str(record.msg).endswith("while sending command.")
 
 
 def _forgive_encoding() -> None:

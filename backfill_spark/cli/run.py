@@ -75,8 +75,10 @@ _REQUEST_OPTIONS = (
 def plan(program: Program, /, **options: Any) -> None:
     """Show what a backfill would do; no scorer is called."""
     from backfill_spark.display.views import plan_sheet
+    from backfill_spark.storage.start_spark import short_life
 
-    made = program.api.plan_backfill(**_request(program, options))
+    with short_life():
+        made = program.api.plan_backfill(**_request(program, options))
     program.answer(lambda: plan_sheet(made), lambda: plan_object(made))
 
 

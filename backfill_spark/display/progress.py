@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from backfill_spark.display.render import duration, one_line
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 logger = logging.getLogger(__name__)
+J = TypeVar("J")
 
 LINE_EVERY_S = 5.0
 """A notebook gets a line of text this often at most, a long job at each twentieth of its time."""
@@ -144,8 +145,13 @@ class Progress:
     @property
     def counts(self) -> str:
         """What is done, how fast, and how long the rest will take."""
+        return ", ".join(filter(None, (self.done_text, self.pace)))
+
+    @property
+    def done_text(self) -> str:
+        """What is done."""
         share = min(100 * self.done // self.total, 100) if self.total else 100
-        return ", ".join(filter(None, (f"{self.done:,} of {self.total:,} {self.noun} ({share}%)", self.pace)))
+        return f"{self.done:,} of {self.total:,} {self.noun} ({share}%)"
 
     @property
     def line(self) -> str:
@@ -177,6 +183,7 @@ class Progress:
 
     def _open(self) -> None:
         if self._notebook:
+            self._print_line()  # the id, before anything is called
             return
         from backfill_spark.display.render import console
 
@@ -227,6 +234,29 @@ class Progress:
         stream.flush()
 
 
+def following(look: Callable[[], J]) -> Iterator[J]:
+    """Yield a job again and again, and show how far its runner in another process is, as far as its events tell."""
+    job: Any = look()
+    with Progress(job.job_id, total=_due(job), done=_done(job)) as bar:
+        while True:
+            yield job
+            job = look()
+            if _due(job) != bar.total:  # a runner has counted again
+                bar.done = _done(job)
+                bar.begin(_due(job) - bar.done)
+            if (more := _done(job) - bar.done) > 0:
+                bar.advance(more, errors=sum(c.errored for c in job.counts.values()) - bar.errors)
+                bar.tell(str(job.state))
+
+
+def _due(job: Any) -> int:
+    return sum(int(c.due) for c in job.counts.values())
+
+
+def _done(job: Any) -> int:
+    return _due(job) - sum(int(c.left) for c in job.counts.values())
+
+
 def tell(text: str) -> None:
     """Write one line at INFO to the log of `backfill_spark`."""
     logger.info("%s", one_line(text))
@@ -240,6 +270,25 @@ def hidden(*, when: bool) -> Iterator[None]:
         yield
     finally:
         _hidden.reset(token)
+
+
+@contextmanager
+def without_words_of_py4j() -> Iterator[None]:
+    """Leave out what py4j logs of an interrupt, and of the calls that it broke: it is raised as well."""
+    root, log = logging.getLogger(), logging.getLogger("py4j")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    root.addFilter(_is_not_of_py4j)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_not_of_py4j)
+        log.setLevel(level)
+
+
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    """Its calls are logged by the root logger, so that no level of its own keeps them out."""
+    return not str(record.msg).endswith("while sending command.")
 
 
 def in_notebook() -> bool:

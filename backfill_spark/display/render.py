@@ -8,13 +8,15 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table as RichTable
 
+T = TypeVar("T")
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)"  # OSC, DCS and others: titles, links
@@ -24,6 +26,11 @@ _ESCAPES = re.compile(
 )
 _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _BREAKS = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
+_SIDES = {
+    "left": "text-align:left;white-space:pre-line",
+    "whole": "text-align:left;white-space:pre",
+    "right": "text-align:right;white-space:pre",
+}
 PIPE_WIDTH = 160
 """Columns when the output is no terminal."""
 LINE_LENGTH = 260
@@ -72,6 +79,17 @@ def console(stream: TextIO) -> Console:
     return made
 
 
+class Listed(list[T]):
+    """A list that a notebook shows as a table."""
+
+    def __init__(self, things: Iterable[T], sheet: Callable[[Sequence[T]], Sheet]) -> None:
+        super().__init__(things)
+        self._sheet = sheet
+
+    def _repr_html_(self) -> str:
+        return self._sheet(self).html()
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows under column names; cells are ready texts."""
@@ -83,6 +101,14 @@ class Table:
     """Columns aligned left, beside the first; the others hold numbers."""
     whole: frozenset[str] = frozenset()
     """Columns that are never folded, such as ids to be copied."""
+    left_out: tuple[str, ...] = ()
+    """Columns that a narrow terminal does not show, the first one first."""
+
+    def without(self, column: str) -> Table:
+        """Return the table without one of its columns."""
+        at = self.columns.index(column)
+        rows = tuple((*row[:at], *row[at + 1 :]) for row in self.rows)
+        return replace(self, columns=(*self.columns[:at], *self.columns[at + 1 :]), rows=rows)
 
     def is_left(self, index: int) -> bool:
         """True when the column at `index` is aligned left."""
@@ -101,23 +127,23 @@ class Sheet:
     """Sentences and preformatted text under the tables."""
     style: str = field(default="bold", compare=False)
 
-    def __rich__(self) -> RenderableType:
-        """Return the sheet for rich to print."""
-        from rich.console import Group
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Give rich the parts of the sheet to print."""
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        parts: list[RenderableType] = [Text(clean(self.title), style=self.style)]
+        yield Text(clean(self.title), style=self.style)
         if facts := [fact for fact in self.facts if fact[1]]:
             grid = RichTable.grid(padding=(0, 2))
             grid.add_column(style="dim")
             grid.add_column(overflow="fold")
             for label, value in facts:
                 grid.add_row(Text(clean(label)), Text(clean(value, lines=True)))
-            parts.append(grid)
-        parts += [_rich_table(table) for table in self.tables]
-        parts += [Text(clean(note, lines=True)) for note in self.notes]
-        return Group(*parts)
+            yield grid
+        for table in self.tables:
+            yield _fitting(table, console, options)
+        for note in self.notes:
+            yield Text(clean(note, lines=True))
 
     def text(self, width: int = PIPE_WIDTH) -> str:
         """Return plain text without colours, lines of at most `width` characters."""
@@ -130,16 +156,27 @@ class Sheet:
         return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
 
     def html(self) -> str:
-        """Return HTML for a notebook's `_repr_html_`."""
+        """Return HTML for a notebook's `_repr_html_`; colours are the notebook's own, light or dark."""
         parts = [f"<b>{_escaped(self.title)}</b>"]
         if facts := [fact for fact in self.facts if fact[1]]:
             parts.append(f"<table>{''.join(_html_row(fact, ('left', 'left')) for fact in facts)}</table>")
         parts += [_html_table(table) for table in self.tables]
-        parts += [f'<pre style="margin:0">{_escaped(note)}</pre>' for note in self.notes]
-        return f"<div>{''.join(parts)}</div>"
+        parts += [f'<pre style="margin:0;white-space:pre-wrap">{_escaped(note)}</pre>' for note in self.notes]
+        return f'<div style="overflow-x:auto">{"".join(parts)}</div>'
 
 
-def _rich_table(table: Table) -> RenderableType:
+def _fitting(table: Table, console: Console, options: ConsoleOptions) -> RichTable:
+    """Return the table for rich, without columns that it has no room for."""
+    made = _rich_table(table)
+    for column in table.left_out:
+        if made.__rich_measure__(console, options.update(max_width=1_000)).maximum <= options.max_width:
+            break
+        table = table.without(column)
+        made = _rich_table(table)
+    return made
+
+
+def _rich_table(table: Table) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -160,7 +197,11 @@ def _rich_table(table: Table) -> RenderableType:
 
 
 def _html_table(table: Table) -> str:
-    sides = ["left" if table.is_left(index) else "right" for index in range(len(table.columns))]
+    # A folded number reads as another number, and an id is copied whole.
+    sides = [
+        "left" if table.is_left(index) and name not in table.whole else "whole" if table.is_left(index) else "right"
+        for index, name in enumerate(table.columns)
+    ]
     head = _html_row([clean(name) for name in table.columns], sides, "th")
     body = "".join(_html_row(row, sides) for row in table.rows)
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
@@ -168,7 +209,7 @@ def _html_table(table: Table) -> str:
 
 def _html_row(cells: Sequence[str], sides: Sequence[str], tag: str = "td") -> str:
     pairs = zip(cells, sides, strict=True)
-    texts = (f'<{tag} style="text-align:{side}">{_escaped(cell)}</{tag}>' for cell, side in pairs)
+    texts = (f'<{tag} style="{_SIDES[side]}">{_escaped(cell)}</{tag}>' for cell, side in pairs)
     return f"<tr>{''.join(texts)}</tr>"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from backfill_spark.display.formats import many, moment_text, number_text, percent, state_text, window_text
 from backfill_spark.display.progress import in_notebook
 from backfill_spark.display.render import Sheet, Table, console
-from backfill_spark.display.summary import summary_sheet
+from backfill_spark.display.summary import ANSWER, answer_cells, counted, summary_sheet
 from backfill_spark.models import Counts, JobState
 
 if TYPE_CHECKING:
@@ -60,6 +60,22 @@ def announce(plan: Any) -> None:
         logger.debug("The plan could not be shown.", exc_info=True)
 
 
+def conclude(job: Callable[[], Any]) -> None:
+    """Show the answer of a job that has just ended under a notebook's cell; elsewhere nothing is read for it.
+
+    Never raises: the job has ended, whatever can be shown of it.
+    """
+    try:
+        if in_notebook():
+            from IPython.display import display
+
+            ended = job()
+            ended.summary()  # kept with the job, which is read again with it
+            display(job())  # type: ignore[no-untyped-call]
+    except Exception:
+        logger.debug("The answer of the job could not be shown.", exc_info=True)
+
+
 def plan_sheet(plan: Any) -> Sheet:
     """A BackfillPlan: window, source, calls, and the counts of each scorer from in window to due."""
     counts: Mapping[str, Counts] = plan.counts
@@ -75,7 +91,7 @@ def plan_sheet(plan: Any) -> Sheet:
             ("source", _source(plan)),
             ("tables", getattr(plan, "tables", "")),
             ("calls", calls),
-            ("cost", "" if plan.cost_usd is None else f"${plan.cost_usd:,.2f}"),
+            ("cost", _cost(plan)),
         ),
         (_counts_table(plan, _PLANNED),),
         (*_notes(plan), *_why_nothing(counts, due)),
@@ -83,15 +99,16 @@ def plan_sheet(plan: Any) -> Sheet:
 
 
 def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
-    """A BackfillJob: window, source, progress, times, calls, and the counts or results of each scorer.
+    """A BackfillJob: window, source, progress, times, calls, and the answer of each scorer.
 
     Args:
-        summary: the rows of `job.summary()`: means and intervals, instead of what the runners counted.
-        counts: show both.
+        summary: the rows of `job.summary()`; default: as somebody last read them, else what the runners counted.
+        counts: show what became of the due pairs, too.
     """
-    table = _counts_table(job, _DONE)
-    answer = Sheet("") if summary is None else summary_sheet(summary)
-    is_known = summary is not None and summary is getattr(job, "known_summary", None)
+    known = getattr(job, "known_summary", None)
+    records = known if summary is None else summary
+    answer = summary_sheet(counted(job) if records is None else records)
+    is_known = records is not None and records is known
     return Sheet(
         f"Backfill {job.job_id} {state_text(job)}",
         (
@@ -103,35 +120,38 @@ def job_sheet(job: Any, *, summary: Any = None, counts: bool = False) -> Sheet:
             ("started", moment_text(job.started_at)),
             ("ended", _ended(job)),
             ("calls", f"{job.calls or 0:,}"),
-            ("cost", "" if job.cost_usd is None else f"{job.cost_usd:.4f} USD"),
+            ("cost", _cost(job)),
             ("error", job.error or ""),
             # Later jobs may have changed the results since.
             ("results of", moment_text(job.summary_at) if is_known else ""),
         ),
-        (answer.tables or (table,)) if not counts else (table, *answer.tables),
-        (*_notes(job), *(answer.notes or getattr(job, "warnings", ()))),
+        (*([_counts_table(job, _DONE)] if counts else []), *answer.tables),
+        (*_notes(job), *_without_repeats(answer.notes, getattr(job, "warnings", ()))),
         style=_STYLES.get(job.state, "bold"),
     )
 
 
 def jobs_sheet(jobs: Iterable[Any]) -> Sheet:
-    """Return a list of jobs, a row a job."""
-    rows = tuple(
-        (
-            job.job_id,
-            state_text(job),
-            percent(job.progress),
-            f"{job.calls or 0:,}",
-            ", ".join(spec.name for spec in job.scorers),
-            window_text(job.window),
-        )
-        for job in jobs
-    )
+    """Return a list of jobs, a row a scorer of each: its answer as somebody last read it, else its counts."""
+    rows: list[tuple[str, ...]] = []
+    shown = list(jobs)
+    for job in shown:
+        known = getattr(job, "known_summary", None)
+        before = (job.job_id, state_text(job), percent(job.progress))
+        after = (_cost(job), window_text(job.window))
+        for row in answer_cells(counted(job) if known is None else known):
+            rows.append((*before, *row, *after))
+            before, after = ("", "", ""), ("", "")
     if not rows:
         return Sheet("No backfill jobs.")
-    columns = ("job", "state", "done", "calls", "scorers", "window")
-    left = frozenset({"state", "scorers", "window"})
-    return Sheet(many(len(rows), "backfill job"), tables=(Table(columns, rows, left, whole=frozenset({"job"})),))
+    table = Table(
+        ("job", "state", "done", *ANSWER, "cost", "window"),
+        tuple(rows),
+        left=frozenset({"state", "scorer", "window"}),
+        whole=frozenset({"job", "state", "window"}),
+        left_out=("calls", "left", "window", "done", "rate", "errors", "cost", "n"),
+    )
+    return Sheet(many(len(shown), "backfill job"), tables=(table,))
 
 
 def scorer_sheet(scorer: Any, *, with_source: bool = False) -> Sheet:
@@ -191,6 +211,17 @@ def _counts_table(thing: Any, keys: Sequence[str]) -> Table:
         shown = (f"{getattr(count, key):,}" for key in keys)
         rows.append((f"{spec.name} v{spec.version}", number_text(spec.sample_rate), *shown))
     return Table(("scorer", "rate", *(key.replace("_", "\n") for key in keys)), tuple(rows))
+
+
+def _cost(thing: Any) -> str:
+    cost = thing.cost_usd
+    return "" if cost is None else f"${cost:,.2f}" if cost >= 1 or not cost else f"${cost:.4f}"
+
+
+def _without_repeats(notes: Sequence[str], warnings: Sequence[str]) -> list[str]:
+    """Return what the job's runner warned of, and what its results say now of the same scorers instead."""
+    told = {note.split(" failed on ", 1)[0] for note in notes}
+    return [*(w for w in warnings if w.split(" failed on ", 1)[0] not in told), *notes]
 
 
 def _source(thing: Any) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backfill_spark.jobs.events import JobRecord
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BackfillJob:
     """A backfill job as it was when it was asked for; `get_backfill` gives a fresh one."""
 
@@ -63,9 +63,10 @@ class BackfillJob:
     def summary(self) -> pd.DataFrame:
         """Return a pandas frame over the current results of the job's selected pairs: a row a scorer and feedback name.
 
-        Columns: scorer, feedback (its name), version, sample_rate, population (traces that the scorer's filter
-        matches), the job's counts (of the scorer), n (numbers among the values), mean, ci_low and ci_high (95 %),
-        most_frequent_error (where more than half of the results are errors), and the scorer's aggregations.
+        Columns, in the order in which they are read: scorer, feedback (its name), version, rate_reached (the sampling
+        rate, or less in a job that stopped before), n (numbers among the values), population (traces that the
+        scorer's filter matches), mean, ci_low and ci_high (95 %), results_errored and most_frequent_error, the
+        scorer's aggregations, results, sample_rate, and the job's counts of the scorer.
 
         Where the pinned source cannot be read, these are empty, `source_unreadable` says why, and n_seen, mean_seen
         and the like are over the results that the job itself merged.
@@ -75,6 +76,10 @@ class BackfillJob:
         import pandas as pd
 
         return pd.DataFrame(self._summarise())
+
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self.scorers)
+        return f"BackfillJob({self.job_id!r}, {self.state}, {self.progress:.0%} of {names})"
 
     def _repr_html_(self) -> str:
         from backfill_spark.display import views

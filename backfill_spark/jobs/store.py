@@ -13,6 +13,7 @@ The protocol, in four rules:
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -162,7 +163,18 @@ class JobStore:
             if (now := fresh.get(row["job_id"])) is not None and now.state.value != row["state"]:
                 self.show(now)
         records = [fresh.get(r["job_id"]) or record_of(r) for r in wanted]
-        return [r for r in records if state is None or r.state is state][:limit]
+        return self._with_summaries([r for r in records if state is None or r.state is state][:limit])
+
+    def _with_summaries(self, records: list[JobRecord]) -> list[JobRecord]:
+        """Add the newest summaries, which rows of `jobs` do not hold."""
+        ids = [r.job_id for r in records if r.summary is None and r.state.is_at_rest]
+        found: dict[str, Any] = {}
+        where = {"job_id": ids, "event": [Event.SUMMARIZED.value]}
+        for row in self.events.read(where) if ids else ():
+            told = json.loads(row["payload"])
+            if row["job_id"] not in found or found[row["job_id"]]["at"] < told["at"]:
+                found[row["job_id"]] = told
+        return [replace(r, summary=found[r.job_id]) if r.job_id in found else r for r in records]
 
     def live(self, experiment_id: str) -> list[JobRecord]:
         """Return the experiment's jobs that wait or have a live runner."""

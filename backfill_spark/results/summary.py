@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from backfill_spark.models import Counts, Outcome, Request, ScorerSpec
+from backfill_spark.models import Counts, Outcome, Request, ScorerSpec, rate_reached
 from backfill_spark.results.counts import most_frequent_errors
 from backfill_spark.results.intervals import mean_interval
 from backfill_spark.results.rows import current, position_of
@@ -64,8 +64,17 @@ def only_seen(rows: Sequence[dict[str, Any]], why: str) -> list[dict[str, Any]]:
     return out
 
 
-def summarise(rows: DataFrame, request: Request, counts: Mapping[str, Counts]) -> list[dict[str, Any]]:
-    """Return a dict a scorer, or one a feedback name where a scorer gives several; `rows`: of `selected_rows`."""
+def summarise(
+    rows: DataFrame, request: Request, counts: Mapping[str, Counts], judged_to: float | None
+) -> list[dict[str, Any]]:
+    """Return a dict a scorer, or one a feedback name where a scorer gives several.
+
+    Args:
+        rows: of `selected_rows`.
+        request: of the job, as `counts`.
+        counts: scorer → counts.
+        judged_to: how far in the draw its judges came.
+    """
     wanted = {name for spec in request.scorers for name in spec.aggregations}
     sums = _sums(rows, wanted)
     several = sorted({r["scorer_name"] for r in sums if r["last"]})
@@ -78,9 +87,9 @@ def summarise(rows: DataFrame, request: Request, counts: Mapping[str, Counts]) -
         )
         sums = [r for r in sums if r["scorer_name"] not in several] + _sums(of_several, wanted)
     found = {spec.name: _by_feedback([r for r in sums if r["scorer_name"] == spec.name]) for spec in request.scorers}
-    failing = [name for name, each in found.items() if any(_mostly_failed(r) for r in each)]
+    failing = [name for name, each in found.items() if any(r.get("results_error") for r in each)]
     errors = most_frequent_errors(rows.where("error_code is not null"), failing) if failing else {}
-    return [_row(spec, counts[spec.name], r, errors) for spec in request.scorers for r in found[spec.name]]
+    return [_row(spec, counts[spec.name], r, errors, judged_to) for spec in request.scorers for r in found[spec.name]]
 
 
 def _sums(rows: DataFrame, wanted: Collection[str]) -> list[dict[str, Any]]:
@@ -111,11 +120,10 @@ def _results(r: Mapping[str, Any]) -> int:
     return sum(int(r.get(f"results_{kind.value}") or 0) for kind in Outcome)
 
 
-def _mostly_failed(r: Mapping[str, Any]) -> bool:
-    return 2 * int(r.get("results_error") or 0) > _results(r)
-
-
-def _row(spec: ScorerSpec, c: Counts, r: Mapping[str, Any], errors: Mapping[str, str]) -> dict[str, Any]:
+def _row(
+    spec: ScorerSpec, c: Counts, r: Mapping[str, Any], errors: Mapping[str, str], judged_to: float | None
+) -> dict[str, Any]:
+    """Return a row of the summary, in the order in which it is read: a notebook shows the first ten columns."""
     population = c.in_window - c.skipped - c.filtered_out
     n = int(r.get("n") or 0)
     interval = mean_interval(
@@ -125,15 +133,16 @@ def _row(spec: ScorerSpec, c: Counts, r: Mapping[str, Any], errors: Mapping[str,
         "scorer": spec.name,
         "feedback": r.get("assessment_name") or spec.name,
         "version": spec.version,
-        "sample_rate": spec.sample_rate,
-        "population": population,
-        **{k: v for k, v in c.to_json().items() if k != "skipped_reasons"},
-        "results": _results(r),
-        "results_errored": int(r.get("results_error") or 0),
+        "rate_reached": rate_reached(spec, c, judged_to),
         "n": n,
+        "population": population,
         "mean": interval.mean,
         "ci_low": interval.low,
         "ci_high": interval.high,
-        "most_frequent_error": errors.get(spec.name) if _mostly_failed(r) else None,
+        "results_errored": int(r.get("results_error") or 0),
+        "most_frequent_error": errors.get(spec.name) if r.get("results_error") else None,
         **{name: r.get(f"agg_{name}") for name in spec.aggregations if name != "mean"},
+        "results": _results(r),
+        "sample_rate": spec.sample_rate,
+        **{k: v for k, v in c.to_json().items() if k != "skipped_reasons"},
     }

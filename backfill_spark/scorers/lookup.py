@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from backfill_spark.display.render import Listed
 from backfill_spark.errors import ScorerLifecycleError
 from backfill_spark.scorers.lifecycle import here
+from backfill_spark.scorers.registered import RegisteredScorer
 from backfill_spark.scorers.scorer import Scorer, scorer_of
 
 
@@ -20,7 +24,7 @@ def get_scorer(*, name: str, version: int | None = None, experiment_id: str | No
 def list_scorers(*, experiment_id: str | None = None) -> list[Scorer]:
     """Return the latest version of each registered scorer, stopped ones included, by name."""
     registry, experiment = here(experiment_id)
-    return [scorer_of(found) for found in registry.latest(experiment)]
+    return _listed(registry.latest(experiment))
 
 
 def list_scorer_versions(*, name: str, experiment_id: str | None = None) -> list[Scorer]:
@@ -30,7 +34,13 @@ def list_scorer_versions(*, name: str, experiment_id: str | None = None) -> list
         ScorerNotFoundError: no such scorer.
     """
     registry, experiment = here(experiment_id)
-    return [scorer_of(found) for found in registry.versions(name, experiment_id=experiment)]
+    return _listed(registry.versions(name, experiment_id=experiment))
+
+
+def _listed(found: Iterable[RegisteredScorer]) -> list[Scorer]:
+    from backfill_spark.display.views import scorers_sheet
+
+    return Listed(map(scorer_of, found), scorers_sheet)
 
 
 def delete_scorer(*, name: str, version: int | str | None = None, experiment_id: str | None = None) -> None:

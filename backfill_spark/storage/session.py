@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.errors import SessionError
+from backfill_spark.display.progress import without_words_of_py4j
+from backfill_spark.errors import BackfillInterrupted, SessionError
 from backfill_spark.settings.current import current
 from backfill_spark.storage.capabilities import capabilities, is_connect
 from backfill_spark.storage.start_spark import CATALOG, EXTENSION, start_spark
@@ -161,6 +162,20 @@ def _delta_package(spark_version: str) -> str:
 
     major, minor = spark_version.split(".")[:2]
     return f"io.delta:delta-spark_{major}.{minor}_2.13:{version('delta-spark')}"
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make a sentence of an interrupt."""
+    with without_words_of_py4j():
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            if type(interrupt) is not KeyboardInterrupt:
+                raise
+            raise BackfillInterrupted(
+                "Interrupted before a scorer was called. The same call again begins anew."
+            ) from None
 
 
 @contextmanager

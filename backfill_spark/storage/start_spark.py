@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ _HOW_TO_GET_JAVA = (
 )
 EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+_is_short: ContextVar[bool] = ContextVar("backfill_spark_short_life", default=False)
 UNNEEDED_ARCHIVES = (
     "io.delta:delta-kernel-api,io.delta:delta-kernel-defaults,io.delta:delta-kernel-unitycatalog,"
     "io.unitycatalog:unitycatalog-client,io.unitycatalog:unitycatalog-hadoop,org.antlr:antlr4-runtime"
@@ -252,9 +254,22 @@ def _java_options(given: str) -> str:
     own_file = Path(os.environ.get("SPARK_CONF_DIR", ""), "log4j2.properties")
     if "log4j" not in given and not ("SPARK_CONF_DIR" in os.environ and own_file.exists()):
         options.append(f"-Dlog4j2.configurationFile=file:{Path(__file__).with_name('log4j2.properties')}")
+    is_short = _is_short.get()
     if not re.search(r"-XX:\+Use\w+GC\b", given):
-        options.append("-XX:+UseParallelGC")
+        options.append("-XX:+UseSerialGC" if is_short else "-XX:+UseParallelGC")
+    if is_short and "TieredStopAtLevel" not in given:
+        options.append("-XX:TieredStopAtLevel=1")
     return " ".join(options)
+
+
+@contextmanager
+def short_life() -> Iterator[None]:
+    """Start a JVM that begins quickly, in place of one that runs fast later on: a plan is a few queries."""
+    token = _is_short.set(True)
+    try:
+        yield
+    finally:
+        _is_short.reset(token)
 
 
 def _split(value: str | None) -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfill_spark import schema
-
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -45,6 +43,7 @@ class Stores:
     @property
     def is_here(self) -> bool:
         """False where the tables' folder is another machine's: one that a Connect server has."""
+        from backfill_spark import schema
         from backfill_spark.storage.reach import is_shared, local_folder, uses_connect
         from backfill_spark.storage.small_table import location_of
 

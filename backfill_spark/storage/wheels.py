@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from backfill_spark.storage.capabilities import is_connect
-
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -20,7 +18,7 @@ def ship_wheels(spark: SparkSession) -> None:
 
     Only .zip, .egg and .jar come on the path of the executors' Python. Spark Connect has no files of spark-submit.
     """
-    if is_connect(spark):
+    if not hasattr(spark, "_sc"):
         return
     from pyspark import SparkFiles
 

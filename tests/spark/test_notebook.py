@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 
 from tests.judge_server import serving
 from tests.spark import test_seeds as seeds
+from tests.spark.test_seeds import traces
 
 SETUP = """
 from datetime import datetime, timedelta
@@ -55,6 +56,35 @@ async def again():
 
 job_id = asyncio.run(again())
 """
+SLOW = """
+import os, signal, threading, time
+
+@scorer
+def slow(outputs, trace):
+    import os, time
+    handle = os.open({ledger!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(handle, (trace.info.trace_id + "\\n").encode())
+    os.close(handle)
+    time.sleep(0.05)
+    return len(outputs)
+
+slow = slow.register().start()
+interrupted = []
+
+def interrupt():  # as Jupyter does: the kernel's whole group, in which Spark is, too
+    while not os.path.exists({ledger!r}):
+        time.sleep(0.05)
+    os.killpg(os.getpgid(0), signal.SIGINT)
+"""
+INTERRUPTED = """
+threading.Thread(target=interrupt).start() if not interrupted else None
+interrupted.append(True)
+job_id = backfill_scorers(scorers=["slow"])
+"""
+AGAIN = """
+print(job_id, list_backfills()[1].state, [s for s in read_assessments(scorers=["slow"], version=1).columns][:2])
+print(read_assessments(scorers=["slow"]).count(), read_assessments(scorers=["slow"], version=2).count())
+"""
 STOPPED = """
 job = get_backfill(job_id)
 before = job.summary()
@@ -93,31 +123,67 @@ def cells(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
             "typed": TYPED,
             "thread": THREAD,
             "patched": PATCHED,
+            "slow": SLOW.format(ledger=str(tmp_path / "ledger")),
+            "interrupted": INTERRUPTED,
+            "rerun": INTERRUPTED,
+            "costs nothing": INTERRUPTED,
+            "again": AGAIN,
+            **{f"example {i}": source for i, source in enumerate(example(str(tmp_path / "tables")))},
             "stopped": STOPPED,
         }
         v4: Any = nbformat.v4  # without types
-        book = v4.new_notebook(cells=[v4.new_code_cell(source) for source in sources.values()])
+        fails = {"interrupted": {"tags": ["raises-exception"]}}
+        made = [v4.new_code_cell(source, metadata=fails.get(name, {})) for name, source in sources.items()]
+        book = v4.new_notebook(cells=made)
         folder = {"metadata": {"path": str(tmp_path)}}
         client = NotebookClient(book, timeout=300, kernel_name="python3", resources=folder, coalesce_streams=True)
         client.execute(env=os.environ | _SEEN)
     return dict(zip(sources, (cell.outputs for cell in book.cells), strict=True))
 
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "backfill.ipynb"
 _SEEN = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
 """The kernel works in a folder of its own, and takes the traces from the tests."""
 
 
-def test_both_pages_run_in_a_notebook(cells: dict[str, Any]) -> None:
+def example(root: str) -> list[str]:
+    """Return the cells of examples/backfill.ipynb, with the tables in another folder."""
+    book: Any = nbformat.reads(EXAMPLE.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+    return [c.source.replace("./backfill_demo", root) for c in book.cells if c.cell_type == "code"]
+
+
+def test_both_pages_run_in_a_notebook(cells: dict[str, Any], tmp_path: Path) -> None:
     """Every cell ends well, a backfill's shows how far it is in a few lines, and nothing is written to stderr."""
     told = {name: "".join(o.get("text", "") for o in outputs) for name, outputs in cells.items()}
     for name in ("custom", "recent", "current", "january", "typed", "patched"):
         bars = [line for line in told[name].splitlines() if " pairs (" in line]
         assert 1 <= len(bars) <= 20, (name, told[name])
         assert "(100%)" in bars[-1]
-        assert ["stream"] == [output["output_type"] for output in cells[name]]
+        assert ["stream", "display_data"] == [output["output_type"] for output in cells[name]]
+        assert "[95 % interval]" in cells[name][1]["data"]["text/html"]
         assert "\x1b" not in told[name]
     assert "2 of 2 pairs" in told["typed"]
     assert told["update"] == "Original: 0.5\nUpdated: 0.8\n"
     assert "Name: safety_monitor\nSample rate: 1.0\nFilter: None\n" in told["list"]
     errors = {name: o.text for name, outputs in cells.items() for o in outputs if o.get("name") == "stderr"}
     assert errors == {}
+    interrupted_and_run_again(cells, told, tmp_path)
+    shown = {name: outputs[-1] for name, outputs in cells.items() if name.startswith("example") and outputs}
+    assert len(shown) == 9
+    assert all("<table" in o["data"]["text/html"] for o in shown.values())
+
+
+def interrupted_and_run_again(cells: dict[str, Any], told: dict[str, str], folder: Path) -> None:
+    """One sentence names the job and the way on; the same cell scores what is missing, and then nothing."""
+    *_, error = cells["interrupted"]
+    (sentence,) = error["traceback"]
+    job_id = told["interrupted"].split(":", 1)[0]
+    assert f"resume_backfill({job_id!r})" in sentence
+    assert "\n" not in sentence
+    assert ["stream", "error"] == [o["output_type"] for o in cells["interrupted"]]
+    calls = (folder / "ledger").read_text(encoding="utf-8").split()
+    assert len(set(calls)) == len(traces())
+    rerun, nothing = (told[name].splitlines() for name in ("rerun", "costs nothing"))
+    assert "(100%)" in rerun[-1]
+    assert "Nothing is due" in " ".join(nothing)
+    assert f"{len(traces())} 0" == told["again"].splitlines()[-1]

@@ -60,7 +60,10 @@ def test_a_row_a_feedback_name_and_a_sentence_where_most_calls_failed(
     words, long = rows["metrics", "words"], rows["metrics", "long"]
     assert (19, 10.0, 20, 1) == (words["n"], words["mean"], words["results"], words["results_errored"])
     assert (19, 10 / 19, 20, 1) == (long["n"], long["mean"], long["results"], long["results_errored"])
-    assert words["most_frequent_error"] is None
+    assert words["most_frequent_error"].startswith("scorer_error: ")
+    assert list(rows["metrics", "words"])[:8] == [
+        *("scorer", "feedback", "version", "rate_reached", "n", "population", "mean", "ci_low"),
+    ]
 
     missing = "scorer_error: ModuleNotFoundError: No module named 'mlflow_that_executors_lack'"
     assert rows["misses_a_module", "misses_a_module"]["most_frequent_error"].startswith(missing)

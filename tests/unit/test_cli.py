@@ -23,6 +23,7 @@ from backfill_spark.cli.run import parse_trace_ids
 from backfill_spark.display.views import job_sheet
 from backfill_spark.errors import (
     BackfillFailedError,
+    BackfillInterrupted,
     BackfillRefusedError,
     DeliveryStoppedError,
     FilterError,
@@ -508,7 +509,7 @@ class TestSourceGone:
         monkeypatch.setattr(api, "resume_backfill", lambda job_id, **_: api.job, raising=False)
         words = [command, "--scorers", "a"] if command == "run" else [command, JOB_ID]
         said = " ".join(call(*words, api=api).stdout.split())
-        for part in ("n seen", "source unreadable", "7 0.578 [not known] 3 0 800 0.5", "no such version"):
+        for part in ("source unreadable", "7 seen 0.578 [not known] 3 0 800 0.5", "no such version"):
             assert part in said
         assert "(all)" not in said
         assert "no such version" in job_sheet(api.job, summary=frame.to_dict("records")).html()
@@ -659,6 +660,21 @@ def test_sigterm_exits_143(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60, cwd=root)
     assert (143, b"") == (ended.returncode, ended.stdout)
     assert b"Interrupted." in ended.stderr
+
+
+def test_an_interrupted_job_is_named_with_the_way_on() -> None:
+    result = call(
+        "run", "--scorers", "a", "--json", api=FakeApi(error=BackfillInterrupted.of_job(JOB_ID, "3 of 9 pairs"))
+    )
+    assert 130 == result.exit_code
+    assert f"`backfill-spark resume {JOB_ID}`" in result.stderr
+    assert JOB_ID == the_object(result)["error"]["job_id"]
+
+
+def test_status_follows_where_asked() -> None:
+    api = FakeApi()
+    assert 0 == call("status", JOB_ID, "--follow", api=api).exit_code
+    assert ["wait_for_backfill", "get_backfill"] == [name for name, _ in api.asked]
 
 
 class TestInit:

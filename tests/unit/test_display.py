@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from backfill_spark.display import views
 from backfill_spark.display.formats import mean_text, number_text, state_text
-from backfill_spark.display.render import Sheet, Table, clean, console
+from backfill_spark.display.render import Listed, Sheet, Table, clean, console
 from backfill_spark.display.summary import summary_sheet
 from backfill_spark.display.views import (
     announce,
@@ -22,7 +23,15 @@ from backfill_spark.display.views import (
     scorer_sheet,
     scorers_sheet,
 )
-from backfill_spark.models import Counts, JobState, ScorerKind, ScorerSpec, ScorerStatus, TimeWindow
+from backfill_spark.models import (
+    Counts,
+    JobState,
+    ScorerKind,
+    ScorerSpec,
+    ScorerStatus,
+    TimeWindow,
+    rate_reached,
+)
 
 JUNE = TimeWindow(datetime(2024, 6, 1, tzinfo=UTC), datetime(2024, 6, 30, tzinfo=UTC))
 STARTED = datetime(2024, 7, 1, 8, tzinfo=UTC)
@@ -148,7 +157,8 @@ class TestJob:
     def test_shows_its_counts(self) -> None:
         shown = words(job_sheet(a_job()))
         assert "Backfill bf-20240701-080000-000000-abcdef01 SUCCEEDED" in shown
-        assert "length v2 0.8 800 795 0 5 0 800" in shown
+        assert "length v2 0.8 795 of 988 - 5 0 800" in shown
+        assert "length v2 0.8 800 795 0 5 0 800" in words(job_sheet(a_job(), counts=True))
         assert "2024-07-01 08:00:12 UTC, after 12.5 s" in shown
 
     @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.CANCELING])
@@ -177,6 +187,35 @@ class TestJob:
 
     def test_a_list_keeps_job_ids_whole(self) -> None:
         assert "bf-20240701-080000-000000-abcdef01" in jobs_sheet([a_job()]).text(80)
+
+    def test_a_list_tells_the_answer_and_the_cost(self) -> None:
+        """As it was read last, else without a mean; a narrow terminal leaves columns out, never digits."""
+        known = [
+            {"scorer": "length", "version": 2, "sample_rate": 1.0, "rate_reached": 0.37, "n": 300, "population": 3_249}
+            | {"mean": 0.389, "ci_low": 0.37, "ci_high": 0.408, "results_errored": 5, "left": 9, "calls": 800}
+        ]
+        sheet = jobs_sheet([a_job(known_summary=known, cost_usd=0.0123), a_job(state=JobState.RUNNING, alive=True)])
+        assert "length v2 0.37 of 1 300 of 3,249 0.389 [0.370, 0.408] 5 9 800 $0.0123" in words(sheet)
+        assert "length v2 0.8 795 of 988 - 5 0 800" in words(sheet)
+        narrow = sheet.text(80)
+        assert max(map(len, narrow.splitlines())) <= 80
+        assert "SUCCEEDED  length v2  0.389 [0.370, 0.408]" in narrow
+        assert "300 of" not in narrow
+
+    def test_a_list_is_a_table_in_a_notebook(self) -> None:
+        """And a list for all else."""
+        jobs = Listed([a_job()], jobs_sheet)
+        assert jobs == [a_job()]
+        assert jobs_sheet(jobs).html() == jobs._repr_html_()
+
+    def test_a_job_that_stopped_at_37_percent_says_so(self) -> None:
+        """A judge by the draw that it came to, a function by its share of the pairs."""
+        counts = Counts(in_window=100, due=100, scored=37, left=63)
+        assert rate_reached(a_spec(sample_rate=1.0), counts, None) == 0.37
+        assert rate_reached(replace(a_spec(sample_rate=1.0), kind=ScorerKind.JUDGE), counts, 0.25) == 0.25
+        assert rate_reached(a_spec(sample_rate=0.8), Counts(due=5, scored=5), 0.25) == 0.8
+        job = a_job(scorers=(a_spec(sample_rate=1.0),), counts={"length": counts}, state=JobState.PARTIAL)
+        assert "length v2 0.37 of 1" in words(job_sheet(job))
 
     def test_no_jobs_are_said_to_be_none(self) -> None:
         assert "No backfill jobs." == jobs_sheet([]).text()
@@ -215,6 +254,12 @@ class TestSummary:
         shown = words_of(frame)
         assert "length v2 / words 0.8 1 of 9" in shown
         assert "length v2 / long 0.8 2 of 9" in shown
+
+    def test_some_errors_are_told_with_the_most_frequent_one(self) -> None:
+        frame = a_frame(
+            {"n": 7, "population": 9, "results": 9, "results_errored": 2, "most_frequent_error": "timeout: It took"}
+        )
+        assert "length: 2 of 9 results are errors, most often timeout: It took" in words_of(frame)
 
     def test_what_mostly_failed_is_the_last_line(self) -> None:
         frame = a_frame(
@@ -337,8 +382,8 @@ class TestCleaning:
 class TestNotebook:
     def test_a_plan_is_a_table(self) -> None:
         page = views.plan_sheet(a_plan()).html()
-        assert '<td style="text-align:right">1,000</td>' in page
-        assert '<th style="text-align:right">in window</th>' in page
+        assert '<td style="text-align:right;white-space:pre">1,000</td>' in page
+        assert '<th style="text-align:right;white-space:pre">in window</th>' in page
 
     def test_a_job_has_html_and_text(self) -> None:
         assert "SUCCEEDED" in views.job_sheet(a_job()).html()

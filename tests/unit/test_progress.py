@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from backfill_spark.display.progress import Progress, hidden
+from backfill_spark.display.progress import Progress, following, hidden
 from backfill_spark.display.render import one_line
+from backfill_spark.models import Counts
 
 
 class Clock:
@@ -60,14 +62,16 @@ def test_long_times_are_minutes_and_hours(clock: Clock, seconds: int, left: str)
     assert f"{left} left" in bar.line
 
 
-def test_a_notebook_gets_a_line_every_five_seconds_and_one_at_the_end(clock: Clock) -> None:
+def test_a_notebook_gets_a_line_at_once_every_five_seconds_and_at_the_end(clock: Clock) -> None:
     stream = io.StringIO()
     with Progress("bf-1", total=100, console=Console(file=stream), notebook=True, clock=clock) as bar:
         for second in range(1, 11):
             clock.now = second
             bar.advance(10)
     lines = stream.getvalue().splitlines()
-    assert ["50 of 100", "100 of 100", "100 of 100"] == [line.split(": ")[1].split(" pairs")[0] for line in lines]
+    assert ["0 of 100", "50 of 100", "100 of 100", "100 of 100"] == [
+        line.split(": ")[1].split(" pairs")[0] for line in lines
+    ]
     assert "\x1b" not in stream.getvalue()
 
 
@@ -234,4 +238,21 @@ def test_a_line_of_the_log_says_the_job_the_counts_the_pace_and_the_time_left(
         bar.tell("chunk 0: 50 pairs in 5 s")
     assert ["job bf-1: chunk 0: 50 pairs in 5 s; 50 of 100 pairs (50%), 10 pairs/s, 5 s left, 1 errors"] == [
         record.getMessage() for record in caplog.records
+    ]
+
+
+def test_a_job_of_another_process_is_followed_by_its_counts(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Its pairs as its events tell them, until whoever looks stops; what a runner has counted anew, too."""
+
+    def a_job(due: int, left: int, errored: int = 0) -> Any:
+        return SimpleNamespace(
+            job_id="bf-1", state="RUNNING", counts={"length": Counts(due=due, left=left, errored=errored)}
+        )
+
+    told = iter([a_job(100, 100), a_job(100, 60), a_job(100, 60), a_job(90, 10, errored=3)])
+    with caplog.at_level("INFO", logger="backfill_spark"):
+        seen = [job.counts["length"].left for _, job in zip(range(4), following(lambda: next(told)), strict=False)]
+    assert seen == [100, 60, 60, 10]
+    assert [r.getMessage().split(", ")[0] for r in caplog.records] == [
+        "job bf-1: RUNNING; 40 of 100 pairs (40%)",
     ]

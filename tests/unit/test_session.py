@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ import pyspark.sql
 import pytest
 
 import backfill_spark as bs
+from backfill_spark import api
 from backfill_spark.errors import SessionError
 from backfill_spark.storage.session import few_tasks
-from backfill_spark.storage.start_spark import check_java
+from backfill_spark.storage.start_spark import _java_options, check_java, short_life
 from backfill_spark.storage.wheels import ship_wheels
 
 if TYPE_CHECKING:
@@ -212,3 +214,38 @@ def test_a_wheel_of_spark_submit_is_sent_again_as_a_zip(tmp_path: Path, monkeypa
         ship_wheels(SimpleNamespace(_sc=context, sparkContext=context))  # type: ignore[arg-type]
     assert sent == [("ours-1.0-py3-none-any.zip", b"zipped")]
     ship_wheels(SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_a_plan_starts_a_jvm_for_a_short_life_and_a_run_does_not() -> None:
+    """What the user says of it stands."""
+    with short_life():
+        assert "-XX:+UseSerialGC -XX:TieredStopAtLevel=1" in _java_options("")
+        assert "-XX:+UseSerialGC" not in _java_options("-XX:+UseZGC -XX:TieredStopAtLevel=3")
+        assert _java_options("-XX:+UseZGC -XX:TieredStopAtLevel=3").count("TieredStopAtLevel") == 1
+    assert "TieredStopAtLevel" not in _java_options("")
+    assert "-XX:+UseParallelGC" in _java_options("")
+
+
+def test_an_interrupt_is_one_sentence(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Before there is a job, too; other interrupts than Ctrl-C stay what they are, and py4j's pages are left out."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        logging.getLogger().info("Exception while sending command.")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "_tables", interrupted)
+    with pytest.raises(bs.BackfillInterrupted) as raised:
+        bs.backfill_scorers(scorers=["length"])
+    assert raised.value.job_id == ""
+    assert raised.value._render_traceback_() == [str(raised.value)]
+    assert caplog.records == []
+
+    class Terminated(KeyboardInterrupt):
+        pass
+
+    def terminated(*_: Any, **__: Any) -> None:
+        raise Terminated
+
+    monkeypatch.setattr(api, "_tables", terminated)
+    with pytest.raises(Terminated):
+        bs.resume_backfill("bf-20240601-120000-000000-abcdef01")

@@ -16,8 +16,6 @@ from backfill_spark.traces.sources.pinned import Pinned
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from backfill_spark.settings.locations import Location
-
 
 class PinnedView(Pinned):
     """A view of the catalog. It has no versions of its own: those of the tables that it reads are its own."""
