@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import Row
 
+    from backfill_spark.settings.locations import Location
     from backfill_spark.settings.schema import Settings
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
@@ -188,13 +189,7 @@ class Store(CommitLog):
         """
         self._ensure_once()
         with _session_of_txn(self.spark, txn) as spark:
-            view = f"merged_{secrets.token_hex(8)}"
-            source(spark).createOrReplaceTempView(view)
-            try:
-                merge = f"MERGE INTO {self.location.quoted} AS t USING {view} AS s ON {condition} {clauses}"
-                rows = spark.sql(merge).collect()
-            finally:
-                spark.catalog.dropTempView(view)
+            rows = merge_into(self.location, source(spark), condition, clauses)
         return rows[0] if rows else None
 
 
@@ -218,6 +213,16 @@ def _session_of_txn(spark: SparkSession, txn: Txn | None) -> Iterator[SparkSessi
         own.conf.unset(_APP_VERSION)
         # newSession() makes itself the active one for this thread, and only the JVM can undo that.
         spark._jvm.org.apache.spark.sql.classic.SparkSession.setActiveSession(spark._jsparkSession)  # type: ignore[union-attr] # noqa: SLF001
+
+
+def merge_into(location: Location, source: DataFrame, condition: str, clauses: str) -> list[Row]:
+    """MERGE `source` (alias s) into a table (alias t); return Delta's row of counts, no row where it was skipped."""
+    spark, view = source.sparkSession, f"merged_{secrets.token_hex(8)}"
+    source.createOrReplaceTempView(view)
+    try:
+        return spark.sql(f"MERGE INTO {location.quoted} AS t USING {view} AS s ON {condition} {clauses}").collect()
+    finally:
+        spark.catalog.dropTempView(view)
 
 
 def _condition(where: Where) -> str:

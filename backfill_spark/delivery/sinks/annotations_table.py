@@ -17,7 +17,8 @@ from backfill_spark.delivery.result import hex_id
 from backfill_spark.errors import BackfillRefusedError
 from backfill_spark.models import compact_json
 from backfill_spark.settings.locations import Location
-from backfill_spark.storage.commit_log import CommitLog
+from backfill_spark.storage.commit_log import is_delta
+from backfill_spark.storage.delta_table import inserted, merge_into, updated
 from backfill_spark.storage.retry import until_alone
 
 if TYPE_CHECKING:
@@ -63,16 +64,12 @@ class AnnotationsTable:
         return None
 
     async def open(self) -> None:
-        from delta.tables import DeltaTable
-
-        spark = self._stores.spark
-        location = Location.parse(self._place.address)
-        named, path = location.name, str(location.path)
-        if not (spark.catalog.tableExists(named) if named else DeltaTable.isDeltaTable(spark, path)):
-            maker = DeltaTable.createIfNotExists(spark).addColumns(_schema(_KINDS))
-            (maker.tableName(named) if named else maker.location(path)).execute()
-        self._delta = CommitLog(spark, location).delta
-        found = {field.name: field.dataType.simpleString().upper() for field in self._delta().toDF().schema}
+        spark, location = self._stores.spark, Location.parse(self._place.address)
+        self._location, named = location, location.name
+        if not (spark.catalog.tableExists(named) if named else is_delta(spark, str(location.path))):
+            columns = ", ".join(f"{name} {kind}" for name, kind in _KINDS.items())
+            spark.sql(f"CREATE TABLE {location.quoted} ({columns}) USING delta")
+        found = {field.name: field.dataType.simpleString().upper() for field in self._rows().schema}
         wrong = {
             n: k for n, k in _KINDS.items() if found.get(n) != k and not (n in _VARIANTS and found.get(n) == "STRING")
         }
@@ -88,18 +85,13 @@ class AnnotationsTable:
 
     async def send(self, results: Sequence[Result]) -> dict[str, str]:
         rows = self._frame([_row(r) for r in results])
-        puts: dict[str, Any] = {name: f"s.{name}" for name in _KINDS}
-        until_alone(
-            lambda: (
-                self._delta()
-                .alias("t")
-                .merge(rows.alias("s"), "t.annotation_id = s.annotation_id")
-                .whenMatchedUpdate(set=puts)
-                .whenNotMatchedInsert(values=puts)
-                .execute()
-            )
-        )
+        names = list(_KINDS)
+        clauses = f"WHEN MATCHED THEN {updated(names)} WHEN NOT MATCHED THEN {inserted(names)}"
+        until_alone(lambda: merge_into(self._location, rows, "t.annotation_id = s.annotation_id", clauses))
         return {}
+
+    def _rows(self) -> DataFrame:
+        return self._stores.spark.table(self._location.quoted)
 
     def _frame(self, rows: list[tuple[Any, ...]]) -> DataFrame:
         texts = _schema(_KINDS | dict.fromkeys(_VARIANTS, "STRING"))
@@ -109,7 +101,7 @@ class AnnotationsTable:
     async def found(self, results: Sequence[Result]) -> Collection[str]:
         ids = self._stores.spark.createDataFrame([(r.id,) for r in results], "annotation_id STRING")
         read = F.get_json_object if "metadata" in self._texts else _of_variant
-        rows = self._delta().toDF().join(ids, "annotation_id", "left_semi")
+        rows = self._rows().join(ids, "annotation_id", "left_semi")
         shown = rows.select("annotation_id", read("metadata", _FINGERPRINT)).toLocalIterator()
         there = {row[0]: row[1] for row in shown}
         return {r.id for r in results if there.get(r.id) == r.fingerprint}
