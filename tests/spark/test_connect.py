@@ -14,6 +14,8 @@ from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
 from backfill_spark import BackfillScorerConfig, Settings, backfill_scorers, configure, read_assessments
+from backfill_spark.settings.locations import Location
+from backfill_spark.storage.commit_log import is_delta, newest_version
 from tests.factories import Ledger, traces_frame
 from tests.spark.test_gsm8k import as_traces, gsm8k, oracle, selected_ids
 
@@ -139,3 +141,15 @@ def test_tables_with_names_are_written_by_spark_alone(
 def read_assessments_of(spark: SparkSession, root: Path) -> DataFrame:
     """Return the results below another root."""
     return spark.read.format("delta").load(str(root / "assessments"))
+
+
+def test_what_is_no_delta_table_is_told_without_deltas_python_class(spark: SparkSession, tmp_path: Path) -> None:
+    """A place that is not there, an empty folder, files, one file; a table, also with odd characters in its path."""
+    (tmp_path / "empty").mkdir()
+    spark.range(3).coalesce(1).write.parquet(str(tmp_path / "files"))
+    one = next((tmp_path / "files").glob("*.parquet"))
+    table = tmp_path / "a'b %41 {x}"
+    spark.range(3).write.format("delta").save(str(table))
+    others = [tmp_path / "absent", tmp_path / "empty", tmp_path / "files", one]
+    assert [is_delta(spark, str(place)) for place in (*others, table)] == [False, False, False, False, True]
+    assert newest_version(spark, Location.of_path(str(table))) == 0
