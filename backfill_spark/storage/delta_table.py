@@ -100,8 +100,8 @@ class Store(CommitLog):
         if version is not None:
             reader = reader.option("versionAsOf", version)
         rows = reader.table(self.location.name) if self.location.name else reader.load(str(self.location.path))
-        if self.table.added:
-            later = {name for columns in self.table.added for name in columns}.difference(rows.columns)
+        # Spark Connect refuses an empty dict of columns.
+        if later := {name for columns in self.table.added for name in columns}.difference(rows.columns):
             rows = rows.withColumns({n: F.lit(None).cast(self.table.schema[n].dataType) for n in later})
         return rows
 

@@ -95,9 +95,10 @@ def told(spark: SparkSession, shared: Path, folder: Path) -> dict[str, Any]:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr[-4000:]
-        answer.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
+        failed = json.dumps({"failed": done.stderr[-4000:]})
+        answer.write_text(failed if done.returncode else done.stdout.splitlines()[-1], encoding="utf-8")
     found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    assert "failed" not in found, found["failed"]
     return found
 
 
