@@ -96,7 +96,8 @@ class AnnotationsTable:
     def _frame(self, rows: list[tuple[Any, ...]]) -> DataFrame:
         texts = _schema(_KINDS | dict.fromkeys(_VARIANTS, "STRING"))
         frame = self._stores.spark.createDataFrame(rows, texts)
-        return frame.withColumns({name: F.parse_json(name) for name in _VARIANTS if name not in self._texts})
+        parsed = {name: F.parse_json(name) for name in _VARIANTS if name not in self._texts}
+        return frame.withColumns(parsed) if parsed else frame  # Spark Connect refuses an empty dict
 
     async def found(self, results: Sequence[Result]) -> Collection[str]:
         ids = self._stores.spark.createDataFrame([(r.id,) for r in results], "annotation_id STRING")
