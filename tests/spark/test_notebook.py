@@ -58,6 +58,7 @@ job_id = asyncio.run(again())
 """
 SLOW = """
 import os, signal, threading, time
+from backfill_spark import scorer  # a cell above has given the name to something else
 
 @scorer
 def slow(outputs, trace):
