@@ -67,13 +67,14 @@ def test_async_calls_stay_under_way(machine: Machine, traces: int, least: float)
     assert traces * machine.asyncs / took >= least
 
 
-def test_calls_that_others_wait_for_are_what_they_take() -> None:
-    """Without async scorers a chunk of slow calls is as long as it was: some 30 seconds of two slots."""
+@pytest.mark.parametrize(("traces", "size"), [(3_000, 200), (30_000, 600)])
+def test_calls_that_others_wait_for_are_what_they_take(traces: int, size: int) -> None:
+    """Without async scorers a chunk of slow calls is some 30 seconds of two slots, and a small part of its job."""
     machine = Machine(0, latency_s=0.0, sync_s=0.1)
     sizes = []
-    for chunk, _ in machine.chunks(3_000):
+    for chunk, _ in machine.chunks(traces):
         sizes.append(chunk.pairs)
         machine.count(chunk.pairs, chunk.pairs * 0.1)
         machine.progress.stage_seconds += chunk.pairs * 0.1 / SLOTS + 5
     assert sizes[0] == 200
-    assert set(sizes[1:-1]) == {600}
+    assert set(sizes[1:-1]) == {size}
