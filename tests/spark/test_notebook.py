@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def interrupted_and_run_again(cells: dict[str, Any], told: dict[str, str], folde
     """One sentence names the job and the way on; the same cell scores what is missing, and then nothing."""
     *_, error = cells["interrupted"]
     (sentence,) = error["traceback"]
-    job_id = told["interrupted"].split(":", 1)[0]
+    (job_id, *_) = re.findall(r"bf-[0-9a-z-]{8,40}", told["interrupted"])
     assert f"resume_backfill({job_id!r})" in sentence
     assert "\n" not in sentence
     assert ["stream", "error"] == [o["output_type"] for o in cells["interrupted"]]
