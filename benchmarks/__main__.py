@@ -131,6 +131,9 @@ class Bench:
 def main() -> int:
     """Measure, print, and record or compare."""
     options = arguments()
+    if options.check and not RESULTS.exists():
+        tell(f"There is no {RESULTS.name} to compare with: run `make bench` first.")
+        return 2
     folder = Path(options.folder or tempfile.mkdtemp(prefix="backfill-bench-"))
     os.environ.setdefault("TZ", "UTC")
     from backfill_spark import Settings, get_spark
