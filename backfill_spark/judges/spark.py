@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -168,11 +169,17 @@ def fan(rows: DataFrame, specs: Sequence[ScorerSpec], models: Mapping[str, str])
 
 def pa_type(schema: T.StructType, name: str) -> pa.DataType:
     """Return the Arrow type of one column, as Spark writes it."""
-    return to_arrow_schema(schema, timezone="UTC").field(name).type
+    return _arrow_schema(schema).field(name).type
+
+
+def _arrow_schema(schema: T.StructType) -> pa.Schema:
+    # Older than PySpark 4.2 it takes no zone: times are in UTC there.
+    zone: dict[str, Any] = {"timezone": "UTC"} if "timezone" in signature(to_arrow_schema).parameters else {}
+    return to_arrow_schema(schema, **zone)
 
 
 def _typed(columns: Mapping[str, Any], schema: T.StructType) -> pa.RecordBatch:
-    arrow = to_arrow_schema(schema, timezone="UTC")
+    arrow = _arrow_schema(schema)
     arrays = []
     for field in arrow:
         column = columns[field.name]

@@ -160,8 +160,10 @@ def _delta_package(spark_version: str) -> str:
     """Return the coordinates of the Delta that fits this Spark, at the version that is installed beside it."""
     from importlib.metadata import version
 
-    major, minor = spark_version.split(".")[:2]
-    return f"io.delta:delta-spark_{major}.{minor}_2.13:{version('delta-spark')}"
+    delta = version("delta-spark")
+    # Delta 4.0 is for one Spark, which its archive does not name.
+    spark = "" if delta.startswith("4.0.") else f"_{'.'.join(spark_version.split('.')[:2])}"
+    return f"io.delta:delta-spark{spark}_2.13:{delta}"
 
 
 @contextmanager

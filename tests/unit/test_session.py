@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -133,12 +134,18 @@ def test_tables_in_a_folder_of_this_machine_need_no_delta_in_the_session(
     assert bs.list_backfills() == []
 
 
-def test_the_archive_that_fits_this_spark_is_named(active: Callable[[Any], None]) -> None:
+@pytest.mark.parametrize(
+    ("delta", "archive"), [("4.4.0", "delta-spark_4.1_2.13:4.4.0"), ("4.0.1", "delta-spark_2.13:4.0.1")]
+)
+def test_the_archive_that_fits_this_spark_is_named(
+    active: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch, delta: str, archive: str
+) -> None:
     """The settings are there, and the classes are not."""
     session = a_session()
     session._jvm = SimpleNamespace(io=SimpleNamespace(delta=SimpleNamespace(tables=SimpleNamespace(DeltaTable=None))))
     active(session)
-    with pytest.raises(SessionError, match=r"spark\.jars\.packages=io\.delta:delta-spark_4\.1_2\.13:4\."):
+    monkeypatch.setattr("importlib.metadata.version", lambda _: delta)
+    with pytest.raises(SessionError, match=rf"spark\.jars\.packages=io\.delta:{re.escape(archive)};"):
         bs.get_spark()
 
 
