@@ -420,6 +420,8 @@ class Request:
     """How the traces were read (`traces.shape`)."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The setting `traces.columns` of the moment in which the job was planned."""
+    slack: str | None = None
+    """The setting `traces.slack` of that moment; None in jobs of versions that did not keep it."""
     notes: tuple[str, ...] = ()
     feedback_version: int | None = None
     """Version of `assessments` that filters see; None where no filter asks for feedback, or there was no table."""

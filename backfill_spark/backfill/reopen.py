@@ -93,7 +93,8 @@ def _open_recorded(tables: Tables, request: Request, **pin: Any) -> TraceSource:
     if request.source_kind:
         is_table = request.source_kind == "table"
         location = Location.of_name(text) if is_table else Location.of_path(text, settings.path_roots)
-        return open_source(spark, settings, location, columns=request.columns, shape=request.source_shape, **pin)
+        pin |= {"columns": request.columns, "shape": request.source_shape, "slack": request.slack}
+        return open_source(spark, settings, location, **pin)
     try:
         return open_source(spark, settings, text, **pin)
     except BackfillError as error:

@@ -50,6 +50,7 @@ def resolve(
         results_version=None,
         payload=settings.traces.payload,
         columns=settings.traces.mapping,
+        slack=settings.traces.slack,
         models=models_of(scorers, settings, problems),
         **plain | {"notes": tuple(plain["notes"])},
     )

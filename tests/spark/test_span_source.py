@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark import configure, plan_backfill, scorer
+from backfill_spark import backfill_scorers, configure, plan_backfill, resume_backfill, scorer
 from backfill_spark.models import TimeWindow
 from backfill_spark.traces.sources import open_source
 from tests.factories import NOON
@@ -217,3 +217,15 @@ def test_a_longer_slack_takes_longer_traces(spark: SparkSession, settings: Setti
         read = opened(spark, chosen, rows).read({"state", "spans"}, DAY).collect()
         found += [(row["state"], len(row["spans"])) for row in read]
     assert found == [("INCOMPLETE", 1), ("OK", 2)]
+
+
+def test_a_job_keeps_the_slack_that_it_was_created_with(spark: SparkSession, settings: Settings) -> None:
+    """A resume reads the same traces, whatever the setting is by then."""
+    rows = [span(1, "a", None, 0, 90, **said("q", "r")), span(2, "a", None, 0, 1, **said("q", "r"))]
+    spark.createDataFrame(rows, SCHEMA).write.format("delta").save(settings.traces_path)
+    configure(settings.model_copy(update={"traces": settings.traces.model_copy(update={"slack": "2h"})}))
+    anything.register().start()
+    job_id = backfill_scorers(scorers=["anything"], launch="queue")
+    configure(settings)
+    counts = resume_backfill(job_id).counts["anything"]
+    assert (counts.in_window, counts.due, counts.scored) == (2, 2, 2)

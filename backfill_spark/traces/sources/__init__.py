@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
@@ -41,6 +42,7 @@ def open_source(
     files: Sequence[str] | None = None,
     columns: Columns | None = None,
     shape: str | None = None,
+    slack: str | None = None,
 ) -> TraceSource:
     """Open traces and pin them.
 
@@ -53,6 +55,7 @@ def open_source(
         files: Read exactly these, as `TraceSource.files` gave them.
         columns: Instead of the setting `traces.columns`.
         shape: Instead of the setting `traces.shape`.
+        slack: Instead of the setting `traces.slack`.
 
     Raises:
         TraceSourceError: nothing is there, it is of no known format or shape, or its columns do not fit.
@@ -61,16 +64,17 @@ def open_source(
     """
     columns = settings.traces.mapping if columns is None else columns
     shape = settings.traces.shape if shape is None else shape
+    lasts = parse_duration(settings.traces.slack if slack is None else slack)
     if shape != "auto":
         named(shape)
     if not isinstance(source, str | os.PathLike | Location | None):
-        return _shaped(PinnedFrame(source), columns, shape, settings)
+        return _shaped(PinnedFrame(source), columns, shape, lasts)
     location = source if isinstance(source, Location) else _location(settings, source)
     wanted = "auto" if isinstance(source, Location) else settings.traces.format
     refuse_skipping(spark, location.shown)
     try:
         pinned = _pin(spark, settings.path_roots, location, wanted, version, files)
-        return _shaped(pinned, columns, shape, settings)
+        return _shaped(pinned, columns, shape, lasts)
     except TraceSourceError as error:
         if version is None and files is None:
             raise
@@ -81,10 +85,10 @@ def open_source(
         raise _explained(error, location, version=version, files=files) from error
 
 
-def _shaped(pinned: Pinned, columns: Columns, shape: str, settings: Settings) -> TraceSource:
+def _shaped(pinned: Pinned, columns: Columns, shape: str, slack: timedelta) -> TraceSource:
     opened = shape_of(pinned, shape, columns).open(pinned, columns)
     if isinstance(opened, SpanSource):
-        opened = replace(opened, slack=parse_duration(settings.traces.slack))
+        opened = replace(opened, slack=slack)
     if pinned.format != "dataframe":
         opened.read(opened.columns, TimeWindow()).schema  # noqa: B018 - some sessions look at the files only now
     return opened
