@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from backfill_spark.models import ScorerKind, ScorerSpec, TimeWindow
+from backfill_spark.models import INCOMPLETE, ScorerKind, ScorerSpec, TimeWindow
 from backfill_spark.schema import TRACES
 from backfill_spark.scoring.arguments import Batch
 from backfill_spark.scoring.columns import worker_columns, worker_inputs
@@ -43,7 +43,7 @@ class Inspection:
     absent: tuple[str, ...]
     """Columns of TRACES that the source has not."""
     counts: dict[str, int]
-    """traces, no_time, no_trace_id, duplicate_trace_id, no_request, no_response, in_progress."""
+    """traces, no_time, no_trace_id, duplicate_trace_id, no_request, no_response, in_progress, incomplete."""
     first_time: datetime | None
     last_time: datetime | None
     experiments: dict[str, int]
@@ -99,6 +99,9 @@ def _counts(source: TraceSource) -> tuple[dict[str, int], tuple[Any, Any]]:
     def missing(name: str) -> Any:
         return F.count(F.when(F.col(name).isNull(), 1)) if name in names else F.count(F.lit(1))
 
+    def in_state(name: str) -> Any:
+        return F.count(F.when(F.col("state") == name, 1) if "state" in names else F.lit(None)).alias(name.lower())
+
     found = rows.agg(
         F.count(F.lit(1)).alias("traces"),
         missing("request_time").alias("no_time"),
@@ -106,7 +109,8 @@ def _counts(source: TraceSource) -> tuple[dict[str, int], tuple[Any, Any]]:
         (F.count("trace_id") - F.count_distinct("trace_id")).alias("duplicate_trace_id"),
         missing("request").alias("no_request"),
         missing("response").alias("no_response"),
-        F.count(F.when(F.col("state") == "IN_PROGRESS", 1) if "state" in names else F.lit(None)).alias("in_progress"),
+        in_state("IN_PROGRESS"),
+        in_state(INCOMPLETE),
         F.unix_micros(F.min("request_time")).alias("first"),
         F.unix_micros(F.max("request_time")).alias("last"),
     ).collect()[0]

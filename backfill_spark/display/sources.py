@@ -17,6 +17,7 @@ _COUNTS = {
     "no_request": "without a request",
     "no_response": "without a response",
     "in_progress": "in progress",
+    "incomplete": "without some of their spans",
 }
 
 

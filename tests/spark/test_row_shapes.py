@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from pyspark.sql import functions as F
 
-from backfill_spark import backfill_scorers, configure, get_backfill, read_assessments, read_traces, scorer
+from backfill_spark import (
+    backfill_scorers,
+    configure,
+    get_backfill,
+    plan_backfill,
+    read_assessments,
+    read_traces,
+    scorer,
+)
 from backfill_spark.errors import BackfillRefusedError, SourceGoneError, TraceSourceError
 from backfill_spark.models import ScorerKind, ScorerSpec, TimeWindow
 from backfill_spark.schema import TRACES
@@ -354,6 +362,23 @@ def test_mlflow_documents_are_read_column_by_column(spark: SparkSession, setting
         told = [a["assessment_name"] for a in info.get("assessments", [])]
         assert [a["assessment_name"] for a in row["assessments"] or []] == told
         assert all(a["create_time"] is not None for a in row["assessments"] or [])
+
+
+def test_documents_whose_archived_spans_are_gone_are_not_scored(registered: Settings, tmp_path: Path) -> None:
+    """Counted with a reason; those of which the file was read, and those that never had spans, are scored."""
+    spans = [{"span_id": "a", "parent_span_id": "", "attributes": {"mlflow.spanOutputs": '"text"'}}]
+
+    def document(number: int, place: str, spans: Any) -> str:
+        tags = {"mlflow.trace.spansLocation": place}
+        info = {"trace_id": f"tr-{number}", "request_time": NOON.isoformat(), "state": "OK", "tags": tags}
+        return json.dumps({"info": info, "data": {"spans": spans}})
+
+    places = ("ARCHIVE_REPO", "ARTIFACT_REPO", "TRACKING_STORE")
+    each = [(place, has) for place in places for has in (spans, [], None)]
+    path = tmp_path / "saved.jsonl"
+    path.write_text("\n".join(document(n, *one) for n, one in enumerate(each)), encoding="utf-8")
+    counts = plan_backfill(scorers=["answered"], traces=str(path)).counts["answered"]
+    assert (counts.in_window, counts.due, counts.skipped_reasons) == (9, 5, {"incomplete": 4})
 
 
 def test_lists_kept_as_json_text_come_as_arrays(spark: SparkSession, settings: Settings) -> None:

@@ -90,6 +90,7 @@ def test_an_inspection_tells_what_a_scorer_sees(spark: SparkSession, settings: S
         "no_request": 0,
         "no_response": 1,
         "in_progress": 1,
+        "incomplete": 0,
     }
     assert found.experiments == {"7": 3, "": 1, "0": 1}
     assert len(found.samples) == 3

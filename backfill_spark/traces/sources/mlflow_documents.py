@@ -13,6 +13,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from backfill_spark.errors import TraceSourceError
+from backfill_spark.models import INCOMPLETE
 from backfill_spark.schema import STRING, TIMESTAMP
 from backfill_spark.traces.sources.canonical import row_source, with_keys
 from backfill_spark.traces.sources.origin import Origin, of_field
@@ -70,7 +71,7 @@ def _of_document() -> dict[str, Origin]:
         "experiment_id": Origin(_experiment, STRING, "info.trace_location, or info.experiment_id"),
         "request_time": Origin(_started, TIMESTAMP, "info.request_time, or info.timestamp_ms"),
         "execution_duration_ms": Origin(_took, STRING, "info.execution_duration_ms, or its older names"),
-        "state": _info("state", "status"),
+        "state": Origin(_state, STRING, "info.state, or info.status; INCOMPLETE where its file of spans was not read"),
         "request": Origin(partial(_of_root, "mlflow.spanInputs"), STRING, "mlflow.spanInputs of the root span"),
         "response": Origin(partial(_of_root, "mlflow.spanOutputs"), STRING, "mlflow.spanOutputs of the root span"),
         "request_preview": _info("request_preview"),
@@ -104,6 +105,14 @@ def _coalesced(names: tuple[str, ...]) -> Column:
 
 def _experiment() -> Column:
     return F.coalesce(F.col("info.trace_location.mlflow_experiment.experiment_id"), F.col("info.experiment_id"))
+
+
+def _state() -> Column:
+    # Of a trace whose file is gone MLflow gives everything but the spans, and these hold the texts.
+    place = F.get_json_object(F.col("info.tags"), "$['mlflow.trace.spansLocation']")
+    has_spans = F.coalesce(F.contains(F.col("data.spans"), F.lit("{")), F.lit(False))
+    is_unread = place.isin("ARCHIVE_REPO", "ARTIFACT_REPO") & ~has_spans
+    return F.when(is_unread, F.lit(INCOMPLETE)).otherwise(_coalesced(("state", "status")))
 
 
 def _started() -> Column:
