@@ -28,6 +28,7 @@ _FORMATS = {
 }
 _PLAIN_BETWEEN = re.compile(r"(?:^|/)[^/=]+=[^/]*/[^/=]+/")
 _FIRST_DOCUMENTS = 20
+_NOTICE = "DEPRECATION_NOTICE.txt"
 # As pandas writes it; a file whose header differs from the first one's is an error, not read by position.
 _CSV: dict[str, str | bool] = {"header": True, "multiLine": True, "escape": '"', "enforceSchema": False}
 
@@ -45,13 +46,15 @@ def format_of(files: Sequence[str]) -> str:
 def list_files(spark: SparkSession, path: str, roots: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the paths of all files at or below `path`, sorted; names that begin with `_` or `.` are no data.
 
+    Nor is the notice that Langfuse puts among the files of its older exports.
+
     Raises:
         AnalysisException: there is nothing at `path` (Spark's own error).
         NameRefusedError: a file has a name that no path may have.
     """
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
     # Spark gives the paths percent-encoded, and does not decode them when it is given them.
-    found = sorted(unquote(file) for file in reader.load(_literal(path)).inputFiles())
+    found = sorted(unquote(file) for file in reader.load(_literal(path)).inputFiles() if _name(file) != _NOTICE)
     return tuple(str(Location.of_path(file, roots).path) for file in found)
 
 

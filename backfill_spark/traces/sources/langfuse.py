@@ -7,7 +7,7 @@ Facts: Langfuse's documentation of the export and its server's source, 2026-08.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,14 +62,17 @@ _TEXT_COLUMNS = (
     " environment user_id session_id is_root_observation input output metadata tags release trace_name updated_at"
     " provided_model_name timestamp value string_value data_type source comment observation_id created_at"
 )
+_FIRST_LINES = 20
 
 
 class _Table:
     """One table of the export; columns that it lacks are NULL."""
 
-    def __init__(self, frame: DataFrame) -> None:
+    def __init__(self, frame: DataFrame, fields: Collection[str] | None = None) -> None:
         self.frame = frame
         self.types = {field.name: field.dataType for field in frame.schema.fields}
+        self.has_texts = bool({"input", "output"}.intersection(self.types if fields is None else fields))
+        """False where `fields`, which are those of the first lines, or the columns are without them."""
 
     def text(self, name: str) -> Column:
         """Return a column as text; NULL for an empty one, which Langfuse writes for what is not set."""
@@ -140,10 +143,12 @@ def _table(pinned: Pinned, listed: frozenset[str], folder: str) -> _Table | None
     if not files:
         return None
     frame = pinned.of_files(files.__contains__)
-    if pinned.format == "json":
-        schema = T.StructType([T.StructField(name, STRING) for name in _TEXT_COLUMNS.split()])
-        frame = frame.select(F.from_json("value", schema).alias("row")).select("row.*")
-    return _Table(frame)
+    if pinned.format != "json":
+        return _Table(frame)
+    schema = T.StructType([T.StructField(name, STRING) for name in _TEXT_COLUMNS.split()])
+    first = frame.select(F.json_object_keys("value").alias("keys")).limit(_FIRST_LINES).collect()
+    fields = {key for row in first for key in row["keys"] or ()} if first else None
+    return _Table(frame.select(F.from_json("value", schema).alias("row")).select("row.*"), fields)
 
 
 def _open(pinned: Pinned, columns: Columns, *, is_legacy: bool) -> SpanSource:
@@ -157,10 +162,9 @@ def _open(pinned: Pinned, columns: Columns, *, is_legacy: bool) -> SpanSource:
             f"The Langfuse export at {pinned.name!r} has no files of {folder}{' and traces' if is_legacy else ''} that "
             "a manifest names. Name the folder of a project, with its manifests."
         )
-    payload = {"input", "output"}.intersection(observations.types, *([] if traces is None else [traces.types]))
-    if pinned.format != "json" and not payload:
+    if not any(table.has_texts for table in (observations, traces) if table is not None):
         raise TraceSourceError(
-            f"The Langfuse export at {pinned.name!r} has no columns input and output, so nothing can be scored. Turn "
+            f"The Langfuse export at {pinned.name!r} has no fields input and output, so nothing can be scored. Turn "
             "on the field group io of the export, and export again."
         )
     frame = _observations(observations)
