@@ -11,8 +11,14 @@ import pytest
 
 from backfill_spark import (
     BackfillRefusedError,
+    DeliveryStoppedError,
+    ResponseLength,
     Settings,
+    backfill_scorers,
+    configure,
     deliver_backfill,
+    get_backfill,
+    list_backfills,
     schema,
 )
 from backfill_spark.backfill.tables import Tables
@@ -22,6 +28,7 @@ from backfill_spark.judges.llm.client import run_aside
 from backfill_spark.storage.delta_table import Store
 from backfill_spark.storage.spark_table import SparkTable
 from tests.delivered import JOB, FakeMlflow, a_result, add_results, an_error, job_with, serving
+from tests.factories import some_traces, write_traces
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -91,6 +98,34 @@ def test_a_table_that_has_texts(spark: SparkSession, settings: Settings, tmp_pat
     assert row["value"] == "[1,2]"
     with pytest.raises(BackfillRefusedError, match="has not the shape"):
         deliver_backfill(JOB, to=f"table:{other}", settings=settings, spark=spark)
+
+
+def test_a_job_that_delivers(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:
+    """`deliver_to`: the place is asked before the job is made, and gets the results when it has ended."""
+    write_traces(spark, some_traces(3), settings.traces_path)
+    configure(settings)
+    ResponseLength(max_length=100).register(name="length").start()
+    with (
+        serving(lambda _: (401, {})) as closed,
+        pytest.raises(BackfillRefusedError, match="does not accept the key"),
+    ):
+        backfill_scorers(scorers=["length"], deliver_to=f"mlflow+{closed.url}")
+    with pytest.raises(BackfillRefusedError, match="launch='here'"):
+        backfill_scorers(scorers=["length"], deliver_to="table:x", launch="queue")
+    assert list_backfills() == []
+
+    place = tmp_path / "annotations"
+    job_id = backfill_scorers(scorers=["length"], deliver_to=f"table:{place}")
+    rows = spark.read.format("delta").load(str(place)).select("target_id", "name").collect()
+    assert sorted(map(tuple, rows)) == [(f"tr-{n}", "length") for n in range(3)]
+    # Of a server that rejects a trace the rest is there, and the job has ended as before.
+    with (
+        serving(FakeMlflow("tr-0", "tr-2")) as server,
+        pytest.raises(DeliveryStoppedError, match="rejected 1") as stopped,
+    ):
+        backfill_scorers(scorers=["length"], reprocess="all", deliver_to=f"mlflow+{server.url}")
+    assert job_id != stopped.value.job_id
+    assert get_backfill(stopped.value.job_id).state == "SUCCEEDED"
 
 
 def test_tables_behind_spark(spark: SparkSession, settings: Settings) -> None:
