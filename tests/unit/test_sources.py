@@ -1,5 +1,7 @@
 """Rules of sources that need no JVM: which columns fit, and what error texts mean."""
 
+from typing import Any
+
 import pytest
 from pyspark.sql import types as T
 
@@ -16,7 +18,7 @@ def shape(**columns: T.DataType) -> T.StructType:
     return T.StructType([T.StructField(name, kind) for name, kind in kinds.items()])
 
 
-def refusal(found: T.StructType, **mapping: str) -> str:
+def refusal(found: T.StructType, **mapping: Any) -> str:
     with pytest.raises(TraceSourceError) as caught:
         resolve(found, mapping, "/traces")
     return str(caught.value)
@@ -58,6 +60,10 @@ def test_mapping_problems_are_all_named_with_the_nearest() -> None:
     assert "'responce' is no trace column; did you mean 'response'" in text
     assert "'anser' is not there; the nearest are ['answer'" in text
     assert "trace_date is always computed" in text
+    found = shape(answer=T.StringType())
+    text = refusal(found, request={"path": "answer.it's"}, tags={"column": "answer", "unit": "ms"})
+    assert "has a quote in a key of a JSON text, which no path can name" in text
+    assert "tags: a unit is for request_time only" in text
 
 
 @pytest.mark.parametrize(
