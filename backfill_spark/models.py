@@ -150,6 +150,19 @@ class TimeWindow:
         last = "no end" if self.end is None else _shown(self.end)
         return f"[{first}, {last})"
 
+    def __and__(self, other: TimeWindow) -> TimeWindow:
+        """Return what lies in both."""
+        starts = [t for t in (self.start, other.start) if t is not None]
+        ends = [t for t in (self.end, other.end) if t is not None]
+        return TimeWindow(max(starts, default=None), min(ends, default=None))
+
+    def __or__(self, other: TimeWindow) -> TimeWindow:
+        """Return the shortest window around both."""
+        return TimeWindow(
+            None if self.start is None or other.start is None else min(self.start, other.start),
+            None if self.end is None or other.end is None else max(self.end, other.end),
+        )
+
     def meets(self, other: TimeWindow) -> bool:
         """True when an instant can lie in both."""
         starts_before = self.start is None or other.end is None or self.start < other.end

@@ -14,6 +14,7 @@ from backfill_spark.results.related import with_related
 from backfill_spark.scoring.spark import columns_needed
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
+from backfill_spark.traces.filters.reach import Reach
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -91,11 +92,14 @@ class Inputs:
         request, source = self.request, self.source
         scorers = [request.scorers[i] for i in indexes]
         wanted = columns_needed(scorers, source.columns) | P.light_columns(request, source.columns)
+        # Of rows that tie, one that does not match can be the one that counts.
+        may_match = Reach() if self.pairs.has_ties else P.reach(request, indexes)
         traces = source.read(
             wanted,
-            request.window if chunk is None else chunk.window,
+            may_match.window & (request.window if chunk is None else chunk.window),
             positions=self.pairs.has_duplicates,
             experiment_id=P.experiment_filter(request),
+            states=may_match.states,
         )
         dates = (chunk.dates[0], chunk.dates[-1]) if chunk is not None and chunk.dates else None
         traces = with_related(traces, request, source, self.tables.results, dates=dates)

@@ -15,6 +15,7 @@ from pyspark.sql import types as T
 from backfill_spark.models import INCOMPLETE, Request, Sampling, ScorerKind, ScorerSpec, SkipReason
 from backfill_spark.selection import sampling
 from backfill_spark.traces.filters import Filter, compile_filter
+from backfill_spark.traces.filters.reach import Reach, reach_of
 from backfill_spark.traces.filters.related import MORE
 from backfill_spark.traces.sources import POSITIONS
 from backfill_spark.traces.texts import key_text
@@ -61,6 +62,12 @@ def assessments_asked(request: Request) -> frozenset[tuple[str, str]]:
     """Return kind and name of each assessment that a filter of the job asks for."""
     own, each = filters_of(request)
     return own.assessments.union(*(f.assessments for f in each))
+
+
+def reach(request: Request, indexes: Sequence[int]) -> Reach:
+    """Return where traces lie that a filter lets through to one of the scorers at `indexes`."""
+    own, each = filters_of(request)
+    return reach_of(own.tree) & reduce(Reach.__or__, (reach_of(each[i].tree) for i in indexes))
 
 
 def experiment_filter(request: Request) -> str | None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.classic import dataframe as classic
 
-from backfill_spark import backfill_scorers, configure, get_backfill, plan_backfill, scorer
+from backfill_spark import (
+    ScorerSamplingConfig,
+    backfill_scorers,
+    configure,
+    get_backfill,
+    plan_backfill,
+    scorer,
+)
 from backfill_spark.backfill import steps
 from backfill_spark.results import due
 from backfill_spark.scorers.stored_code import loading
 from tests.factories import NOON, Ledger, ledger_scorer, some_traces, write_traces
+from tests.spark.test_row_shapes import as_archive
 
 if TYPE_CHECKING:
     from backfill_spark.settings.schema import Settings
@@ -96,6 +105,57 @@ def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monk
     assert selected
     for frame in selected:
         assert not set().union(*(read_schema(s) for s in scans(frame, world.traces_path))) & set(TEXTS)
+
+
+@pytest.mark.parametrize("shape", ["canonical", "databricks_archive"])
+def test_what_filters_say_of_time_and_status_reaches_the_scan(
+    spark: SparkSession, settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """The job's filter and its scorer's, where states are spelled in any case; one on tags reads no spans."""
+    rows = some_traces(
+        24,
+        request_time=lambda n: NOON + timedelta(minutes=10 * n),
+        state=lambda n: ("OK", "error", "ERROR")[n % 3],
+        tags=lambda n: {"env": "prod" if n % 2 else "dev"},
+    )
+    if shape == "canonical":
+        write_traces(spark, rows, settings.traces_path)
+    else:
+        as_archive(spark, rows, Path(settings.traces_path))
+    configure(settings)
+    since = NOON + timedelta(minutes=65)
+    one = ledger_scorer(ledger.path).register()
+    one.start(sampling_config=ScorerSamplingConfig(filter_string=f"timestamp_ms >= {int(since.timestamp()) * 1000}"))
+    scored: list[DataFrame] = []
+    _keep_scored(scored, monkeypatch)
+    text = "status = 'ERROR' AND tags.env = 'prod'"
+    job = get_backfill(backfill_scorers(scorers=["length"], filter_string=text))
+    assert (24, 18, 6) == tuple(job.counts["length"][name] for name in ("in_window", "filtered_out", "calls"))
+    assert {7, 11, 13, 17, 19, 23} == {int(line.split()[2]) for line in ledger.lines()}
+    assert scored
+    for frame in scored:
+        (scan,) = scans(frame, settings.traces_path)
+        assert {"response"} == read_schema(scan) & set(TEXTS)
+        (pushed,) = re.findall(r"PushedFilters: \[.*", scan)
+        for told in ("GreaterThanOrEqual(state,ERROR)", "LessThanOrEqual(state,error)"):
+            assert told in pushed
+        assert f"GreaterThanOrEqual(request_time,{since:%Y-%m-%d}" in pushed
+        assert f"{since:%H:%M}:00" in pushed
+
+
+def test_of_rows_that_tie_the_first_counts_whatever_a_filter_says(
+    spark: SparkSession, settings: Settings, ledger: Ledger
+) -> None:
+    """Although only the second one matches."""
+    states = ("OK", "ERROR", "ERROR")
+    rows = some_traces(3, trace_id=lambda n: f"tr-{n // 2}", state=lambda n: states[n])
+    write_traces(spark, rows, settings.traces_path)
+    configure(settings)
+    ledger_scorer(ledger.path).register().start()
+    job = get_backfill(backfill_scorers(scorers=["length"], filter_string="status = 'ERROR'"))
+    counts = job.counts["length"]
+    assert (1, 1, 1) == (counts.skipped_reasons["duplicate_trace_id"], counts.filtered_out, counts.due)
+    assert 1 == len(ledger.lines())
 
 
 def _keep_scored(into: list[DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 
 from backfill_spark.errors import FilterError
 from backfill_spark.filters import Filter, compile_filter
+from backfill_spark.models import TimeWindow
 from backfill_spark.traces.filters.comparison import as_number
+from backfill_spark.traces.filters.numbers import FUNCTIONS
 from backfill_spark.traces.filters.parser import MAX_DEPTH, MAX_LENGTH, MAX_TERMS
+from backfill_spark.traces.filters.reach import Reach, reach_of
 from backfill_spark.traces.filters.regex import RegexRefusedError, to_java
 from backfill_spark.traces.filters.tree import (
     JSON_KEYS,
@@ -439,3 +443,58 @@ def test_only_a_filter_on_feedback_looks_elsewhere() -> None:
         request = Request("0", False, (), TimeWindow(), "traces", "1", None, 7, filter_string=text)
         assert traces is with_related(traces, request, nothing, nothing)  # type: ignore[arg-type]
         assert {"feedback_version": None, "sees_sessions": False} == related_pins(request, nothing)  # type: ignore[arg-type]
+
+
+MOMENTS = st.sampled_from([-1.5, -1, 0, 0.5, 1, 2, 2.5, 3, 1e300, 2**62])
+STATES = st.sampled_from(["OK", "ERROR", "IN_PROGRESS"])
+TIMED_OR_STATED: st.SearchStrategy[Node] = st.recursive(
+    st.builds(lambda how, v: Comparison(Subject(Kind.TIMESTAMP), how, v), st.sampled_from(sorted(FUNCTIONS)), MOMENTS)
+    | st.builds(lambda v: Comparison(Subject(Kind.TIMESTAMP), Operator.BETWEEN, v), st.tuples(MOMENTS, MOMENTS))
+    | st.builds(
+        lambda how, v: Comparison(Subject(Kind.STATUS), how, v), st.sampled_from([Operator.EQ, Operator.NE]), STATES
+    )
+    | st.builds(
+        lambda how, v: Comparison(Subject(Kind.STATUS), how, tuple(v)),
+        st.sampled_from([Operator.IN, Operator.NOT_IN]),
+        st.lists(STATES, min_size=1),
+    ),
+    parents,
+    max_leaves=6,
+)
+
+
+def holds(node: Node, moment: int, state: str) -> bool:
+    """What a filter on times and states says of a trace that began `moment` milliseconds after the epoch."""
+    if isinstance(node, Not):
+        return not holds(node.node, moment, state)
+    if not isinstance(node, Comparison):
+        return (all if isinstance(node, And) else any)(holds(one, moment, state) for one in node.nodes)
+    mine: Any = moment if node.subject.kind is Kind.TIMESTAMP else state
+    value: Any = node.value
+    if node.operator is Operator.BETWEEN:
+        return bool(value[0] <= mine <= value[1])
+    if node.operator in (Operator.IN, Operator.NOT_IN):
+        return (mine in value) is (node.operator is Operator.IN)
+    return bool(FUNCTIONS[node.operator](mine, value))
+
+
+@given(TIMED_OR_STATED, st.integers(-3, 4), st.integers(0, 999), STATES)
+def test_a_trace_that_matches_is_where_its_filter_reaches(tree: Node, moment: int, micros: int, state: str) -> None:
+    """No scan that is told the reach leaves out a match."""
+    assume(holds(tree, moment, state))
+    reach = reach_of(tree)
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=moment, microseconds=micros)
+    assert reach.window.meets(TimeWindow(at, at + timedelta(microseconds=1)))
+    assert reach.states is None or state in reach.states
+
+
+def test_how_far_a_filter_reaches() -> None:
+    """Times and states of all that is joined by AND; of OR what is around both; nothing else."""
+    day = datetime(2024, 6, 1, tzinfo=UTC)
+    ms = int(day.timestamp() * 1000)
+    narrow = compile_filter(f"timestamp_ms >= {ms} AND timestamp_ms < {ms + 5} AND status = 'ERROR' AND tags.a = 'b'")
+    assert Reach(TimeWindow(day, day + timedelta(milliseconds=6)), frozenset({"ERROR"})) == reach_of(narrow.tree)
+    either = compile_filter("(status = 'OK' OR status = 'ERROR') AND NOT timestamp_ms < 5", dialect="extended")
+    assert Reach(TimeWindow(), frozenset({"OK", "ERROR"})) == reach_of(either.tree)
+    for text in ("tags.a = 'b'", "status != 'OK'", "status = 'IN_PROGRESS'", "timestamp_ms > 1e300", ""):
+        assert Reach() == reach_of(compile_filter(text).tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -38,7 +39,14 @@ class RowSource(TraceSource):
         }
 
     def _read(
-        self, columns: Collection[str], window: TimeWindow, *, untimed: bool, positions: bool, experiment_id: str | None
+        self,
+        columns: Collection[str],
+        window: TimeWindow,
+        *,
+        untimed: bool,
+        positions: bool,
+        experiment_id: str | None,
+        states: Collection[str] | None,
     ) -> DataFrame:
         rows, time = self.frame, self.origins["request_time"]
         predicate = in_window(time.value, time.type, window, unit=time.unit, untimed=untimed)
@@ -48,6 +56,12 @@ class RowSource(TraceSource):
         if experiment_id is not None and experiment is not None and not experiment.is_void:
             theirs = experiment.read("experiment_id")
             rows = rows.where((theirs == F.lit(experiment_id)) | theirs.isNull())
+        state = self.origins.get("state")
+        # Where rows are made of texts, the texts would be parsed once more.
+        if states is not None and state is not None and not state.is_void and self.frame is self.pinned.frame:
+            # In the column as it stands, which a scan can look at; all spellings lie between these two.
+            spelled = [state.value.between(F.lit(one), F.lit(one.lower())) for one in sorted(states)]
+            rows = rows.where(reduce(Column.__or__, spelled, F.lit(False)))
         wanted = [self._column(name) for name in TRACES.fieldNames() if name in columns]
         return rows.select(*wanted, *(self._positions(rows) if positions else ()))
 

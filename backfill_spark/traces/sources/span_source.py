@@ -97,7 +97,14 @@ class SpanSource(TraceSource):
         return self.spans.told
 
     def _read(
-        self, columns: Collection[str], window: TimeWindow, *, untimed: bool, positions: bool, experiment_id: str | None
+        self,
+        columns: Collection[str],
+        window: TimeWindow,
+        *,
+        untimed: bool,
+        positions: bool,
+        experiment_id: str | None,
+        states: Collection[str] | None,  # noqa: ARG002 - of a trace, which is no column of spans
     ) -> DataFrame:
         one_experiment = experiment_id is not None and "experiment_id" in self.columns
         asked = frozenset({*columns, "trace_id", "request_time", *(["experiment_id"] if one_experiment else [])})

@@ -42,7 +42,14 @@ class TraceSource(ABC):
 
     @abstractmethod
     def _read(
-        self, columns: Collection[str], window: TimeWindow, *, untimed: bool, positions: bool, experiment_id: str | None
+        self,
+        columns: Collection[str],
+        window: TimeWindow,
+        *,
+        untimed: bool,
+        positions: bool,
+        experiment_id: str | None,
+        states: Collection[str] | None,
     ) -> DataFrame:
         """As `read`, which has checked what is asked."""
 
@@ -94,6 +101,7 @@ class TraceSource(ABC):
         untimed: bool = False,
         positions: bool = False,
         experiment_id: str | None = None,
+        states: Collection[str] | None = None,
     ) -> DataFrame:
         """Return `columns` of the traces in `window`, in the order of TRACES and with its types.
 
@@ -106,6 +114,8 @@ class TraceSource(ABC):
             untimed: Also give the rows whose request_time is NULL.
             positions: Also give POSITIONS, by which duplicates are told apart.
             experiment_id: Only rows of this experiment or of none, when the source has the column.
+            states: Rows of other states need not be given; reaches the file scan where a column holds the state. OK
+                and ERROR, or None for any.
 
         Raises:
             ValueError: a column is not in `.columns`.
@@ -118,7 +128,9 @@ class TraceSource(ABC):
         if self.format != "dataframe":
             refuse_skipping(self.pinned.spark, self.name)
             self.pinned.check()
-        return self._read(columns, window, untimed=untimed, positions=positions, experiment_id=experiment_id)
+        return self._read(
+            columns, window, untimed=untimed, positions=positions, experiment_id=experiment_id, states=states
+        )
 
     def traces(self) -> DataFrame:
         """Return every row with every column of TRACES and its types; columns that the source lacks are NULL."""
