@@ -541,3 +541,18 @@ def test_a_view_is_pinned_by_what_it_reads(registered: Settings, spark: SparkSes
         with pytest.raises(SourceGoneError, match="has changed since it was pinned"):
             read()
     assert open_source(spark, registered, "seen").version != source.version
+
+
+def test_a_view_of_no_files_is_pinned_by_its_rows(registered: Settings, spark: SparkSession) -> None:
+    """Whatever their order; the plan says so. Of a row that has changed nothing is read."""
+    rows = some_traces(3, tags=lambda n: {"n": str(n)})
+    traces_frame(spark, rows).createOrReplaceTempView("made")
+    source = open_source(spark, registered, "made")
+    traces_frame(spark, rows[::-1]).createOrReplaceTempView("made")
+    assert 3 == source.read(["trace_id"], EVER).count()
+    job = get_backfill(backfill_scorers(scorers=["answered"], traces="made"))
+    assert job.counts["answered"].scored == 3
+    assert any("a view of no files, pinned by a digest of its rows" in note for note in job.notes)
+    traces_frame(spark, [*rows[:2], rows[2] | {"tags": {"n": "x"}}]).createOrReplaceTempView("made")
+    with pytest.raises(SourceGoneError, match="has changed since it was pinned"):
+        source.read(["trace_id"], EVER)

@@ -8,13 +8,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from backfill_spark.errors import SourceGoneError, TraceSourceError
+from pyspark.sql import functions as F
+
+from backfill_spark.errors import SourceGoneError
 from backfill_spark.settings.locations import Location
 from backfill_spark.storage.commit_log import is_delta, newest_version
 from backfill_spark.traces.sources.pinned import Pinned
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+_TEXTS = frozenset({"request", "response", "request_preview", "response_preview", "spans", "assessments"})
 
 
 class PinnedView(Pinned):
@@ -37,6 +41,11 @@ class PinnedView(Pinned):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         read = ", ".join(f"{table} at version {version}" for table, version in self._tables.items())
         how = f"{self.name} is a view, pinned by what it reads{f' ({read})' if read else ''}."
+        if not self._files:
+            how = (
+                f"{self.name} is a view of no files, pinned by a digest of its rows (all but the texts), which is "
+                "computed again before each read."
+            )
         then = "When that changes before the job has ended, the job rests as PARTIAL, and `resume --repin` goes on."
         return (f"{how} {then}",)
 
@@ -44,7 +53,7 @@ class PinnedView(Pinned):
         """Look whether the view still reads what was pinned.
 
         Raises:
-            SourceGoneError: a table that it reads has another version, or its files are others.
+            SourceGoneError: a table that it reads has another version, or its files or rows are others.
         """
         if self._now != self.version:
             raise SourceGoneError(
@@ -59,18 +68,21 @@ class PinnedView(Pinned):
     def _now(self) -> str:
         files, tables = self._files, self._tables
         others = [file for file in files if not any(file.startswith(f"{table}/") for table in tables)]
-        told = [f"{table}@{version}" for table, version in tables.items()] + others
+        told = [f"{table}@{version}" for table, version in tables.items()] + others or [self._rows]
         return "view:" + hashlib.sha256("\n".join(told).encode("utf-8", "replace")).hexdigest()[:16]
 
     @property
     def _files(self) -> list[str]:
-        files = sorted(unquote(file) for file in self.spark.table(self.name).inputFiles())
-        if not files:
-            raise TraceSourceError(
-                f"{self.name!r} is a view of no files, which cannot be pinned to a version. Name a Delta or Parquet "
-                "table, or a view of such tables that hold rows."
-            )
-        return files
+        return sorted(unquote(file) for file in self.spark.table(self.name).inputFiles())
+
+    @property
+    def _rows(self) -> str:
+        """How many rows there are, and a sum of their hashes, in which their order does not count."""
+        rows = self.spark.table(self.name)
+        light = [f"`{name.replace('`', '``')}`" for name in rows.columns if name.lower() not in _TEXTS]
+        one = F.xxhash64(F.to_json(F.struct(*light))).cast("decimal(38,0)")
+        count, total = rows.agg(F.count(F.lit(1)), F.sum(one)).collect()[0]
+        return f"{count} rows {total}"
 
     @property
     def _tables(self) -> dict[str, str]:
