@@ -12,6 +12,7 @@ from backfill_spark.schema import TRACES
 from backfill_spark.scoring.arguments import Batch
 from backfill_spark.scoring.columns import worker_columns, worker_inputs
 from backfill_spark.traces.sources import open_source
+from backfill_spark.traces.sources.row_source import RowSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +89,7 @@ def inspect(spark: SparkSession, settings: Settings, traces: Any = None) -> Insp
         last_time=times[1],
         experiments=_experiments(source),
         samples=_samples(source, settings),
-        notes=source.notes,
+        notes=_notes(source),
     )
 
 
@@ -164,12 +165,34 @@ def source_problems(source: TraceSource, scorers: Sequence[ScorerSpec]) -> list[
         asked = [name for name in ("inputs", "outputs") if name in spec.signature]
         if not asked or "trace" in spec.signature or _payloads(source, asked):
             continue
-        columns = " or ".join({"inputs": "request", "outputs": "response"}[name] for name in asked)
+        columns = [{"inputs": "request", "outputs": "response"}[name] for name in asked]
         problems.append(
             f"Scorer {spec.name!r} takes {' and '.join(asked)}, and the traces at {source.name!r} have neither "
-            f"{columns} nor spans. Name the column with the setting traces.columns, or export the traces with it."
+            f"{' or '.join(columns)} nor spans. {_which_columns(source, columns)}"
         )
     return problems
+
+
+def _which_columns(source: TraceSource, columns: Sequence[str]) -> str:
+    """Say how a column that the source has becomes one that it lacks."""
+    unread = _unread(source)
+    if not unread:
+        return "Name the column with the setting traces.columns, or export the traces with it."
+    named = " ".join(f"--set traces.columns.{name}=NAME" for name in columns)
+    return f"Name it with the setting traces.columns ({named}): they also have {', '.join(map(repr, unread[:10]))}."
+
+
+def _unread(source: TraceSource) -> list[str]:
+    """Return the columns of a table that are no column of TRACES."""
+    if not isinstance(source, RowSource) or source.frame is not source.pinned.frame:
+        return []
+    return sorted(source.pinned.columns.difference(origin.told for origin in source.origins.values()))
+
+
+def _notes(source: TraceSource) -> tuple[str, ...]:
+    lacking = [name for name in ("request", "response") if name not in source.columns]
+    told = f"There is no {' and no '.join(lacking)}. {_which_columns(source, lacking)}"
+    return (*source.notes, told) if lacking and _unread(source) else source.notes
 
 
 def _payloads(source: TraceSource, asked: Sequence[str]) -> list[str]:

@@ -173,8 +173,10 @@ def test_a_traces_table_that_cannot_be_read(
         return world.model_copy(update={"traces": world.traces.model_copy(update={"path": str(path), **more})})
 
     (text := tmp_path / "text").mkdir()
-    (text / "part.csv").write_text("trace_id,request_time\ntr-1,2024-06-01\n")
-    assert "have neither response nor spans" in refused(settings=at(text))[0]
+    (text / "part.csv").write_text("trace_id,request_time,answer\ntr-1,2024-06-01,yes\n")
+    said = refused(settings=at(text))[0]
+    assert "have neither response nor spans" in said
+    assert "(--set traces.columns.response=NAME): they also have 'answer'." in said
     (text / "part.csv").rename(text / "part.txt")
     assert refused(settings=at(text))
     spark.range(3).withColumn("request_tiem", F.current_timestamp()).write.format("delta").save(str(tmp_path / "odd"))

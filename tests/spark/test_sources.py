@@ -145,8 +145,12 @@ def test_parquet_columns_of_later_files_are_not_left_out(spark: SparkSession, se
     assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True, ignore_metadata=True)
 
 
-def test_tables_are_opened_by_name(spark: SparkSession, settings: Settings) -> None:
-    """Delta and Parquet tables of the catalog are pinned too; other formats are refused."""
+def test_tables_are_opened_by_name(
+    spark: SparkSession, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delta and Parquet tables of the catalog are pinned too; other formats are refused, and folders without a `/`."""
+    (tmp_path / "named_folder").mkdir()
+    monkeypatch.chdir(tmp_path)
     frame = traces_frame(spark, some_traces(2))
     try:
         frame.write.format("delta").saveAsTable("named_delta")
@@ -158,7 +162,11 @@ def test_tables_are_opened_by_name(spark: SparkSession, settings: Settings) -> N
             expected = spark.createDataFrame([("tr-0", "OK"), ("tr-1", "OK")], "trace_id string, state string")
             found = source.read(["trace_id", "state"], EVER)
             assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True, ignore_metadata=True)
-        for name, why in (("named_json", "format json"), ("named_none", "no such table")):
+        for name, why in (
+            ("named_json", "format json"),
+            ("named_none", "no such table"),
+            ("named_folder", "name is './n"),
+        ):
             with pytest.raises(TraceSourceError, match=why):
                 open_source(spark, settings, name)
     finally:

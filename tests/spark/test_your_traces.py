@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from pyspark.sql import functions as F
 
 from backfill_spark import configure, get_backfill, inspect_traces, read_assessments
 from backfill_spark.cli import main
@@ -107,3 +108,10 @@ def test_an_inspection_tells_what_a_scorer_sees(spark: SparkSession, settings: S
     refused = CliRunner().invoke(main, ["sources", "inspect", f"{settings.traces_path}-else"])
     assert refused.exit_code == 2
     assert "The nearest is canonical" in refused.stderr
+    other = frame.select("trace_id", "request_time", "response", F.col("request").alias("question"))
+    other.write.format("delta").save(f"{settings.traces_path}-other")
+    (note,) = inspect_traces(f"{settings.traces_path}-other", settings=settings).notes
+    assert note == (
+        "There is no request. Name it with the setting traces.columns (--set traces.columns.request=NAME): "
+        "they also have 'question'."
+    )

@@ -60,6 +60,8 @@ def test_no_shape_names_the_nearest_and_what_it_lacks() -> None:
         TraceSourceError, match=r"they have 'answer', 'trace_id'. The nearest is .* lacks 'request_time'"
     ):
         told("trace_id", "answer")
+    with pytest.raises(TraceSourceError, match=r"nearest is canonical .* lacks 'trace_id', 'request_time'"):
+        told("id", "created_at", "request", "response")
     assert shape_of(cast("Any", Stored("a", "b")), columns={"trace_id": "a"}).name == "canonical"
     with pytest.raises(TraceSourceError, match=r"no shape 'langfusion'; traces.shape is auto or one of"):
         shape_of(cast("Any", Stored("a")), "langfusion")

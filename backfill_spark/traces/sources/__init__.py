@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, SparkSession
@@ -171,6 +172,8 @@ def _of_catalog(spark: SparkSession, location: Location) -> tuple[str, str]:
 def _nothing_at(location: Location) -> TraceSourceError:
     kind = "table, and no file of this name lies here" if location.path is None else "file, folder or table"
     hint = "Wildcards are not expanded; name the folder. " if location.path and "*" in location.path else ""
+    if location.name is not None and Path(location.name).is_dir():
+        kind, hint = "table", f"The folder of this name is './{location.name}'. "
     return TraceSourceError(f"There are no traces at {location.shown!r}: there is no such {kind}. {hint}{_SET_SOURCE}")
 
 

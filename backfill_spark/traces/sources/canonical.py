@@ -130,8 +130,10 @@ def with_keys(pinned: Pinned) -> DataFrame:
 
 def _tells(pinned: Pinned) -> Match:
     have = {name.lower() for name in pinned.columns}
-    needed = REQUIRED_TRACE_COLUMNS
-    return Match(tuple(n for n in needed if n in have), tuple(n for n in needed if n not in have))
+    lacks = tuple(n for n in REQUIRED_TRACE_COLUMNS if n not in have)
+    # What may be absent only tells how near a table is that does not fit.
+    marks = CANONICAL if lacks else REQUIRED_TRACE_COLUMNS
+    return Match(tuple(n for n in marks if n in have), lacks)
 
 
 def _open(pinned: Pinned, columns: Columns) -> RowSource:

@@ -61,7 +61,7 @@ def shape_of(pinned: Pinned, wanted: str = "auto", columns: Columns | None = Non
     raise TraceSourceError(
         f"The traces at {pinned.name!r} are of no known shape: they have {have}. {near}"
         "Name the columns of a table with a row a trace with the setting traces.columns (at least trace_id and "
-        "request_time), or see docs/your-traces.md."
+        "request_time: --set traces.columns.trace_id=NAME), or see docs/your-traces.md."
     )
 
 
