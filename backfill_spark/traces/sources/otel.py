@@ -24,7 +24,7 @@ from backfill_spark.traces.sources.otel_keys import (
     with_inputs_and_outputs,
 )
 from backfill_spark.traces.sources.shape import Shape, by_columns
-from backfill_spark.traces.sources.span_source import NAME, SESSION, USER, SpanRows, SpanSource, merged, parent, texts
+from backfill_spark.traces.sources.span_source import NAME, SESSION, USER, SpanRows, SpanSource, parent
 from backfill_spark.traces.texts import unquoted
 from backfill_spark.traces.times import as_instant
 
@@ -78,7 +78,6 @@ def otel_rows(
     status = F.when(code.isin("2", "ERROR", "STATUS_CODE_ERROR"), "ERROR")
     status = status.when(code.isin("1", "OK", "STATUS_CODE_OK"), "OK").otherwise("UNSET")
     above = parent(names["parent_id"])
-    known = texts({SESSION: F.col("_session"), USER: F.col("_user")})
     plain = F.map_filter(attributes, lambda key, _: ~key.rlike(IS_PAYLOAD))
     of_root = above.isNull()
     fields = {
@@ -93,13 +92,14 @@ def otel_rows(
         "stands_in": of_root | F.col("_type").isin(*MODEL_TYPES),
         "attributes": attributes,
         "session_id": F.col("_session"),
-        # For each row, and so only of roots, which become heads.
-        "metadata": F.when(of_root, merged(plain, known)).otherwise(known),
-        "tags": F.when(of_root, merged(names["resource"].cast(TEXTS), texts({NAME: names["name"]}))).otherwise(
-            names["resource"].cast(TEXTS)
-        ),
+        "user_id": F.col("_user"),
+        "root_name": F.when(of_root, names["name"]),
+        # Only of roots, which become heads.
+        "metadata": F.when(of_root, plain),
+        "tags": names["resource"].cast(TEXTS),
     }
-    return SpanRows(frame, fields, told, time=time, unit=unit)
+    added = {"trace_metadata": {SESSION: "session_id", USER: "user_id"}, "tags": {NAME: "root_name"}}
+    return SpanRows(frame, fields, told, time=time, unit=unit, of_head=added)
 
 
 def nanoseconds(value: Column) -> Column:

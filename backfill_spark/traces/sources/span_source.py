@@ -70,6 +70,11 @@ class SpanRows:
     """Column of `frame` by which the scan is cut."""
     unit: str = ""
     """Unit of `time` where it is a number."""
+    of_head: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Column of TRACES (trace_metadata, tags): key → the field of the head that is added under it.
+
+    Once a trace: for each row it is what takes longest.
+    """
     aside: Callable[[frozenset[str], TimeWindow], DataFrame] | None = field(default=None, repr=False)
     """Gives what is said of traces outside of their spans: trace_id and those columns that are asked for.
 
@@ -140,7 +145,8 @@ class SpanSource(TraceSource):
         needed = _ALWAYS.union(_HEAD[column] for column in asked if column in _HEAD)
         if "state" in asked:
             needed |= {"state", "status_code"}
-        if asked & {"request", "response", "trace_metadata"}:
+        needed |= {name for column in asked for name in self.spans.of_head.get(column, {}).values()}
+        if asked & {"request", "response"}:
             needed |= {"stands_in", "has_io"}
         if "spans" in asked:
             needed |= {"is_span", *(_OF_SPAN.get(name, name) for name in SPAN.fieldNames())}
@@ -151,9 +157,9 @@ class SpanSource(TraceSource):
         have = rows.columns
         # Of spans that begin at one moment the longest is around the others.
         order = F.struct("rank", "start_ns", F.coalesce(-F.col("end_ns"), F.lit(0)).alias("_ended"), "span_id")
-        of_head = [
-            n for n in have if n in {"start_ns", "end_ns", "rank", "state", "status_code", "has_io", *_HEAD.values()}
-        ]
+        added = {name for keys in self.spans.of_head.values() for name in keys.values()}
+        always = {"start_ns", "end_ns", "rank", "state", "status_code", "has_io"}
+        of_head = [n for n in have if n in {*always, *added, *_HEAD.values()}]
         found = {
             "trace_id": F.max("trace_id"),
             "_head": F.min_by(F.struct(*of_head), order),
@@ -164,6 +170,9 @@ class SpanSource(TraceSource):
         started = F.coalesce(head["start_ns"], F.col("_started"))
         ended = F.when(head["rank"] < 0, F.col("_ended")).otherwise(head["end_ns"])
         made = {column: head[name] for column, name in _HEAD.items() if name in have}
+        for column in asked.intersection(self.spans.of_head):
+            keys = self.spans.of_head[column]
+            made[column] = merged(made[column], texts({key: head[name] for key, name in keys.items()}))
         made["request_time"] = as_instant(started, BIGINT, "ns")
         made["execution_duration_ms"] = F.call_function("div", ended - started, F.lit(1_000_000))
         if "state" in asked:
@@ -175,7 +184,7 @@ class SpanSource(TraceSource):
             stand_ins, instead = _stand_ins(have, order)
             found |= stand_ins
             is_bare = ~head["has_io"]
-            made |= {c: F.when(is_bare, value).otherwise(made[c]) for c, value in instead.items() if c in made}
+            made |= {c: F.when(is_bare, value(made[c])).otherwise(made[c]) for c, value in instead.items() if c in made}
         if "spans" in asked:
             one = F.struct(*(_part(name, have) for name in SPAN.fieldNames()))
             found["_spans"] = F.collect_list(F.when(F.col("is_span"), one))
@@ -259,23 +268,24 @@ def _named(rows: DataFrame) -> list[str]:
     return [name for name in ("name", "parent_id") if name in rows.columns]
 
 
-def _stand_ins(have: Collection[str], order: Column) -> tuple[dict[str, Column], dict[str, Column]]:
+def _stand_ins(have: Collection[str], order: Column) -> tuple[dict[str, Column], dict[str, Callable[[Column], Column]]]:
     """Return aggregates, and by them the columns of a trace whose head has neither inputs nor outputs.
 
     Inputs of the first row that may stand in, outputs of the last one; metadata say which row was the first.
     """
-    found, made = {}, {}
+    found: dict[str, Column] = {}
+    made: dict[str, Callable[[Column], Column]] = {}
     may = F.col("stands_in") & F.col("has_io")
     last = F.struct((-F.col("rank")).alias("_rank"), "end_ns", "span_id")
     if "inputs" in have:
         found["_first"] = F.min_by("inputs", F.when(may & F.col("inputs").isNotNull(), order))
-        made["request"] = F.col("_first")
+        made["request"] = lambda _: F.col("_first")
     if "outputs" in have:
         found["_last"] = F.max_by("outputs", F.when(may & F.col("outputs").isNotNull(), last))
-        made["response"] = F.col("_last")
+        made["response"] = lambda _: F.col("_last")
     if "metadata" in have:
         found["_from"] = F.min_by("span_id", F.when(may, order))
-        made["trace_metadata"] = merged(F.col("_head")["metadata"], texts({"backfill_spark.io_from": F.col("_from")}))
+        made["trace_metadata"] = lambda own: merged(own, texts({"backfill_spark.io_from": F.col("_from")}))
     return found, made
 
 
