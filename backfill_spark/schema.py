@@ -237,8 +237,7 @@ RESULT_FIELDS: tuple[tuple[str, T.DataType], ...] = (
     ("input_digest", STRING),
     ("extra", STRING),
 )
-"""One result of a trace. `extra` is a JSON object of what few results have: see EXTRA. A new field goes there: staged
-rows of older versions lack an array of it."""
+"""One result of a trace. `extra` is a JSON object of what few results have: see EXTRA."""
 RESULTS = T.StructType([T.StructField(name, T.ArrayType(kind)) for name, kind in RESULT_FIELDS])
 """All results of one trace: a struct of parallel arrays, one element a result."""
 EXTRA = _struct(
@@ -255,25 +254,15 @@ EXTRA = _struct(
     ("prompt_hash", STRING, ""),
 )
 
-STAGING = Table(
-    "staging",
-    _struct(
-        ("job_id", STRING, "Job that needs the results."),
-        ("scored_job_id", STRING, "Job that called the scorers; another one when the results were adopted."),
-        ("experiment_id", STRING, ""),
-        ("chunk", INT, "Chunk of the job; adopted results are a chunk of their own."),
-        ("trace_id", STRING, ""),
-        ("trace_time", TIMESTAMP, ""),
-        ("trace_date", DATE, ""),
-        ("session_id", STRING, ""),
-        ("draw", DOUBLE, ""),
-        ("source_version", STRING, ""),
-        ("staged_at", TIMESTAMP, ""),
-        ("results", RESULTS, "What each scorer gave."),
-    ),
-    "Scored, not yet merged: one row a trace.",
-    partitioned_by=("job_id",),
+SCORED = _struct(
+    ("trace_id", STRING, ""),
+    ("trace_time", TIMESTAMP, ""),
+    ("trace_date", DATE, ""),
+    ("session_id", STRING, ""),
+    ("draw", DOUBLE, ""),
+    ("results", RESULTS, "What each scorer gave."),
 )
+"""A scored trace, before its results are rows of ASSESSMENTS."""
 WORK = Table(
     "work",
     _struct(
@@ -323,6 +312,8 @@ JOB_EVENTS = Table(
         ("payload", STRING, "JSON object."),
     ),
     "The truth about jobs (append-only).",
+    # From version 2 on the event of a staged chunk names the files of its results: there is no table `staging`.
+    added=((),),
 )
 JOBS = Table(
     "jobs",
@@ -375,4 +366,4 @@ DELIVERIES = Table(
     "What was delivered where: a row a batch (append-only).",
     append_only=True,
 )
-ALL_TABLES = (SCORERS, SCORER_CONFIGS, ASSESSMENTS, STAGING, WORK, JUDGEMENTS, JOB_EVENTS, JOBS, DELIVERIES)
+ALL_TABLES = (SCORERS, SCORER_CONFIGS, ASSESSMENTS, WORK, JUDGEMENTS, JOB_EVENTS, JOBS, DELIVERIES)

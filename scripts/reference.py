@@ -151,10 +151,6 @@ def tables_page() -> str:
                 f"Key of a pair: {_listed(schema.PAIR_KEY)}. Key of a row: that and `ordinal`. "
                 f"`outcome` is one of {_listed(Outcome)}. `error_code` is one of {_listed(ErrorCode)}."
             )
-        if table is schema.STAGING:
-            parts.append(
-                "`results` is a struct of parallel arrays, one element a result:\n\n" + _columns(schema.RESULTS)
-            )
         if table is schema.JOBS:
             parts.append(
                 f"`state` is one of {_listed(JobState)}. In `counts`, the keys of `skipped_reasons` are out of "

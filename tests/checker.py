@@ -156,7 +156,7 @@ def over_budget(calls: Sequence[Call], extra: int) -> list[str]:
 
 
 def staged_called_again(settings: Settings, calls: Sequence[Call], woken: int = 0) -> list[str]:
-    """Name calls that began after a result of the pair had been committed to staging."""
+    """Name calls that began after the event that stages a result of the pair."""
     since = staged_since(settings)
     late = [c for c in calls if c.at > since.get(c.pair, float("inf")) + CLOCK_S]
     if len(late) <= woken:
@@ -166,25 +166,32 @@ def staged_called_again(settings: Settings, calls: Sequence[Call], woken: int = 
 
 
 def staged_since(settings: Settings) -> dict[Pair, float]:
-    """Return when each pair was first committed to staging, emptied or not."""
+    """Return when each pair was first staged, whether or not its files were dropped since."""
     import pyarrow.parquet as pq
 
     first: dict[Pair, float] = {}
-    folder = _folder(settings, "staging")
-    for commit in commits(folder):
-        for add in commit.of("add"):
-            file = folder / urllib.parse.unquote(add["path"])
-            rows = pq.ParquetFile(file).read(["trace_id", "results.scorer_name"]).to_pylist()
-            for row in rows:
-                for scorer in set(_names(row["results"])):
-                    first.setdefault((scorer, row["trace_id"]), commit.at)
+    for at, files in staged_files(settings):
+        for file in files:
+            for row in pq.ParquetFile(file).read(["trace_id", "scorer_name"]).to_pylist():
+                first.setdefault((row["scorer_name"], row["trace_id"]), at)
     return first
 
 
-def _names(results: Any) -> list[str]:
-    if isinstance(results, dict):
-        return [str(n) for n in results["scorer_name"]]
-    return [str(r["scorer_name"]) for r in results]
+def staged_files(settings: Settings) -> Iterator[tuple[float, list[Path]]]:
+    """Yield for each chunk when it was staged, and its files that are there."""
+    import pyarrow.parquet as pq
+
+    folder, results = _folder(settings, "job_events"), _folder(settings, "assessments")
+    places = (results / "_staged", results, results.parent / "dropped")
+    for commit in commits(folder):
+        for add in commit.of("add"):
+            file = pq.ParquetFile(folder / urllib.parse.unquote(add["path"]))
+            for row in file.read(["event", "payload"]).to_pylist():
+                if row["event"] != "chunk_staged":
+                    continue
+                paths = [place / path for path in json.loads(row["payload"])["files"] for place in places]
+                inside = [f for path in paths if path.is_dir() for f in path.glob("*.parquet")]
+                yield commit.at, [*(path for path in paths if path.is_file()), *inside]
 
 
 # P5, P6

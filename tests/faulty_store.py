@@ -1,6 +1,6 @@
 """A storage that loses replies, invents conflicts, is away or holds a write back, as a plan says.
 
-    plan = FaultPlan(Fault("staging", Operation.APPEND, Kind.LOSE_REPLY, nth=2))
+    plan = FaultPlan(Fault("staged", Operation.APPEND, Kind.LOSE_REPLY, nth=2))
     with faulty(plan):
         backfill_scorers(…)
 
@@ -52,7 +52,10 @@ class StorageError(OSError):
 
 @dataclass(frozen=True)
 class Fault:
-    """`kind` happens to the nth and the following `times - 1` operations on `table`."""
+    """`kind` happens to the nth and the following `times - 1` operations on `table`.
+
+    `staged` stands for those commits of events that stage a chunk.
+    """
 
     table: str
     operation: Operation
@@ -129,10 +132,11 @@ class FaultyDeltalakeTable(DeltalakeTable):
 
     plan: FaultPlan
 
-    def _save(self, *args: Any, **mode: Any) -> None:
+    def _save(self, now: Any, batch: Any, *how: Any, **mode: Any) -> None:
         save = super()._save
         operation = Operation.APPEND if mode["mode"] == "append" else Operation.MERGE
-        self.plan.around(self.table.name, operation, lambda: save(*args, **mode))
+        stages = "event" in batch.column_names and "chunk_staged" in batch["event"].to_pylist()
+        self.plan.around("staged" if stages else self.table.name, operation, lambda: save(now, batch, *how, **mode))
 
     def _commit(self, *args: Any) -> None:
         commit = super()._commit

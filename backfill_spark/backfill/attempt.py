@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from typing import TYPE_CHECKING, NoReturn
 
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import Event
 from backfill_spark.models import Chunk, Counts
-from backfill_spark.results.counts import StagedChunk, StagedCounts
+from backfill_spark.results.staged import StagedChunk, StagedCounts, added
 
 if TYPE_CHECKING:
     from backfill_spark.backfill.inputs import Inputs
@@ -44,16 +43,22 @@ class JobProgress:
 
     None until this attempt has counted.
     """
-    waiting: dict[int, tuple[date, ...]] = field(default_factory=dict)
-    """Staged chunks that no MERGE has taken yet."""
-    fresh: dict[int, StagedChunk] = field(default_factory=dict)
-    """Chunks that this attempt has scored, and whose MERGE it has not tried: nobody can have merged them."""
+    chunks: dict[int, StagedChunk] = field(default_factory=dict)
+    """Those that this attempt has staged, and those of earlier ones that are not merged."""
+    waiting: set[int] = field(default_factory=set)
+    """Of them those that no MERGE has taken yet."""
+    fresh: set[int] = field(default_factory=set)
+    """Those that this attempt has scored, and whose MERGE it has not tried: nobody can have merged them."""
     rows_waiting: int = 0
     next_chunk: int = 0
     says_part: bool = False
     """True when an event says which part of the job is under way; before, the claim says all of it."""
-    looked_at: int | None = None
-    """Version of staging up to which other jobs' writes have been looked at."""
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    """Chunks of other jobs that have been looked at."""
+    looked_at: str | None = None
+    """Stamp of the table `jobs` when other jobs were looked at last."""
+    others: set[str] = field(default_factory=set)
+    """Other jobs that were not at rest then."""
     stage_seconds: float = 0.0
     """Time in which this attempt scored and staged chunks."""
     reached: float | None = None
@@ -103,30 +108,49 @@ class Attempt:
         progress.planned, own = inputs.pairs.counts, inputs.pairs.own
         progress.gone = {name: max(t.finished - own[name], 0) for name, t in progress.staged.items()}
 
+    @property
+    def mine(self) -> tuple[StagedChunk, ...]:
+        """What the job has staged and `assessments` may lack, at the version that its inputs go by."""
+        return tuple(self.progress.chunks.values())
+
     def check(self) -> None:
         """Stop when the lease is lost or the job canceled."""
         self.lease.check()
         if self.lease.is_canceled:
             raise Canceled(f"Job {self.job_id} was canceled.")
 
-    def record_staged(self, chunk: int, staged: Mapping[str, StagedCounts]) -> None:
-        """Record what a staged chunk holds, and count it."""
-        counts = {name: [t.scored, t.empty, t.errored, t.calls] for name, t in staged.items()}
-        self.lease.record(Event.CHUNK_STAGED, {"chunk": chunk, "counts": counts})
-        self.lease.flush_when_due()
-        self.count(staged)
+    def add(self, staged: StagedChunk, *, is_fresh: bool) -> None:
+        """Stage a chunk: from this event on its pairs are paid for, and are never called again.
 
-    def count(self, staged: Mapping[str, StagedCounts]) -> None:
-        """Add to the job's counts.
+        Args:
+            is_fresh: it was scored just now, not taken over.
+
+        Raises:
+            TooManyErrors: a scorer fails too often.
+            LeaseLostError: another runner has fenced this one off: nothing was staged.
+        """
+        progress = self.progress
+        self.lease.record(Event.CHUNK_STAGED, staged.to_json())
+        progress.chunks[staged.chunk] = staged
+        progress.waiting.add(staged.chunk)
+        if is_fresh:
+            progress.fresh.add(staged.chunk)
+        progress.rows_waiting += staged.pairs
+        try:
+            self.count(staged)
+        finally:
+            # What cannot be written now is written before the next MERGE, or with the job's end.
+            self.lease.flush()
+
+    def count(self, staged: StagedChunk) -> None:
+        """Add a chunk to the job's counts.
 
         Raises:
             TooManyErrors: a scorer fails too often.
         """
         progress = self.progress
-        progress.staged = {name: progress.staged[name] + t for name, t in staged.items()}
-        finished = sum(t.finished for t in staged.values())
-        progress.rows_waiting += finished
-        self.bar.advance(finished, errors=sum(t.errored for t in staged.values()))
+        progress.staged = added([progress.staged, staged.counts])
+        self.bar.advance(staged.pairs, errors=sum(t.errored for t in staged.counts.values()))
         for name, total in progress.staged.items():
             if total.finished and total.errored / total.finished > self.request.max_error_rate:
                 raise TooManyErrors(

@@ -19,8 +19,9 @@ from backfill_spark.jobs.events import End, Event, JobRecord
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.judges.answers import close_journal, forget_answers
 from backfill_spark.models import Counts, ScorerKind, mostly_failed
-from backfill_spark.results.counts import StagedCounts, error_rows, most_frequent_errors
+from backfill_spark.results.counts import most_frequent_errors
 from backfill_spark.results.due import highest_rate
+from backfill_spark.results.staged import StagedCounts
 from backfill_spark.selection import pairs as P
 from backfill_spark.storage.capabilities import is_connect
 from backfill_spark.storage.retry import error_text
@@ -113,8 +114,7 @@ def _warnings(attempt: Attempt) -> list[str]:
         return []
     errors: dict[str, str] = {}
     try:
-        staged = attempt.tables.results.staged_by(attempt.job_id)
-        errors = most_frequent_errors(error_rows(staged), list(failing))
+        errors = most_frequent_errors(attempt.tables.results.waiting.read(attempt.mine), list(failing))
     except Exception as error:  # the job ends all the same
         logger.warning("job %s: its errors could not be counted: %s", attempt.job_id, error_text(error))
     said = [mostly_failed(name, t.errored, t.finished, errors.get(name)) for name, t in failing.items()]
@@ -199,8 +199,9 @@ def _clean_up(tables: Tables, record: JobRecord, *, has_staged: bool) -> None:
     has_work = request["lists_traces"] or request["sampling"] != "hash" or request["models"]
     if has_work or record.created.get("has_files"):
         tables.work.clear(job_id)
-    if has_staged and record.state == End.SUCCEEDED.value:
-        tables.results.clear(job_id)
+    if has_staged and record.state == End.SUCCEEDED.value and not tables.jobs.others(request["experiment_id"], job_id):
+        # Nobody reads them; what another job may still adopt is left to `maintain`.
+        tables.results.waiting.drop(job_id)
     if request["models"]:
         close_journal(tables, job_id)
         if tables.settings.judge.cache != "on":

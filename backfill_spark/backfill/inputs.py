@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.models import Chunk, Request
     from backfill_spark.results.counts import PairCounts
+    from backfill_spark.results.staged import StagedChunk
     from backfill_spark.traces.sources import TraceSource
 
 
@@ -37,10 +38,12 @@ class Inputs:
     """Listed traces, or Spark's samples; None where the draw alone decides."""
     services: Mapping[str, Service]
     """Model URI → the service that is asked."""
-    staging_version: int | None
-    """What other jobs have staged by then is not called."""
+    staged: tuple[StagedChunk, ...]
+    """What other jobs have staged is not called, nor what this job has."""
     pairs: PairCounts
     job_id: str | None = None
+    succeeded: frozenset[str] = frozenset()
+    """Newest jobs that had SUCCEEDED before the results were pinned: what they staged is among these."""
     is_untouched: bool = False
     """True when no pair has a result or a staged one, at these versions: then no chunk need look."""
 
@@ -53,38 +56,48 @@ class Inputs:
         *,
         choice: DataFrame | None,
         services: Mapping[str, Service],
-        staging_version: int | None,
+        staged: tuple[StagedChunk, ...],
+        succeeded: frozenset[str],
         job_id: str | None = None,
     ) -> Inputs:
         """Count the request's pairs: of the pinned source, and of the results at the request's version."""
-        pairs = count_due(
-            request, source, tables.results, choice=choice, job_id=job_id, staging_version=staging_version
-        )
+        try:
+            pairs = count_due(request, source, tables.results, choice=choice, job_id=job_id, staged=staged)
+        except Exception:
+            gone = {chunk.key for chunk in tables.results.waiting.gone(staged)}
+            if not gone:
+                raise
+            # Their job has SUCCEEDED meanwhile: what it staged is among the results of now.
+            return cls.counted(
+                tables,
+                replace(request, results_version=tables.results.assessments.version()),
+                source,
+                choice=choice,
+                services=services,
+                staged=tuple(chunk for chunk in staged if chunk.key not in gone),
+                succeeded=succeeded,
+                job_id=job_id,
+            )
         found = [*pairs.own.values(), *pairs.elsewhere.values(), *(c.already_scored for c in pairs.counts.values())]
-        return cls(tables, request, source, choice, services, staging_version, pairs, job_id, not any(found))
+        return cls(tables, request, source, choice, services, staged, pairs, job_id, succeeded, not any(found))
 
-    def recounted(self) -> Inputs:
-        """Count again what is left, by the staging of now."""
+    def recounted(self, staged: tuple[StagedChunk, ...]) -> Inputs:
+        """Count again what is left, by the results of now and by what is staged."""
         return Inputs.counted(
             self.tables,
-            self.request,
+            replace(self.request, results_version=self.tables.results.assessments.version()),
             self.source,
             choice=self.choice,
             services=self.services,
-            staging_version=self.tables.results.staging.version(),
+            staged=staged,
+            succeeded=self.succeeded,
             job_id=self.job_id,
         )
 
-    def candidates(self, staging_version: int | None, *, own_version: int | None = None) -> DataFrame:
-        """Return the light rows of the whole window with their masks, by a version of staging."""
+    def candidates(self, staged: Sequence[StagedChunk]) -> DataFrame:
+        """Return the light rows of the whole window with their masks, by what is staged."""
         return candidates(
-            self.request,
-            self.source,
-            self.tables.results,
-            choice=self.choice,
-            job_id=self.job_id,
-            staging_version=staging_version,
-            own_version=own_version,
+            self.request, self.source, self.tables.results, choice=self.choice, job_id=self.job_id, staged=staged
         )
 
     def due_traces(self, indexes: Sequence[int], chunk: Chunk | None = None) -> DataFrame:
@@ -107,7 +120,7 @@ class Inputs:
         if chunk is not None and (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
             pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
         if self.pairs.has_duplicates:
-            winners = P.winners(self.candidates(self.staging_version))
+            winners = P.winners(self.candidates(self.staged))
             pairs = P.drop_duplicates(pairs, winners, ties=self.pairs.has_ties)
         if self.is_untouched:
             pairs = pairs.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
@@ -117,7 +130,7 @@ class Inputs:
                 pairs,
                 request,
                 job_id=self.job_id,
-                staging_version=self.staging_version,
+                staged=self.staged,
                 dates=dates,
             )
         unreadable = P.submask(F.col("unreadable"), indexes)

@@ -68,8 +68,8 @@ def open_pairs(attempt: Attempt) -> Iterator[DataFrame]:
         yield work.prompts(job_id)
         return
     judges = attempt.request.judges
-    # As staging is now: this epoch may have adopted pairs since it began. Cached, since each slice asks again.
-    now = attempt.inputs.candidates(attempt.tables.results.staging.version())
+    # Those that are staged now: this epoch may have adopted pairs since it began. Cached, since each slice asks again.
+    now = attempt.inputs.candidates(attempt.mine)
     still = now.select("trace_id", "trace_date", P.to_call_mask().alias("still")).where("still != 0").cache()
     try:
         mine = [F.when(F.col("scorer_name") == attempt.request.scorers[i].name, P.bit(i)) for i in judges]

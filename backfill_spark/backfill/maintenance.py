@@ -1,4 +1,4 @@
-"""Upkeep of our own tables: small files, old events, expired staging, and forgetting one trace."""
+"""Upkeep of our own tables: small files, old events, expired staged results, and forgetting one trace."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from backfill_spark import schema
+from backfill_spark.backfill.staging import staged_by
 from backfill_spark.jobs.events import Event
 from backfill_spark.judges.answers import close_journal
 from backfill_spark.judges.llm.journal import forget_journaled, journal_folder, journaled_jobs
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.backfill.tables import Tables
     from backfill_spark.jobs.store import JobStore
-    from backfill_spark.settings.schema import Settings
+    from backfill_spark.results.staged import StagedChunk
 
 DAY_S = 86_400.0
 
@@ -34,21 +35,20 @@ def maintain(tables: Tables, *, clock: Callable[[], float] = time.time) -> dict[
     """Drop what has expired, compact the files of our tables, and remove files that no version needs.
 
     Returns:
-        What was done: `staging_jobs` (jobs whose staged rows were dropped), `work_jobs` and `file_jobs` (ended jobs
+        What was done: `staged_jobs` (jobs whose staged results were dropped), `work_jobs` and `file_jobs` (ended jobs
         whose runner died before it dropped their prompts and choices, or their heartbeat and spool files; and choices
         of jobs whose creator died before the job was there),
         `heartbeats` (number of jobs whose heartbeat events were dropped), `optimized` and `vacuumed` (tables).
     """
     stores = [s for s in map(tables.of, schema.ALL_TABLES) if s.exists()]
     by_name = {s.table.name: s.ensure() for s in stores}
-    done: dict[str, Any] = {"staging_jobs": [], "work_jobs": [], "file_jobs": [], "heartbeats": 0}
+    done: dict[str, Any] = {"staged_jobs": [], "work_jobs": [], "file_jobs": [], "heartbeats": 0}
     done |= {"optimized": [], "vacuumed": []}
     jobs = tables.jobs
     if "jobs" in by_name:
         ended = _ended(jobs)
         final = {j for j, (state, _) in ended.items() if JobState(state).is_terminal}
-        if "staging" in by_name:
-            done["staging_jobs"] = _expire_staging(by_name["staging"], tables.settings, ended, clock())
+        done["staged_jobs"] = _expire_staged(tables, ended, clock())
         if "work" in by_name:
             done["work_jobs"] = _drop_jobs(by_name["work"], final | _never_created(by_name["work"], jobs, clock()))
         done["file_jobs"] = _drop_files(tables, final)
@@ -70,19 +70,19 @@ def forget_trace(tables: Tables, trace_id: str) -> dict[str, int]:
     """
     deleted: dict[str, int] = {}
     hashes: list[str] = []
-    for table in (schema.ASSESSMENTS, schema.STAGING, schema.WORK):
+    for table in (schema.ASSESSMENTS, schema.WORK):
         store = tables.of(table)
         if not store.exists():
             continue
         mine = store.read().where(F.col("trace_id") == trace_id)
         deleted[table.name] = mine.count()
-        if table is schema.STAGING:
-            extras = mine.select(F.explode("results.extra").alias("extra"))
-            mine = extras.select(F.get_json_object("extra", "$.prompt_hash").alias("prompt_hash"))
         found = mine.where("prompt_hash is not null").select("prompt_hash").distinct().collect()
         hashes += [r[0] for r in found]
         if deleted[table.name]:
             store.delete({"trace_id": [trace_id]})
+    if tables.of(schema.ASSESSMENTS).exists():
+        deleted["staged"], prompts = _forget_staged(tables, trace_id)
+        hashes += prompts
     deleted["job_events"] = _forget_missing(tables.of(schema.JOB_EVENTS), trace_id)
     judgements = tables.judgements
     if hashes and judgements.exists():
@@ -92,6 +92,23 @@ def forget_trace(tables: Tables, trace_id: str) -> dict[str, int]:
         judgements.delete({"prompt_hash": wanted})
         deleted["spool"] = forget_journaled(journal_folder(tables.settings), set(hashes))
     return deleted
+
+
+def _forget_staged(tables: Tables, trace_id: str) -> tuple[int, list[str]]:
+    """Delete the rows of a trace among the staged results of jobs that no runner works on."""
+    waiting, now = tables.results.waiting, tables.jobs.clock()
+    chunks: list[StagedChunk] = []
+    merged = set(_ended(tables.jobs))
+    for record in tables.jobs.with_staged(None, "", now):
+        merged.discard(record.job_id)
+        if not record.is_alive(now):
+            known = staged_by(record)
+            # What is merged of them is a file of the table, if it could be.
+            chunks += [c.apart() if c.chunk in record.merged else c for c in known]
+            if (recovered := waiting.recovered(record.job_id, known)) is not None:
+                chunks.append(recovered)
+    gone = {chunk.key for chunk in waiting.gone(chunks)}
+    return waiting.forget(trace_id, [chunk for chunk in chunks if chunk.key not in gone], merged)
 
 
 def _forget_missing(store: Store, trace_id: str) -> int:
@@ -119,12 +136,16 @@ def _ended(jobs: JobStore) -> dict[str, tuple[str, float]]:
     return {r["job_id"]: (r["state"], (r["ended_at"] or r["created_at"]).timestamp()) for r in rows}
 
 
-def _expire_staging(store: Store, settings: Settings, ended: dict[str, tuple[str, float]], now: float) -> list[str]:
-    kept_for = parse_duration(settings.limits.staging_retention).total_seconds()
-    return _drop_jobs(
-        store,
-        {j for j, (state, at) in ended.items() if state == JobState.SUCCEEDED.value or now - at > kept_for},
-    )
+def _expire_staged(tables: Tables, ended: dict[str, tuple[str, float]], now: float) -> list[str]:
+    """Delete the staged results of jobs that SUCCEEDED, or rest for long; return those that had some."""
+    if not tables.of(schema.ASSESSMENTS).exists():
+        return []
+    results, kept_for = tables.results, parse_duration(tables.settings.limits.staging_retention).total_seconds()
+    expired = {j for j, (state, at) in ended.items() if state == JobState.SUCCEEDED.value or now - at > kept_for}
+    found = sorted(expired & results.waiting.jobs())
+    for job_id in found:
+        results.waiting.drop(job_id)
+    return found
 
 
 def _never_created(store: Store, jobs: JobStore, now: float) -> set[str]:

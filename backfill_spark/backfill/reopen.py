@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfill_spark.backfill.inputs import Inputs
+from backfill_spark.backfill.staging import staged_by, staged_elsewhere
 from backfill_spark.errors import BackfillError, SourceGoneError
 from backfill_spark.jobs.events import Event
 from backfill_spark.judges.services import services_of
@@ -19,6 +20,7 @@ from backfill_spark.storage.session import compiled, few_tasks
 from backfill_spark.traces.sources import TraceSource, corrupt_file, open_source, source_gone
 
 if TYPE_CHECKING:
+    from backfill_spark.backfill.attempt import Attempt
     from backfill_spark.backfill.tables import Tables
     from backfill_spark.jobs.events import JobRecord
     from backfill_spark.jobs.job import BackfillJob
@@ -35,22 +37,33 @@ def request_of(tables: Tables, record: JobRecord) -> Request:
     return Request.from_json(json.loads(json.dumps(data)), definitions)
 
 
-def inputs_of(tables: Tables, job_id: str, request: Request) -> Inputs:
+def inputs_of(attempt: Attempt) -> Inputs:
     """Open what a job reads, and count it again, by the results as they are now.
 
-    Another job may have scored the pairs, and emptied its staging, since this one was created.
+    Another job may have scored the pairs since this one was created.
 
     Raises:
         SourceGoneError: see `pinned_source`.
     """
+    tables, job_id, request = attempt.tables, attempt.job_id, attempt.request
     services = services_of(tables.settings, request)
     source = pinned_source(tables, job_id, request)
     choice = tables.work.choice(job_id, request)
-    # First staging: whoever merges and empties in between is then seen in one of them.
-    staging_version = tables.results.staging.version()
+    # First what is staged: whoever merges in between is then seen in one of them.
+    recovered = tables.results.waiting.recovered(job_id, staged_by(attempt.lease.claimed))
+    mine = attempt.mine if recovered is None else (*attempt.mine, recovered)
+    succeeded = tables.jobs.succeeded(request.experiment_id)
+    staged = (*staged_elsewhere(tables, request.experiment_id, job_id), *mine)
     request = replace(request, results_version=tables.results.assessments.version())
     return Inputs.counted(
-        tables, request, source, choice=choice, services=services, staging_version=staging_version, job_id=job_id
+        tables,
+        request,
+        source,
+        choice=choice,
+        services=services,
+        staged=staged,
+        succeeded=succeeded,
+        job_id=job_id,
     )
 
 
@@ -135,7 +148,7 @@ def _summary(tables: Tables, record: JobRecord, job: BackfillJob) -> list[dict[s
     try:
         source = pinned_source(tables, job.job_id, request, work_version=version)
         choice = tables.work.choice(job.job_id, request, version=version)
-        pairs = candidates(request, source, tables.results, choice=choice, job_id=None, staging_version=None)
+        pairs = candidates(request, source, tables.results, choice=choice, job_id=None, staged=())
         return summarise(
             selected_rows(tables.results, request, pairs, job.job_id), request, job.counts, job.rate_reached
         )

@@ -79,7 +79,7 @@ def run_job(
         _refuse_unfit(tables, request)
     if claim is None:
         results.ensure()
-        claim = jobs.claim(record, [results.staging, results.assessments])
+        claim = jobs.claim(record, results.assessments)
         if claim is None:
             record = jobs.record(job_id)
             if change is not None and not record.state.is_terminal:
@@ -178,7 +178,7 @@ def _inputs(attempt: Attempt, planned: Inputs | None) -> Inputs:
         choice = attempt.tables.work.choice(attempt.job_id, attempt.request)
         return replace(planned, job_id=attempt.job_id, choice=choice)
     attempt.tables.jobs.show(attempt.lease.claimed)
-    inputs = inputs_of(attempt.tables, attempt.job_id, attempt.request)
+    inputs = inputs_of(attempt)
     attempt.lease.change({"results_version": inputs.request.results_version})
     return inputs
 
@@ -248,7 +248,7 @@ def cancel(tables: Tables, job_id: str) -> JobRecord:
 def _cancel_unclaimed(tables: Tables, record: JobRecord) -> JobRecord:
     """End a job that no runner has ever had: nothing of it is staged, and no Spark is needed."""
     jobs, counts = tables.jobs, record.created["counts"]
-    claim = jobs.claim(record, ())
+    claim = jobs.claim(record, None)
     if claim is None:
         return jobs.record(record.job_id)
     payload = {"counts": counts, "calls": 0, "cost_usd": None, "rate_reached": None, "warnings": []}

@@ -1,4 +1,4 @@
-"""Staging: what a job scores, or takes over from other jobs, becomes its own staged rows, and is merged."""
+"""Staging: what a job scores, or takes over from other jobs, becomes its own staged chunks, and is merged."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from backfill_spark.display.render import duration
 from backfill_spark.jobs.events import Event
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.models import Reprocess
-from backfill_spark.results.counts import StagedCounts
+from backfill_spark.results.staged import StagedChunk, StagedCounts
+from backfill_spark.results.staged_files import RECOVERED
 from backfill_spark.selection import pairs as P
+from backfill_spark.settings.sections import parse_duration
 from backfill_spark.storage.retry import until_alone
 from backfill_spark.storage.session import compiled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyspark.sql import DataFrame
 
     from backfill_spark.backfill.attempt import Attempt
+    from backfill_spark.backfill.tables import Tables
+    from backfill_spark.jobs.events import JobRecord
     from backfill_spark.models import Chunk
-    from backfill_spark.results.stage import Scoring
+    from backfill_spark.results.write import Scoring
 
 MERGE_ROWS = 200_000
 MERGE_SECONDS = 600.0
@@ -32,36 +38,40 @@ MERGE_ATTEMPTS = 50
 
 def collect_earlier(attempt: Attempt) -> None:
     """Take over what earlier epochs of this job have staged: its counts, and its chunks for a MERGE."""
-    results, progress = attempt.tables.results, attempt.progress
+    results, progress, record = attempt.tables.results, attempt.progress, attempt.lease.claimed
     progress.staged = {s.name: StagedCounts() for s in attempt.request.scorers}
-    if attempt.lease.epoch == 1:
+    chunks = staged_by(record)
+    if not chunks:
         return
-    if results.staging.light is not None and (gone := results.staging.light.drop_missing()):
-        attempt.bar.tell(f"{len(gone):,} files of staged results are gone; their pairs are scored again")
-    rows = results.staged_by(attempt.job_id).select("chunk", "trace_date").distinct().collect()
-    progress.next_chunk = max((row["chunk"] for row in rows), default=-1) + 1
-    for row in rows:
-        progress.waiting[row["chunk"]] = (*progress.waiting.get(row["chunk"], ()), row["trace_date"])
-    if rows:
-        attempt.count(results.count(attempt.job_id, attempt.request.scorers))
-        attempt.bar.discount(attempt.bar.done)
-        attempt.bar.tell("took over what earlier runners have staged")
+    progress.next_chunk = max(chunk.chunk for chunk in chunks) + 1
+    unmerged = [chunk for chunk in chunks if chunk.chunk not in record.merged]
+    gone = {chunk.chunk for chunk in results.waiting.gone(unmerged)}
+    if gone:
+        lost = sum(chunk.pairs for chunk in unmerged if chunk.chunk in gone)
+        attempt.bar.tell(f"staged files of {len(gone):,} chunks are gone; their {lost:,} pairs are scored again")
+    for chunk in unmerged:
+        if chunk.chunk not in gone:
+            progress.chunks[chunk.chunk] = chunk
+            progress.waiting.add(chunk.chunk)
+            progress.rows_waiting += chunk.pairs
+    for chunk in chunks:
+        if chunk.chunk not in gone:
+            attempt.count(chunk)
+    attempt.bar.discount(attempt.bar.done)
+    attempt.bar.tell("took over what earlier runners have staged")
 
 
 def stage(attempt: Attempt, chunk: Chunk, scored: DataFrame | Scoring) -> None:
-    """Score the chunk, append what came of it in one commit, and count it."""
+    """Score the chunk, write what came of it, stage and count it."""
     failpoint(Failpoint.BEFORE_STAGE)
     results, progress, began = attempt.tables.results, attempt.progress, time.monotonic()
     with compiled(attempt.tables.spark, rows=chunk.pairs):
-        txn = attempt.lease.next_txn()
-        staged = results.stage(scored, attempt.job_id, attempt.request, chunk, txn)
-    if staged is None:
-        attempt.fenced()
+        staged = results.stage(scored, attempt.job_id, attempt.request, chunk)
+    failpoint(Failpoint.AFTER_FILES)
+    attempt.add(staged, is_fresh=True)
+    results.waiting.drop_recovered(attempt.job_id)
     progress.stage_seconds += time.monotonic() - began
     failpoint(Failpoint.AFTER_STAGE)
-    progress.waiting[chunk.index] = chunk.dates
-    progress.fresh[chunk.index] = staged
-    attempt.record_staged(chunk.index, staged.counts)
     took = duration(time.monotonic() - began)
     attempt.bar.tell(f"chunk {chunk.index} of {chunk.window}: {staged.pairs:,} pairs in {took}")
 
@@ -69,45 +79,88 @@ def stage(attempt: Attempt, chunk: Chunk, scored: DataFrame | Scoring) -> None:
 # --- what other jobs have staged
 
 
+def staged_by(record: JobRecord) -> list[StagedChunk]:
+    """Return the chunks that a job has staged, merged or not."""
+    return [StagedChunk.from_json(record.job_id, told) for told in record.staged.values()]
+
+
+def staged_elsewhere(tables: Tables, experiment_id: str, job_id: str = "") -> tuple[StagedChunk, ...]:
+    """Return what other jobs have staged, and a version of `assessments` that is looked at afterwards may lack.
+
+    Of a job whose runner is dead, with what that had scored and not staged.
+    """
+    kept_s = parse_duration(tables.settings.limits.staging_retention).total_seconds()
+    waiting, now = tables.results.waiting, tables.jobs.clock()
+    found: list[StagedChunk] = []
+    for record in tables.jobs.with_staged(experiment_id, job_id, kept_s):
+        chunks = staged_by(record)
+        found += [chunk for chunk in chunks if chunk.chunk not in record.merged]
+        if not record.is_alive(now) and (recovered := waiting.recovered(record.job_id, chunks)) is not None:
+            found.append(recovered)
+    gone = {chunk.key for chunk in waiting.gone(found)}
+    return tuple(chunk for chunk in found if chunk.key not in gone)
+
+
 def reuse_staged(attempt: Attempt) -> None:
-    """Take what other jobs have staged for this job's due pairs; no scorer is called."""
-    version = attempt.inputs.staging_version
-    if sum(attempt.inputs.pairs.elsewhere.values()) and version is not None:
-        _take_over(attempt, attempt.inputs.candidates(version), version)
+    """Take what other jobs have staged for this job's due pairs, or runners that are gone; no scorer is called."""
+    theirs = [c for c in attempt.inputs.staged if c.job_id != attempt.job_id or c.chunk == RECOVERED]
+    attempt.progress.seen |= {chunk.key for chunk in theirs}
+    if sum(attempt.inputs.pairs.elsewhere.values()):
+        _take_over(attempt, theirs)
+        for chunk in theirs:
+            if chunk.job_id == attempt.job_id:
+                attempt.tables.results.waiting.drop_recovered(attempt.job_id, chunk)
+    attempt.inputs = replace(attempt.inputs, staged=attempt.mine)
 
 
 def poll_other_jobs(attempt: Attempt) -> None:
-    """Adopt what other live jobs have staged for due pairs since the last look, so that it is not paid twice."""
-    if attempt.request.reprocess is Reprocess.ALL:
-        return
-    store, inputs, progress = attempt.tables.results.staging, attempt.inputs, attempt.progress
-    seen = progress.looked_at if progress.looked_at is not None else inputs.staging_version or 0
-    progress.looked_at = store.version()
-    versions = store.versions_of_others(seen, progress.looked_at, attempt.job_id)
-    for version in versions:
-        _take_over(attempt, inputs.candidates(version, own_version=store.version()), version)
-    if versions:
-        # What comes in between is not called either, and is adopted by the next look.
-        attempt.inputs = replace(inputs, staging_version=store.version(), is_untouched=False)
+    """Adopt what other jobs have staged for due pairs since the last look, so that it is not paid twice."""
+    if attempt.request.reprocess is not Reprocess.ALL and (new := _staged_since(attempt)):
+        _take_over(attempt, new)
 
 
-def _take_over(attempt: Attempt, pairs: DataFrame, version: int) -> None:
-    """Copy to this job what other jobs have staged of `pairs` at a version, in one commit, and count it."""
-    results, job_id, progress = attempt.tables.results, attempt.job_id, attempt.progress
-    mine = P.due_mask().bitwiseAND(F.bitwise_not(F.col("own"))).bitwiseAND(F.col("elsewhere"))
-    due = pairs.select("trace_id", "trace_date", mine.alias("adopt")).where("adopt != 0")
+def _staged_since(attempt: Attempt) -> list[StagedChunk]:
+    """Return the chunks that other jobs have staged since the last look, merged or not."""
+    jobs, progress = attempt.tables.jobs, attempt.progress
+    stamp = jobs.jobs.stamp()
+    if stamp is not None and stamp == progress.looked_at and not progress.others:
+        return []
+    experiment = attempt.request.experiment_id
+    # One may have begun and SUCCEEDED between two looks.
+    more = progress.others | (jobs.succeeded(experiment) - attempt.inputs.succeeded)
+    found = jobs.active(experiment, attempt.job_id, more)
+    progress.looked_at, progress.others = stamp, {r.job_id for r in found if not r.state.is_at_rest}
+    new = [chunk for record in found for chunk in staged_by(record) if chunk.key not in progress.seen]
+    progress.seen |= {chunk.key for chunk in new}
+    return new
+
+
+def _take_over(attempt: Attempt, theirs: Sequence[StagedChunk]) -> None:
+    """Copy to this job what other jobs have staged of its due pairs, as a chunk of its own, and count it."""
+    results, progress = attempt.tables.results, attempt.progress
+    if gone := {chunk.key for chunk in results.waiting.gone(theirs)}:
+        # Their job has SUCCEEDED: what it staged is among the results of now.
+        attempt.open(attempt.inputs.recounted(attempt.mine))
+        theirs = [chunk for chunk in theirs if chunk.key not in gone]
     number, progress.next_chunk = progress.next_chunk, progress.next_chunk + 1
-    if not results.adopt(due, job_id, attempt.request, number, version, attempt.lease.next_txn()):
-        attempt.fenced()
-    rows = results.staged_by(job_id, [number]).select("trace_date").distinct().collect()
-    if not rows:
+    try:
+        pairs = attempt.inputs.candidates((*theirs, *attempt.mine))
+        mine = P.due_mask().bitwiseAND(F.bitwise_not(F.col("own"))).bitwiseAND(F.col("elsewhere"))
+        due = pairs.select("trace_id", "trace_date", mine.alias("adopt")).where("adopt != 0")
+        reused = results.adopt(due, theirs, attempt.job_id, attempt.request, number)
+    except Exception:
+        if not results.waiting.gone(theirs):
+            raise
+        _take_over(attempt, theirs)
         return
-    progress.waiting[number] = tuple(r[0] for r in rows)
-    reused = results.count(job_id, attempt.request.scorers, [number])
-    attempt.record_staged(number, reused)
-    count = sum(t.finished for t in reused.values())
-    attempt.bar.discount(count)
-    attempt.bar.tell(f"chunk {number}: reused {count:,} pairs that other jobs have staged, without a call")
+    if reused.pairs:
+        attempt.add(reused, is_fresh=False)
+        attempt.bar.discount(reused.pairs)
+        attempt.bar.tell(
+            f"chunk {number}: reused {reused.pairs:,} pairs that other runners have scored, without a call"
+        )
+    # What comes in between is not called either, and is adopted by the next look.
+    attempt.inputs = replace(attempt.inputs, staged=attempt.mine, is_untouched=False)
 
 
 # --- merge
@@ -120,18 +173,17 @@ def merge(attempt: Attempt) -> None:
         return
     failpoint(Failpoint.BEFORE_MERGE)
     numbers = sorted(progress.waiting)
-    dates = sorted({d for days in progress.waiting.values() for d in days})
+    chunks = [progress.chunks[number] for number in numbers]
     began = time.monotonic()
-
-    fresh = {number: progress.fresh.pop(number) for number in numbers if number in progress.fresh}
 
     def once() -> bool:
         attempt.check()
-        txn, rows, scored = attempt.lease.next_txn(), progress.rows_waiting, dict(fresh)
-        fresh.clear()  # of the next try nobody can say so
+        attempt.lease.flush_recorded()
+        txn, rows, is_fresh = attempt.lease.next_txn(), progress.rows_waiting, progress.fresh.issuperset(numbers)
+        progress.fresh.difference_update(numbers)  # of the next try nobody can say so
         try:
             with attempt.bar.merging(rows), compiled(attempt.tables.spark, rows=rows):
-                return attempt.tables.results.merge(attempt.job_id, attempt.request, numbers, dates, txn, fresh=scored)
+                return attempt.tables.results.merge(attempt.job_id, attempt.request, chunks, txn, is_fresh=is_fresh)
         except Exception as error:
             # What Spark refuses to plan was never sent.
             progress.is_merge_open = not isinstance(error, AnalysisException)
@@ -149,6 +201,8 @@ def merge(attempt: Attempt) -> None:
     attempt.lease.record(Event.CHUNK_MERGED, {"chunks": numbers})
     took = duration(time.monotonic() - began)
     attempt.bar.tell(f"MERGE of {progress.rows_waiting:,} pairs from {len(numbers):,} chunks in {took}")
+    for number in numbers:
+        progress.chunks[number] = replace(progress.chunks[number], files=())
     progress.waiting.clear()
     progress.rows_waiting = 0
     progress.merged_at = time.monotonic()

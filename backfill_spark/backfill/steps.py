@@ -10,7 +10,14 @@ from pyspark.sql import functions as F
 
 from backfill_spark.backfill import chunks
 from backfill_spark.backfill.judge_steps import ask_judges
-from backfill_spark.backfill.staging import merge, merge_when_due, poll_other_jobs, reuse_staged, stage
+from backfill_spark.backfill.staging import (
+    merge,
+    merge_when_due,
+    poll_other_jobs,
+    reuse_staged,
+    stage,
+    staged_elsewhere,
+)
 from backfill_spark.backfill.turns import take_turn
 from backfill_spark.models import ScorerKind
 from backfill_spark.results.due import highest_rate
@@ -27,7 +34,7 @@ if TYPE_CHECKING:
     from backfill_spark.backfill.attempt import Attempt, JobProgress
     from backfill_spark.backfill.inputs import Inputs
     from backfill_spark.models import Chunk, Request, ScorerSpec
-    from backfill_spark.results.stage import Scored
+    from backfill_spark.results.write import Scored
 
 
 def run(attempt: Attempt) -> None:
@@ -39,7 +46,9 @@ def run(attempt: Attempt) -> None:
     reuse_staged(attempt)
     merge_when_due(attempt)
     while not score_chunks(attempt):
-        attempt.open(attempt.inputs.recounted())
+        theirs = staged_elsewhere(attempt.tables, attempt.request.experiment_id, attempt.job_id)
+        attempt.open(attempt.inputs.recounted((*theirs, *attempt.mine)))
+        reuse_staged(attempt)
     ask_judges(attempt)
     poll_other_jobs(attempt)
     attempt.check()

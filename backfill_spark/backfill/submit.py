@@ -16,6 +16,7 @@ from backfill_spark.backfill.plan import BackfillPlan, plan
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.repeated import counts_of_repeated
+from backfill_spark.backfill.staging import staged_elsewhere
 from backfill_spark.display.progress import tell
 from backfill_spark.errors import BackfillError
 from backfill_spark.jobs.events import End, Event
@@ -76,8 +77,9 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
     live = [job_of(r) for r in tables.jobs.live(request.experiment_id)]
     if arguments.exclusive:
         problems.note(*validate.overlapping(request, live))
-    # First staging: whoever merges and empties in between is then seen in one of the two.
-    staging = _usable_version(results.staging, problems)
+    # First what is staged: whoever merges in between is then seen in one of the two.
+    succeeded = tables.jobs.succeeded(request.experiment_id)
+    staged = staged_elsewhere(tables, request.experiment_id)
     version = _usable_version(results.assessments, problems)
     problems.raise_any()
     assert source is not None
@@ -90,9 +92,9 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
         told = expectation_notes(source, request.scorers, request.window, request.payload)
         request = replace(request, notes=(*request.notes, *told))
     inputs = (
-        Inputs.counted(tables, request, source, choice=choice, services=services, staging_version=staging)
+        Inputs.counted(tables, request, source, choice=choice, services=services, staged=staged, succeeded=succeeded)
         if known is None
-        else Inputs(tables, request, source, choice, services, staging, known)
+        else Inputs(tables, request, source, choice, services, staged, known, succeeded=succeeded)
     )
     missing = missing_ids(source, request, ids) if ids is not None else ()
     made = plan(request, inputs.pairs, missing=missing)

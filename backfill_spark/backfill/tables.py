@@ -34,7 +34,7 @@ class Tables(Stores):
 
     @cached_property
     def results(self) -> ResultStore:
-        """Owner of `assessments` and `staging`."""
+        """Owner of `assessments` and of staged results."""
         from backfill_spark.results.store import ResultStore
 
         return ResultStore(self)

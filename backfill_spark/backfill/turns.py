@@ -55,7 +55,7 @@ def take_turn(attempt: Attempt, part: Mapping[str, Any]) -> bool:
 def _wait_for_turn(attempt: Attempt, part: Mapping[str, Any]) -> bool:
     lease, progress = attempt.lease, attempt.progress
     lease.record(Event.CHUNK_PLANNED, part)
-    if progress.says_part:  # else the claim says all pairs of the job
+    if progress.says_part or not lease.is_fresh:  # else the claim says all pairs of the job
         lease.flush()
     if attempt.request.reprocess is Reprocess.ALL:
         return False  # what others stage is scored again

@@ -57,7 +57,7 @@ def work(ctx: click.Context, once: bool) -> None:
 @click.option("--forget-trace", metavar="ID", help="Delete every row about this trace instead.")
 @click.pass_obj
 def maintain(program: Program, forget_trace: str | None) -> None:
-    """Compact and clean our own tables: OPTIMIZE, VACUUM, old events, expired staging."""
+    """Compact and clean our own tables: OPTIMIZE, VACUUM, old events, expired staged results."""
     from backfill_spark.backfill import maintenance
     from backfill_spark.backfill.tables import Tables
     from backfill_spark.display.render import Sheet
@@ -75,7 +75,7 @@ def maintain(program: Program, forget_trace: str | None) -> None:
     done = maintenance.maintain(tables)
     lines = (
         f"compacted and vacuumed: {', '.join(done['optimized']) or 'no tables yet'}",
-        f"dropped: staged rows of {len(done['staging_jobs'])} jobs, heartbeats of {done['heartbeats']}",
+        f"dropped: staged results of {len(done['staged_jobs'])} jobs, heartbeats of {done['heartbeats']}",
         f"left by dead runners: choices or prompts of {len(done['work_jobs'])} jobs, files of {len(done['file_jobs'])}",
     )
     program.answer(lambda: Sheet("Maintained", notes=lines), lambda: done)

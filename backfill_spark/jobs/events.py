@@ -77,6 +77,9 @@ class JobRecord:
     end: Mapping[str, Any] = field(default_factory=dict)
     """Payload of the newest `ended`: counts, calls, cost_usd, rate_reached, error."""
     staged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Chunk → what its event says of it; see `results.staged`."""
+    merged: frozenset[int] = frozenset()
+    """Staged chunks that are in `assessments`."""
     under_way: Mapping[str, Any] | None = None
     """What the newest epoch is scoring: a payload of `chunk_planned`, {} for all pairs of the job, None for nothing."""
     asked: tuple[Mapping[str, Any], ...] = ()
@@ -158,6 +161,8 @@ def fold(job_id: str, events: Iterable[Mapping[str, Any]]) -> JobRecord:
                 staged[payload["chunk"]] = payload
                 if record.under_way is not None and record.under_way.get("chunk") == payload["chunk"]:
                     record = replace(record, under_way=None)
+            case Event.CHUNK_MERGED:
+                record = replace(record, merged=record.merged.union(payload["chunks"]))
             case Event.ASKED:
                 record = replace(record, asked=(*record.asked, payload), under_way=None)
             case Event.SUMMARIZED if record.summary is None or record.summary["at"] < payload["at"]:

@@ -18,11 +18,11 @@ reached: Counter[str] = Counter()  # how often this process came to each place w
 wake = threading.Event()
 _armed: dict[tuple[str, int], str] | None = None
 
-# The places, in the order in which a job comes to them. Scoring is part of the staging append.
+# The places, in the order in which a job comes to them. Scoring ends at after_files.
 # after_decide: a dead runner's epoch is ended and the next one is not claimed.
 Failpoint = StrEnum(
     "Failpoint",
-    "AFTER_CREATE BEFORE_CLAIM AFTER_DECIDE AFTER_CLAIM AFTER_WALL BEFORE_PROMPTS BEFORE_STAGE AFTER_STAGE "
+    "AFTER_CREATE BEFORE_CLAIM AFTER_DECIDE AFTER_CLAIM AFTER_WALL BEFORE_PROMPTS BEFORE_STAGE AFTER_FILES AFTER_STAGE "
     "BEFORE_MERGE AFTER_MERGE BEFORE_HEARTBEAT BEFORE_END AFTER_END AFTER_CLEANUP",
 )
 

@@ -46,7 +46,6 @@ class Lease:
         """What the last heartbeat or event that did not land ended with."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._teller: threading.Thread | None = None
         self._interrupt: Callable[[], None] = lambda: None
 
     def next_txn(self) -> Txn:
@@ -110,22 +109,15 @@ class Lease:
                 self._renewed = max(self._renewed, sent)
                 self._failed = None
 
-    def flush_when_due(self) -> None:
-        """Append the kept events when the last ones are a while ago, in the background: nothing waits for them."""
-        is_telling = self._teller is not None and self._teller.is_alive()
-        if not is_telling and time.monotonic() - self._told > self.store.settings.limits.heartbeat_s:
-            self._teller = threading.Thread(target=self._flush_aside, name=f"events-{self.job_id}", daemon=True)
-            self._teller.start()
+    @property
+    def is_fresh(self) -> bool:
+        """False when the last event is a heartbeat ago: a runner that stood still may have been replaced since."""
+        return time.monotonic() - self._told <= self.store.settings.limits.heartbeat_s
 
-    def _flush_aside(self) -> None:
-        _use_pool(self.store.tables.running, "heartbeat")
-        try:
+    def flush_recorded(self) -> None:
+        """Append the kept events of this epoch, where there are some; see `flush`."""
+        if self._notes:
             self.flush()
-        except LeaseLostError:
-            return  # `check` says it
-        except Exception as error:  # the store may be away for a while; the events are kept for the next time
-            self._failed = error_text(error)
-            logger.warning("job %s: its events could not be written yet: %s", self.job_id, self._failed)
 
     def check(self) -> None:
         """Refuse to go on without a lease.
@@ -180,11 +172,10 @@ class Lease:
             self._renewed, self._failed = sent, None
 
     def stop(self) -> None:
-        """Stop the heartbeats, and wait for events under way."""
+        """Stop the heartbeats, and wait for one under way."""
         self._stop.set()
-        for thread in (self._thread, self._teller):
-            if thread is not None:
-                thread.join(timeout=30)
+        if self._thread is not None:
+            self._thread.join(timeout=30)
 
     def _beat(self) -> None:
         limits = self.store.settings.limits

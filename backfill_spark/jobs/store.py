@@ -6,7 +6,7 @@ The protocol, in four rules:
 2. Epoch e+1 is claimed after the end of epoch e is decided. The end of an epoch is one append under the
    transaction id `<job_id>/end/<epoch>`, so of two writers exactly one wins, and the other adopts what it reads.
 3. A claim is one append under `(job_id, epoch·2^32)` to `job_events`, read back, and then an empty one to
-   `staging` and `assessments`: after it, every write of an older epoch fails or is skipped. Epoch 1 of a job that
+   `assessments`: after it, every write of an older epoch fails or is skipped. Epoch 1 of a job that
    its creator runs is in the commit that creates the job: nobody else can know of it.
 4. Each later write of the runner carries `(job_id, epoch·2^32 + n)` with rising n.
 """
@@ -18,7 +18,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _TERMINAL = [s.value for s in JobState if s.is_terminal]
 _MOVING = [s.value for s in JobState if not s.is_terminal]
 _NOT_AT_REST = [s.value for s in JobState if not s.is_at_rest]
+_NOT_SUCCEEDED = [s.value for s in JobState if s is not JobState.SUCCEEDED]
+NEWEST = 5
+"""Jobs that are looked at for one that began and SUCCEEDED between two looks."""
 
 
 class JobStore:
@@ -186,6 +189,28 @@ class JobStore:
         """Return the experiment's other jobs that are not at rest, whether or not their runners are alive."""
         return [r for r in self._not_at_rest({"experiment_id": [experiment_id]}, but=job_id) if not r.state.is_at_rest]
 
+    def with_staged(self, experiment_id: str | None, job_id: str, kept_s: float) -> list[JobRecord]:
+        """Return the other jobs (of an experiment) whose staged results `assessments` may lack: none that SUCCEEDED.
+
+        Args:
+            kept_s: how long results of jobs at rest are kept, in seconds.
+        """
+        where = {} if experiment_id is None else {"experiment_id": [experiment_id]}
+        rows = self.jobs.read({**where, "state": _NOT_SUCCEEDED})
+        since = moment(self.clock() - kept_s)
+        kept = [r for r in rows if r["state"] in _NOT_AT_REST or r["ended_at"] is None or r["ended_at"] >= since]
+        return self.records(sorted(r["job_id"] for r in kept if r["job_id"] != job_id))
+
+    def succeeded(self, experiment_id: str) -> frozenset[str]:
+        """Return the ids of the experiment's newest jobs that SUCCEEDED: all that they staged is merged."""
+        where = {"experiment_id": [experiment_id], "state": [JobState.SUCCEEDED.value]}
+        return frozenset(r["job_id"] for r in self.jobs.read(where, newest=("job_id", NEWEST)))
+
+    def active(self, experiment_id: str, job_id: str, more: Collection[str]) -> list[JobRecord]:
+        """Return the experiment's other jobs that are not at rest, and those of these ids."""
+        rows = self.jobs.read({"experiment_id": [experiment_id], "state": _NOT_AT_REST})
+        return self.records(sorted({r["job_id"] for r in rows}.union(more) - {job_id}))
+
     def claimable(self) -> list[JobRecord]:
         """Return jobs that wait for a runner, oldest first: PENDING, interrupted, or with a dead runner."""
         now = self.clock()
@@ -206,7 +231,7 @@ class JobStore:
 
     # --- claims
 
-    def claim(self, record: JobRecord, fence: Sequence[Store]) -> Claim | None:
+    def claim(self, record: JobRecord, fence: Store | None) -> Claim | None:
         """Take the next epoch of a job; None when another runner was first, or the job has ended.
 
         The first epoch has no older runner, so it needs no `fence`.
@@ -231,16 +256,16 @@ class JobStore:
         if now.epoch != epoch or now.owner != owner or now.state.is_at_rest:
             return None
         failpoint(Failpoint.AFTER_CLAIM)
-        for fenced in fence if epoch > 1 else ():
+        if fence is not None and epoch > 1:
             for _ in range(20):
-                if fenced.fence(txn):
+                if fence.fence(txn):
                     break
                 if (now := self.record(record.job_id)).epoch != epoch:
                     raise LeaseLostError(f"Job {record.job_id} was claimed by {now.owner} while {owner} claimed it.")
             else:
                 raise LeaseLostError(
                     f"Runner {owner} could not fence off earlier runners of job {record.job_id} in "
-                    f"{fenced.location.shown!r}: other commits kept coming first. Resume the job."
+                    f"{fence.location.shown!r}: other commits kept coming first. Resume the job."
                 )
         failpoint(Failpoint.AFTER_WALL)
         return Claim(now, at)

@@ -38,7 +38,6 @@ ANSWERS = T.StructType(
     ]
 )
 """What asking gives: JUDGEMENTS, and why a question was left."""
-STAGED = T.StructType([f for f in schema.STAGING.schema.fields if f.name in KEYS] + [schema.STAGING.schema["results"]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ def ask(questions: DataFrame, asking: Asking) -> DataFrame:
 
 
 def fan(rows: DataFrame, specs: Sequence[ScorerSpec], models: Mapping[str, str]) -> DataFrame:
-    """Turn pairs with their judgement into rows to stage, typed STAGED.
+    """Turn pairs with their judgement into scored rows, typed SCORED.
 
     `rows` has KEYS, scorer_name, scorer_version, prompt, prompt_hash, input_digest, `judgement` (a struct of
     JUDGEMENTS columns, or NULL) and `cached`.
@@ -159,12 +158,12 @@ def fan(rows: DataFrame, specs: Sequence[ScorerSpec], models: Mapping[str, str])
             pairs = batch.select(names).to_pylist()
             results = [fan_out(judges[p.pop("scorer_name"), p.pop("scorer_version")], **p) for p in pairs]
             made: dict[str, Any] = {name: batch.column(name) for name in KEYS}
-            kind = pa_type(STAGED, "results")
+            kind = pa_type(schema.SCORED, "results")
             fields = [pa.array([[row[i]] for row in results], kind.field(i).type) for i in range(kind.num_fields)]
             made["results"] = pa.StructArray.from_arrays(fields, fields=[kind.field(i) for i in range(kind.num_fields)])
-            yield _typed(made, STAGED)
+            yield _typed(made, schema.SCORED)
 
-    return rows.mapInArrow(carry, STAGED)
+    return rows.mapInArrow(carry, schema.SCORED)
 
 
 def pa_type(schema: T.StructType, name: str) -> pa.DataType:

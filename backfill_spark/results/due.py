@@ -18,6 +18,7 @@ from backfill_spark.results.related import with_related
 from backfill_spark.selection import pairs as P
 
 if TYPE_CHECKING:
+    from backfill_spark.results.staged import StagedChunk
     from backfill_spark.results.store import ResultStore
     from backfill_spark.traces.sources import TraceSource
 
@@ -29,8 +30,7 @@ def candidates(
     *,
     choice: DataFrame | None,
     job_id: str | None,
-    staging_version: int | None,
-    own_version: int | None = None,
+    staged: Sequence[StagedChunk],
 ) -> DataFrame:
     """Return every row of the window with what decides its pairs; reads no texts."""
     light = P.light_columns(request, source.columns)
@@ -41,7 +41,7 @@ def candidates(
     chosen = P.mark_duplicates(P.choose(traces, request, source.columns, choice))
     keep = ["trace_id", "request_time", "trace_time", "trace_date", "session_id", "draw", "skip", "ties"]
     chosen = chosen.select(*keep, "no_expectations", "matched", "sampled")
-    return with_done(results, chosen, request, job_id=job_id, staging_version=staging_version, own_version=own_version)
+    return with_done(results, chosen, request, job_id=job_id, staged=staged)
 
 
 def count_due(
@@ -51,10 +51,10 @@ def count_due(
     *,
     choice: DataFrame | None = None,
     job_id: str | None = None,
-    staging_version: int | None = None,
+    staged: Sequence[StagedChunk] = (),
 ) -> PairCounts:
     """Count the request's pairs in one pass over the light columns."""
-    pairs = candidates(request, source, results, choice=choice, job_id=job_id, staging_version=staging_version)
+    pairs = candidates(request, source, results, choice=choice, job_id=job_id, staged=staged)
     rows = [r.asDict() for r in P.counted(pairs, request.scorers).collect()]
 
     def total(name: str) -> int:
@@ -116,7 +116,7 @@ def missing_ids(source: TraceSource, request: Request, choice: DataFrame) -> tup
 def spark_samples(request: Request, source: TraceSource, results: ResultStore, ids: DataFrame | None) -> DataFrame:
     """Return `DataFrame.sample` of the matching trace ids for each scorer: trace_id and `chosen` (mask)."""
     by_hash = replace(request, sampling=Sampling.HASH, results_version=None)
-    matching = candidates(by_hash, source, results, choice=ids, job_id=None, staging_version=None).where("skip is null")
+    matching = candidates(by_hash, source, results, choice=ids, job_id=None, staged=()).where("skip is null")
     samples = [
         # By keyword: sample(0.1, seed=5) loses its seed.
         matching.where(P.has_bit(F.col("matched"), i))

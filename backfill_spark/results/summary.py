@@ -88,7 +88,7 @@ def summarise(
         sums = [r for r in sums if r["scorer_name"] not in several] + _sums(of_several, wanted)
     found = {spec.name: _by_feedback([r for r in sums if r["scorer_name"] == spec.name]) for spec in request.scorers}
     failing = [name for name, each in found.items() if any(r.get("results_error") for r in each)]
-    errors = most_frequent_errors(rows.where("error_code is not null"), failing) if failing else {}
+    errors = most_frequent_errors(rows, failing) if failing else {}
     return [_row(spec, counts[spec.name], r, errors, judged_to) for spec in request.scorers for r in found[spec.name]]
 
 

@@ -1,7 +1,8 @@
-"""Rows of `assessments` written by a task as the table's own files: made of staged arrays, a column at a time.
+"""Results as rows of `assessments`, written by a task: made of the arrays that scoring gives, a column at a time.
 
-Knows no Spark. A file counts from the commit that names it on; `results/store.py` makes that commit. Measured with
-900,000 results in 60 dates: 5 CPU seconds, where Spark's writer, a row at a time, takes 20 besides 12 for columns.
+Knows no Spark. A file is staged from the event on that names it, and a result from the commit that names it
+(`results/store.py`). Measured with 900,000 results in 60 dates: 5 CPU seconds, where Spark's writer, a row at a time,
+takes 20 besides 12 for columns.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from backfill_spark.models import ErrorCode, Outcome
+from backfill_spark.results.journal import Journal
+from backfill_spark.results.staged import PARTITION, StagedCounts, added, count_rows
 
-PARTITION = "trace_date"
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Scored = Callable[[Iterable[pa.RecordBatch]], Iterator[tuple[pa.Table, pa.StructArray]]]
+"""Scores the batches of a task: rows beside their results."""
 ROWS_AT_ONCE = 250_000
-"""Results that a task holds before it writes them: a file a date each time."""
+"""Results that a task holds before it writes them: a file each time, or a file a date."""
 _ROW_KEY = ("experiment_id", "trace_id", "scorer_name", "scorer_version", "ordinal")
 """`schema.ROW_KEY`, spelled here because that module needs Spark; a test holds them equal."""
 _WITH_BOUNDS = (*_ROW_KEY, "trace_time", "assessment_name", "outcome", "draw", "job_id", "created_at")
@@ -42,37 +49,82 @@ class OfScorer:
     source_type: str
 
 
+class Scoring(Protocol):
+    """Traces that are due, and how they are scored."""
+
+    def frame(self) -> DataFrame:
+        """The traces with their results, by a UDF; nothing may be put above it that calls a scorer again."""
+
+    def in_task(self) -> tuple[DataFrame, Scored]:
+        """The traces with what their scorers need, and what scores them in a task."""
+
+
+def as_they_are(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.Table, pa.StructArray]]:
+    """Give rows that have their results already: the column `results`."""
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        yield rows.drop_columns(["results"]), rows["results"].combine_chunks()
+
+
 @dataclass(frozen=True, slots=True)
 class ResultWriter:
-    """Writes the staged rows that a task is given. Plain data, which travels to the workers."""
+    """Scores the rows that a task is given, and writes the results. Plain data, which travels to the workers."""
 
     folder: str
-    """Of the table `assessments`."""
+    """Where files go."""
+    by_date: bool
+    """True for files that a commit can make part of `assessments`, one a date; else they hold all dates."""
     schema: pa.Schema
-    """Columns of the table, `trace_date` included."""
-    job_id: str
+    """Columns of `assessments`."""
+    shared: Mapping[str, Any]
+    """What all rows have: job_id, scored_job_id, experiment_id, source_version, seed."""
     scorers: Mapping[str, OfScorer]
     """By name."""
-    seed: int
+    score: Scored = as_they_are
+    journal: str | None = None
+    """Folder for results that no file has yet."""
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Write the rows of `batches` (columns of `staging`); give a batch that names the files: path, size, stats."""
-        made = (self.results(pa.Table.from_batches([batch])) for batch in batches)
-        for rows in joined((table, len(table)) for table in made):
-            yield self.files(rows)
+        """Score the rows of `batches` and write what comes of it; give batches that name the files: FILES."""
+        waiting: list[pa.Table] = []
+        counts: list[dict[str, StagedCounts]] = []
+        journal = None if self.journal is None else Journal(Path(self.journal))
+        for keys, results in self.score(batches):
+            rows, traces = self.results(keys, results)
+            if journal is not None:
+                journal.add(rows)
+            waiting.append(rows)
+            counts.append(count_rows(rows, traces))
+            if sum(map(len, waiting)) >= ROWS_AT_ONCE:
+                yield self.files(pa.concat_tables(waiting), added(counts))
+                waiting, counts = [], []
+        if any(map(len, waiting)):
+            yield self.files(pa.concat_tables(waiting), added(counts))
+        if journal is not None:
+            journal.close()
 
-    def results(self, staged: pa.Table) -> pa.Table:
-        """Return the rows of `assessments` that staged rows hold, one a feedback, in the table's columns."""
-        struct = staged["results"].combine_chunks()
-        lists = {name: struct.field(name) for name in struct.type.names}
+    def rows(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Score the rows of `batches`; give the rows of `assessments`."""
+        for keys, results in self.score(batches):
+            yield from self.results(keys, results)[0].to_batches()
+
+    def results(self, keys: pa.Table, results: pa.StructArray) -> tuple[pa.Table, pa.Array]:
+        """Return the rows of `assessments` that scored traces come to, one a feedback, and the trace of each.
+
+        Args:
+            keys: the columns of `schema.SCORED` but for the results.
+            results: typed `schema.RESULTS`.
+        """
+        lists = {name: results.field(name) for name in results.type.names}
         parents = pc.list_parent_indices(lists["scorer_name"])
         found: dict[str, Any] = {name: pc.list_flatten(values) for name, values in lists.items()}
         extra = [None if text is None else json.loads(text) for text in found.pop("extra").to_pylist()]
         has_extra = any(extra)
-        for name in staged.column_names:
-            if name != "results":
-                found[name] = staged[name].combine_chunks().take(parents)
+        for name in keys.column_names:
+            found[name] = keys[name].combine_chunks().take(parents)
         count = len(parents)
+        for name, value in self.shared.items():
+            found[name] = pa.repeat(pa.scalar(value, self.schema.field(name).type), count)
 
         def of_extra(name: str, default: pa.Array | None = None) -> pa.Array:
             kind = self.schema.field(name).type
@@ -101,37 +153,43 @@ class ResultWriter:
             "source_type": of_extra("source_type", of_scorer(lambda s: s.source_type, pa.string())),
             "source_id": pc.coalesce(of_extra("source_id"), of_extra("model"), found["scorer_name"]),
             "sample_rate": of_scorer(lambda s: s.sample_rate, pa.float64()),
-            "seed": pa.repeat(pa.scalar(self.seed, pa.int64()), count),
-            "job_id": pa.repeat(self.job_id, count),
-            "attempts": of_extra("attempts", calls_of(found)),
+            "attempts": of_extra("attempts", _calls(found)),
             "created_at": pa.repeat(now, count),
             "updated_at": pa.repeat(now, count),
         }
         if has_extra:
             found["metadata"] = _maps([None if one is None else one.get("metadata") for one in extra], self.schema)
         columns = [found[f.name].cast(f.type) if f.name in found else of_extra(f.name) for f in self.schema]
-        return pa.Table.from_arrays(columns, schema=self.schema)
+        return pa.Table.from_arrays(columns, schema=self.schema), parents
 
-    def files(self, rows: pa.Table) -> pa.RecordBatch:
-        """Write rows of `assessments`, one file a date; name the files."""
-        rows = rows.combine_chunks().sort_by(PARTITION)
-        days = rows[PARTITION].combine_chunks()
-        runs = pc.run_end_encode(days)
-        files, start = [], 0
-        for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
-            files.append(self._file(day, rows.slice(start, end - start).drop_columns([PARTITION])))
-            start = end
+    def files(self, rows: pa.Table, counts: Mapping[str, StagedCounts]) -> pa.RecordBatch:
+        """Write rows of `assessments`; name the files, the first one with what they come to."""
+        files: list[dict[str, Any]] = []
+        if self.by_date:
+            rows = rows.combine_chunks().sort_by(PARTITION)
+            runs, start = pc.run_end_encode(rows[PARTITION].combine_chunks()), 0
+            for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+                files.append(self._file_of_date(day, rows.slice(start, end - start).drop_columns([PARTITION])))
+                start = end
+        else:
+            files.append({"path": self._file(self.shared["job_id"], rows)})
+        files[0]["counts"] = json.dumps({name: found.to_json() for name, found in counts.items()})
         return pa.RecordBatch.from_pylist(files, schema=FILES)
 
-    def _file(self, day: date, rows: pa.Table) -> dict[str, Any]:
-        name = f"{PARTITION}={day.isoformat()}/part-{secrets.token_hex(16)}.snappy.parquet"
+    def _file_of_date(self, day: date, rows: pa.Table) -> dict[str, Any]:
+        name = self._file(f"{PARTITION}={day.isoformat()}", rows)
+        size = Path(self.folder, name).stat().st_size
+        return {"path": name, "part": day.isoformat(), "size": size, "stats": _statistics(rows)}
+
+    def _file(self, folder: str, rows: pa.Table) -> str:
+        name = f"{folder}/part-{secrets.token_hex(16)}.snappy.parquet"
         path = Path(self.folder, name)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, path, compression="snappy")
-        return {"path": name, "part": day.isoformat(), "size": path.stat().st_size, "stats": _statistics(rows)}
+        return name
 
 
-def calls_of(rows: Mapping[str, pa.Array]) -> pa.Array:
+def _calls(rows: Mapping[str, pa.Array]) -> pa.Array:
     """Calls that a result took where nothing else is known: none where the trace was refused before."""
     unread = pc.and_kleene(pc.equal(rows["error_code"], "trace_unreadable"), pc.is_null(rows["latency_ms"]))
     uncalled = pc.or_kleene(pc.is_in(rows["error_code"], pa.array(_NO_CALL)), unread)
@@ -141,23 +199,9 @@ def calls_of(rows: Mapping[str, pa.Array]) -> pa.Array:
 FILES = pa.schema(
     [(name, pa.int64() if name == "size" else pa.string()) for name in ("path", "part", "size", "stats", "counts")]
 )
-"""What is told of each file: path in the table's folder, value of the partition, bytes, Delta's statistics and the
-counts of `count_results` as JSON."""
+"""What is told of each file: its path in the folder; the first of several with their counts by scorer, as JSON; and of
+one of `assessments` the value of the partition, bytes and Delta's statistics."""
 FILES_DDL = "path string, part string, size long, stats string, counts string"
-
-
-def joined(tables: Iterable[tuple[pa.Table, int]]) -> Iterator[pa.Table]:
-    """Join tables, each beside its number of results, until they hold `ROWS_AT_ONCE`; none without rows."""
-    waiting: list[pa.Table] = []
-    results = 0
-    for table, count in tables:
-        waiting.append(table)
-        results += count
-        if results >= ROWS_AT_ONCE:
-            yield pa.concat_tables(waiting)
-            waiting, results = [], 0
-    if any(len(table) for table in waiting):
-        yield pa.concat_tables(waiting)
 
 
 def _ids(found: Mapping[str, pa.Array]) -> pa.Array:

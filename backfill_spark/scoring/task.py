@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from backfill_spark.scoring.worker import load_scorers, score_batch
 
 GIVEN = ("_due", "_large", "_unreadable", "_given")
 """Columns that a `TaskScorer` takes: three masks, and a struct of texts where scorers need some."""
+PIECE_S = 0.05
+"""Seconds that scoring a piece of a batch may take."""
 JOINED_ROWS = 2_000
 JOINED_CHARACTERS = 64_000_000
 _ARROW_TYPES: dict[T.DataType, pa.DataType] = {
@@ -76,8 +79,8 @@ class TaskScorer:
     batch: BatchScorer
 
     def score(self, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.Table, pa.StructArray]]:
-        """Give for each batch, or for several joined ones, its rows and their results, typed `schema.RESULTS`."""
-        for rows in _joined_rows(batches) if self.batch.waits else (pa.Table.from_batches([b]) for b in batches):
+        """Give rows beside their results, typed `schema.RESULTS`: batches joined, or pieces of them."""
+        for rows in _joined_rows(batches) if self.batch.waits else self._pieces(batches):
             due, large, unreadable = (rows[name].to_pylist() for name in GIVEN[:3])
             texts = []
             if GIVEN[3] in rows.column_names:
@@ -85,6 +88,18 @@ class TaskScorer:
                 texts = [column.to_pylist() for column in rows[GIVEN[3]].combine_chunks().flatten()]
             arrays = self.batch.score(due, large, unreadable, texts)
             yield rows.drop_columns([n for n in GIVEN if n in rows.column_names]), struct_of(arrays)
+
+    def _pieces(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+        """Cut batches, by the time that the piece before took: what is scored of one can be kept before its end."""
+        size = 1
+        for batch in batches:
+            start = 0
+            while start < len(batch):
+                began = time.monotonic()
+                yield pa.Table.from_batches([batch.slice(start, size)])
+                start += size
+                took = max(time.monotonic() - began, 1e-6)
+                size = max(1, min(int(size * PIECE_S / took), 4 * size))
 
 
 def struct_of(arrays: list[pa.Array]) -> pa.StructArray:

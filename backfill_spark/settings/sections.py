@@ -41,6 +41,11 @@ class TableSettings(_Section):
     root: str = Field("./backfill_data", description="Folder of the tables: {root}/{prefix}{table}.")
     schema_: str | None = Field(None, alias="schema", description="catalog.schema of the tables, instead of root.")
     prefix: str = Field("", description="Put before each table's name.", pattern=r"^[A-Za-z0-9_]*$")
+    staged: str | None = Field(
+        None,
+        description="Folder or volume of results that wait for their commit; default: `_staged` in the folder of "
+        "`assessments`, where Spark may write there.",
+    )
     _take_paths = field_validator("root", mode="before")(paths_as_text)
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -110,8 +115,8 @@ class ScoringSettings(_Section):
     )
     writer: Literal["auto", "files", "spark"] = Field(
         "auto",
-        description="Who writes results: tasks as files of the table (files), or MERGE (spark); auto: files where the "
-        "tables lie in a folder of this machine and Spark runs on it.",
+        description="Who writes results: tasks as files of the table (files), or MERGE (spark); auto: files where each "
+        "executor writes to the folder of the tables and this process sees it.",
     )
 
 

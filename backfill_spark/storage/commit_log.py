@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
 from backfill_spark.settings.locations import Location
-from backfill_spark.storage.reach import is_shared
+from backfill_spark.storage.reach import OTHER_FILE_SYSTEMS, is_shared
 
 _ABSENT = re.compile(r"\[(?:PATH_NOT_FOUND|DELTA_(?:TABLE_NOT_FOUND|PATH_DOES_NOT_EXIST|MISSING_DELTA_TABLE))\b")
 
@@ -40,30 +40,6 @@ class CommitLog:
             return None
         newest = max(_commit_files(log), default=None)
         return None if newest is None else f"{newest.name}:{newest.stat().st_mtime_ns}"
-
-    def versions_of_others(self, after: int, newest: int, app_id: str) -> list[int]:
-        """Return where to look for what others than `app_id` wrote in the versions (after, newest], ascending.
-
-        The newest version when they wrote rows, and each one before they removed some.
-        """
-        commits = self._commits(after, newest)
-        mine = f'\\"app\\":\\"{app_id}\\"'
-        others = [(v, text) for v, text in commits if mine not in text.replace(" ", "")]
-        others = [(v, text) for v, text in others if '"numOutputRows":"0"' not in text]
-        removed = [v - 1 for v, text in others if '"DELETE"' in text and v - 1 > after]
-        return sorted({*removed, newest}) if others else []
-
-    def _commits(self, after: int, newest: int) -> list[tuple[int, str]]:
-        log = self._folder()
-        if log is not None:
-            return [(v, _commit_text(log / f"{v:020}.json")) for v in range(after + 1, newest + 1)]
-        limit = max(newest - after, 1)
-        while True:
-            # It counts back from the newest commit as it is now, which may be later than `newest`.
-            found = self._history(limit).select("version", "operation", "userMetadata").collect()
-            if len(found) < limit or found[-1]["version"] <= after + 1:
-                return [(r[0], f'"{r[1]}" {json.dumps(r[2])}') for r in found if after < r[0] <= newest]
-            limit *= 2
 
     def _landed(self, nonce: str) -> bool:
         """True when one of the newest commits carries `nonce`."""
@@ -109,7 +85,7 @@ def is_delta(spark: SparkSession, path: str) -> bool:
 
 def _local_folder(path: str | None) -> Path | None:
     """Folder of a table's log when it lies on this machine's own file system."""
-    if path is None:
+    if path is None or (not path.startswith("file:") and OTHER_FILE_SYSTEMS & os.environ.keys()):
         return None
     folder = Path(path.removeprefix("file://").removeprefix("file:"), "_delta_log")
     return folder if folder.is_dir() else None

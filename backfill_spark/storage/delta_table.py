@@ -50,6 +50,8 @@ class Store(CommitLog):
         """True when the table is there."""
         if self.location.name is not None:
             return bool(self.spark.catalog.tableExists(self.location.name))
+        if self.light is not None:
+            return self.light.exists()
         return is_delta(self.spark, str(self.location.path))
 
     def ensure(self) -> Store:

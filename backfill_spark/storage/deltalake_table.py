@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +22,6 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
-from backfill_spark.errors import SettingsError
 from backfill_spark.storage.delta_files import File, batches_of, columns_of, files_of, highest_rows, rows_with
 from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, later_columns, properties_of
 from backfill_spark.storage.small_table import Row, Txn, Where
@@ -212,13 +211,6 @@ class DeltalakeTable:
             dataset = self._newest().to_pyarrow_dataset()
         return set(dataset.to_table([column], filter=pa.compute.field(time) >= start)[column].to_pylist())
 
-    def rows_of(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
-        """Give the rows of some files, without the column that the table is partitioned by."""
-        (by,) = self.table.partitioned_by
-        schema = pa.schema([field for field in self.columns() if field.name != by])
-        for name in names:
-            yield from columns_of(self.folder / name, schema).to_batches()
-
     def _rows(self, name: str, schema: pa.Schema, where: Where, newest: tuple[str, int] | None = None) -> list[Row]:
         found = columns_of(self.folder / name, schema)
         for column, values in where.items():
@@ -296,18 +288,9 @@ class DeltalakeTable:
 
         Returns:
             True when the commit landed; False when another write has taken `txn`'s version or a higher one, None
-            when others wrote to the partitions: then the files are deleted. After an error nobody knows whether a
-            commit names them, so they stay, and VACUUM removes those that none names.
-
-        Raises:
-            SettingsError: they are not all here: the tasks wrote to another disk.
+            when others wrote to the partitions. After an error nobody knows whether a commit names the files; VACUUM
+            removes those that none names.
         """
-        for file in files:
-            if not (self.folder / file["path"]).is_file():
-                raise SettingsError(
-                    f"A task wrote {file['path']} to {self.folder} on its own machine, where this one does not see it. "
-                    "Set scoring.writer to spark, or tables.root to a folder that all machines share."
-                )
         nonce = secrets.token_hex(8)
         at = int(time.time() * 1000)
         (by,) = self.table.partitioned_by
@@ -330,9 +313,6 @@ class DeltalakeTable:
             return True
 
         done = self._until_committed(once, nonce)
-        if done is None:
-            for file in files:
-                (self.folder / file["path"]).unlink(missing_ok=True)
         return None if done is None else bool(done)
 
     def _commit(self, now: DeltaTable, actions: list[AddAction | RemoveAction], how: CommitProperties) -> None:
@@ -356,27 +336,6 @@ class DeltalakeTable:
             return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except OSError:
             return None
-
-    def drop_missing(self) -> list[str]:
-        """Take files that are gone out of the table; return their names."""
-
-        def once() -> list[str]:
-            with self._lock:
-                done = self._newest().repair(commit_properties=_committing())
-                return list(done["files_removed"])
-
-        return list(self._until_committed(once))
-
-    def delete_part(self, value: str) -> None:
-        """Delete the rows of one partition."""
-        (by,) = self.table.partitioned_by
-        quoted = value.replace("'", "''")
-
-        def once() -> None:
-            with self._lock:
-                self._newest().delete(f"{by} = '{quoted}'", commit_properties=_committing())
-
-        self._until_committed(once)
 
     def _save(self, now: DeltaTable, batch: pa.Table, how: CommitProperties, **mode: Any) -> None:
         write_deltalake(now, batch, commit_properties=how, **mode)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyarrow import fs
+    from pyspark.sql import SparkSession
 
 
 def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:
@@ -17,3 +18,35 @@ def filesystem_of(folder: str) -> tuple[fs.FileSystem, str]:
     elif "://" in folder:
         return fs.FileSystem.from_uri(folder.rstrip("/"))  # type: ignore[no-any-return]
     return fs.LocalFileSystem(), folder.rstrip("/") or "/"
+
+
+def folders_in(spark: SparkSession, folder: str) -> set[str]:
+    """Return the names of what lies in a folder; none where there is no such folder."""
+    from pyarrow.fs import FileSelector
+
+    if (hadoop := _hadoop(spark, folder)) is not None:
+        system, path = hadoop
+        return {status.getPath().getName() for status in system.listStatus(path)} if system.exists(path) else set()
+    files, place = filesystem_of(folder)
+    return {found.base_name for found in files.get_file_info(FileSelector(place, allow_not_found=True))}
+
+
+def delete_folder(spark: SparkSession, folder: str) -> None:
+    """Delete a folder with what is in it, where there is one."""
+    if (hadoop := _hadoop(spark, folder)) is not None:
+        hadoop[0].delete(hadoop[1], True)
+        return
+    files, place = filesystem_of(folder)
+    if files.get_file_info(place).type.name == "Directory":
+        files.delete_dir(place)
+
+
+def _hadoop(spark: SparkSession, folder: str) -> tuple[Any, Any] | None:
+    """Return Spark's own file system, and the path in it; None for a client of Spark Connect, which has no JVM."""
+    from backfill_spark.storage.capabilities import is_connect
+
+    if is_connect(spark):
+        return None
+    jvm: Any = spark._jvm  # noqa: SLF001
+    path = jvm.org.apache.hadoop.fs.Path(folder)
+    return path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf()), path  # noqa: SLF001

@@ -6,10 +6,10 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deltalake import DeltaTable
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION", "spark.hadoop.fs.defaultFS"}
+OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION", "spark.hadoop.fs.defaultFS"}
 """Variables and settings with which Spark takes a plain path for one of another file system."""
 _PATH = re.compile(r"[\w ./=@,+~()&'!:;$-]+")
 """Paths that deltalake 1.6 reads as they are; a `%41` is an A to one of its parts, and a `#` ends the process."""
@@ -30,6 +30,8 @@ _CONNECT = {"SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED"}
 _WILDCARD = re.compile(r"([\\*?\[\]{}])")
 _shared: dict[tuple[str, str], bool] = {}
 """Session of Spark Connect and folder → the answer."""
+_reached_by_tasks: dict[tuple[str, str], bool] = {}
+"""Application and folder → the answer."""
 _reached: dict[tuple[str, int], bool] = {}
 """Folder and inode of its log → the answer."""
 
@@ -72,6 +74,45 @@ def is_shared(spark: SparkSession, folder: Path) -> bool:
     return _shared[key]
 
 
+def tasks_reach(spark: SparkSession, folder: Path) -> bool:
+    """True where this process sees what every executor writes to a folder; asked once a session."""
+    from backfill_spark.storage.capabilities import capabilities
+
+    key = capabilities(spark).application, str(folder)
+    if key not in _reached_by_tasks:
+        slots = min(capabilities(spark).slots, 64)
+        marks: list[Path] = []
+        try:
+            rows = spark.range(0, slots, 1, slots).mapInArrow(_marking(str(folder)), "mark string").collect()
+            marks = [folder / row["mark"] for row in rows]
+            _reached_by_tasks[key] = all(mark.is_file() for mark in marks)
+        except Exception as error:  # they cannot write there
+            logger.debug("results are left to Spark's writer: tasks cannot write to %s: %s", folder, str(error)[:200])
+            _reached_by_tasks[key] = False
+        finally:
+            for mark in marks:
+                mark.unlink(missing_ok=True)
+    return _reached_by_tasks[key]
+
+
+def _marking(folder: str) -> Callable[[Iterator[Any]], Iterator[Any]]:
+    """Return what a task does: it makes a file in the folder, and names it."""
+
+    def mark(batches: Iterator[Any]) -> Iterator[Any]:
+        import secrets
+        from pathlib import Path
+
+        import pyarrow as pa
+
+        for batch in batches:
+            names = [f".task-{secrets.token_hex(8)}" for _ in range(batch.num_rows)]
+            for name in names:
+                Path(folder, name).touch()
+            yield pa.RecordBatch.from_pydict({"mark": names})
+
+    return mark
+
+
 def local_folder(location: Location, settings: Settings) -> Path | None:
     """The folder of a table that lies on this machine, for Spark as for Python; None of any other.
 
@@ -83,7 +124,7 @@ def local_folder(location: Location, settings: Settings) -> Path | None:
         return None
     if path.startswith("file:"):
         return Path("/" + path.removeprefix("file:").lstrip("/"))
-    is_elsewhere = ":" in path.split("/", 1)[0] or _OTHER_FILE_SYSTEMS & (os.environ.keys() | settings.spark.keys())
+    is_elsewhere = ":" in path.split("/", 1)[0] or OTHER_FILE_SYSTEMS & (os.environ.keys() | settings.spark.keys())
     return None if is_elsewhere else Path(path)
 
 

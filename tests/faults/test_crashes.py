@@ -158,7 +158,7 @@ def test_f14_a_live_runners_job_is_not_taken(make_world: Callable[..., World]) -
     with world.meanwhile(world.run) as job:
         world.wait_for_calls(250)
         record = jobs.record(world.newest().job_id)
-        assert jobs.claim(record, [results.staging, results.assessments]) is None
+        assert jobs.claim(record, results.assessments) is None
     assert job.error is None
     assert world.broken() == []
 
@@ -196,7 +196,7 @@ def test_f19_a_worker_finishes_the_cancel_of_a_dead_job(make_world: Callable[...
 
 def test_f19_a_job_at_rest_is_canceled(world: World) -> None:
     """PARTIAL: nobody runs it, so the canceller ends it."""
-    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.FULL, nth=2))):
+    with faulty(FaultPlan(Fault("staged", Operation.APPEND, Kind.FULL, nth=2))):
         job_id = world.run()
     assert world.job(job_id).state == "PARTIAL"
     world.cancel(job_id)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backfill_spark.jobs.events import JobRecord
+from backfill_spark.jobs.events import Event, JobRecord
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
 from backfill_spark.results import done
@@ -50,10 +50,10 @@ def test_the_de_duplication(world: World, monkeypatch: pytest.MonkeyPatch, guard
 
 @pytest.mark.parametrize("guard", ["in", "out"])
 def test_the_read_back(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
-    """Without it a commit whose reply was lost counts as not made, and its pairs are called again."""
+    """Without it a commit whose reply was lost counts as not made, and the job does not end as it would have."""
     if guard == "out":
         monkeypatch.setattr(DeltalakeTable, "_landed", lambda *_: False)
-    with faulty(FaultPlan(Fault("staging", Operation.APPEND, Kind.LOSE_REPLY))):
+    with faulty(FaultPlan(Fault("staged", Operation.APPEND, Kind.LOSE_REPLY))):
         error = refusal(world.run)
     assert (error is None and world.newest().state == "SUCCEEDED") is (guard == "in")
 
@@ -62,7 +62,7 @@ def claims(world: World) -> Any:
     """Queue a job and claim it twice from one look at it, as two runners would; return both claims."""
     jobs, results = world.tables.jobs, world.tables.results
     waiting = jobs.record(world.run(launch="queue"))
-    return [jobs.claim(waiting, [results.staging, results.assessments]) for _ in range(2)]
+    return [jobs.claim(waiting, results.assessments) for _ in range(2)]
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
@@ -82,20 +82,20 @@ def test_the_fence(world: World, monkeypatch: pytest.MonkeyPatch, guard: str) ->
     first, _ = claims(world)
     later = JobStore(world.tables, clock=lambda: time.time() + 100)
     results = world.tables.results
-    second = later.claim(later.record(first.job_id), [results.staging, results.assessments])
+    second = later.claim(later.record(first.job_id), results.assessments)
     assert first is not None
     assert second is not None
     assert (first.epoch, second.epoch) == (1, 2)
     txn = Lease(later, first).next_txn() if guard == "in" else None
-    written = [
-        store.append(store.frame([{"trace_id": "tr-0"}]), txn=txn) for store in (results.staging, results.assessments)
-    ]
-    assert (written == [False, False]) is (guard == "in")
-    assert (results.staging.read().count() == 0) is (guard == "in")
+    store = results.assessments
+    assert store.append(store.frame([{"trace_id": "tr-0"}]), txn=txn) is (guard == "out")
+    assert (store.read().count() == 0) is (guard == "in")
+    told = (Event.CHUNK_STAGED, {"chunk": 0})
+    assert later.write(first.job_id, [told], epoch=1, n=1, txn=txn) is (guard == "out")
+    assert (0 in later.record(first.job_id).staged) is (guard == "out")
     if txn is not None:  # by files of tasks as by Spark
-        later_txn = Txn(txn.app_id, txn.version + 1)
-        tables = [store.light for store in (results.staging, results.assessments) if store.light is not None]
-        assert [table.add_files([], txn=later_txn) for table in tables] == [False, False]
+        assert store.light is not None
+        assert store.light.add_files([], txn=Txn(txn.app_id, txn.version + 1)) is False
 
 
 @pytest.mark.parametrize("guard", ["in", "out"])
@@ -108,6 +108,6 @@ def test_the_lease(make_world: Callable[..., World], monkeypatch: pytest.MonkeyP
         record = jobs.record(world.newest().job_id)
         if guard == "out":
             monkeypatch.setattr(JobRecord, "is_alive", lambda *_: False)
-        taken = jobs.claim(record, [results.staging, results.assessments])
+        taken = jobs.claim(record, results.assessments)
     assert (taken is None) is (guard == "in")
     assert (job.error is None) is (guard == "in")

@@ -96,6 +96,22 @@ def test_f03_f04_a_runner_is_killed_in_a_task_or_behind_the_last_call(
     assert world.broken(extra=extra) == []
 
 
+@pytest.mark.parametrize("again", ["resume", "another job"])
+def test_f03_a_kill_among_slow_calls_costs_those_of_a_moment(make_world: Callable[..., World], again: str) -> None:
+    """One chunk is the whole job: what its tasks had scored of it is taken over, by whoever goes on."""
+    world = make_world(traces=371, lease_s=LEASE_S, heartbeat_s=1)
+    world.order(pause=0.03)
+    with world.runner("run", "length") as runner:
+        world.wait_for_calls(180)
+        runner.kill()
+    world.hurry()
+    job_id = world.newest().job_id
+    dead(world, job_id)
+    job = world.resume(job_id) if again == "resume" else world.job(world.run())
+    assert job.state == "SUCCEEDED"
+    assert world.broken(extra=len(world.ids) // 20) == []
+
+
 def test_f39_when_only_the_python_driver_dies_the_calls_end_and_the_job_is_resumed(gated: Any) -> None:
     """The JVM may live on for a moment: what it still writes is fenced or counted."""
     world = gated(NO_GATE)

@@ -19,6 +19,8 @@ from backfill_spark.api import work
 from backfill_spark.backfill import chunks, turns
 from backfill_spark.backfill import runner as api_runner
 from backfill_spark.backfill.staging import reuse_staged
+from backfill_spark.jobs.events import Event
+from backfill_spark.results.staged import StagedChunk
 from backfill_spark.selection.sampling import draw
 from tests.factories import NOON, some_traces
 from tests.faults.world import World
@@ -36,16 +38,23 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "POLL_S", 0.1)
 
 
-@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize("dropped", [True, False])
 def test_f20_a_job_waits_for_the_chunk_of_another_and_adopts_it(
-    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, cleared: bool
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, dropped: bool
 ) -> None:
-    """No pair is called twice, whether or not the other one has ended; both do a part where both go on."""
-    from backfill_spark.results import store
+    """No pair is called twice, also where the other one's staged files are gone; both do a part where both go on."""
+    from backfill_spark.backfill import ending
 
     monkeypatch.setattr(chunks, "next_target", lambda *_: CHUNK)
-    if not cleared:
-        monkeypatch.setattr(store.ResultStore, "clear", lambda self, job_id: None)
+    monkeypatch.setattr("backfill_spark.results.store.DRIVER_PAIRS", 1000)
+    if dropped:
+        clean_up = ending._clean_up
+
+        def all_gone(tables: Any, record: Any, **options: Any) -> None:
+            clean_up(tables, record, **options)
+            tables.results.waiting.drop(record.job_id)
+
+        monkeypatch.setattr(ending, "_clean_up", all_gone)
     world = make_world(traces=400, gate_at=250, lease_s=120)
     with world.meanwhile(world.run) as first:
         world.wait_for_calls(250)
@@ -53,9 +62,11 @@ def test_f20_a_job_waits_for_the_chunk_of_another_and_adopts_it(
             wait_until(lambda: is_waiting(world), 60, "the second job to wait")
             said = plan_backfill(scorers=["length"], spark=world.spark, settings=world.settings).notes
     assert (first.error, second.error) == (None, None)
+    assert [world.job(j).error for j in (first.result, second.result)] == [None, None]
     assert [world.job(j).state for j in (first.result, second.result)] == ["SUCCEEDED", "SUCCEEDED"]
     assert world.broken() == []
-    assert all(world.job(j).counts["length"].scored == 400 for j in (first.result, second.result))
+    done = [world.job(j).counts["length"] for j in (first.result, second.result)]
+    assert all(counts.scored + counts.already_scored == 400 for counts in done)
     assert sum("waited for" in note for note in said) == 2
 
 
@@ -124,12 +135,17 @@ def test_f20_what_another_job_writes_about_other_traces_changes_nothing(
 
     world.run()
     before = read_assessments(spark=world.spark, settings=world.settings).count()
-    staging = world.tables.results.staging
 
     def adopt_late(attempt: Any) -> None:
         reuse_staged(attempt)
-        keys = {"experiment_id": attempt.request.experiment_id, "trace_date": date(2024, 6, 1)}
-        staging.append(staging.frame([{"job_id": "bf-another", "trace_id": "tr-elsewhere", **keys}]))
+        # Another job that stages a chunk now.
+        results, jobs = attempt.tables.results, attempt.tables.jobs
+        other = jobs.create_claimed("bf-20240601-another", attempt.lease.claimed.created)
+        row = {"experiment_id": attempt.request.experiment_id, "trace_id": "tr-elsewhere", "scorer_name": "length"}
+        row |= {"job_id": other.job_id, "scorer_version": 1, "trace_date": date(2024, 6, 1), "ordinal": 0}
+        path = results.waiting.write(results.assessments.frame([row]), other.job_id)
+        staged = StagedChunk(other.job_id, 0, {}, (path,), ())
+        jobs.write(other.job_id, [(Event.CHUNK_STAGED, staged.to_json())], epoch=1, n=1)
 
     monkeypatch.setattr(steps, "reuse_staged", adopt_late)
     job = world.job(world.run())

@@ -7,19 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from backfill_spark.backfill import staging
 from backfill_spark.results import store
-from backfill_spark.storage.small_table import Txn
-from tests.checker import commits, transactions
+from tests.checker import commits, staged_files, transactions
 from tests.factories import NOON
 from tests.faults.world import World, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 
 pytestmark = pytest.mark.faults
-STAGE = ("staging", Operation.APPEND)
+STAGE = ("staged", Operation.APPEND)
 MERGE = ("assessments", Operation.MERGE)
 EVENTS = ("job_events", Operation.APPEND)
 
@@ -42,24 +40,6 @@ def test_f05_a_staging_commit_whose_reply_is_lost_is_found(world: World) -> None
     assert world.broken() == []
 
 
-def test_commits_that_come_while_a_job_looks_for_others_hide_none(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the log is no folder of this machine, Delta counts its history from the newest commit."""
-    from backfill_spark.storage import commit_log
-
-    table = world.tables.results.staging
-    monkeypatch.setattr(commit_log, "_local_folder", lambda path: None)
-    before = table.version()
-    table.append(table.frame([{"job_id": "bf-other"}]))
-    table.append(table.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", 1))
-    looked_at = table.version()
-    for number in range(2, 5):
-        table.append(table.frame([{"job_id": "bf-mine"}]), txn=Txn("bf-mine", number))
-    assert table.versions_of_others(before, looked_at, "bf-mine") == [looked_at]
-    assert table.versions_of_others(looked_at, table.version(), "bf-mine") == []
-
-
 @pytest.mark.parametrize("launch", ["here", "queue"])
 def test_f05_a_claim_whose_reply_is_lost_is_found(world: World, launch: str) -> None:
     """The commit that creates and claims a job, and the claim of one that waits."""
@@ -72,9 +52,9 @@ def test_f05_a_claim_whose_reply_is_lost_is_found(world: World, launch: str) -> 
 
 
 def test_f05_a_second_claims_walls_whose_replies_are_lost_are_found(world: World) -> None:
-    """The empty appends of an epoch that follows another one, to both tables."""
+    """The claim of an epoch that follows another one, and its empty append to the results."""
     job_id = world.crash("after_stage")
-    lost = [Fault(table, Operation.APPEND, Kind.LOSE_REPLY) for table in ("staging", "assessments")]
+    lost = [Fault(table, Operation.APPEND, Kind.LOSE_REPLY) for table in ("job_events", "assessments")]
     with faulty(FaultPlan(*lost)) as plan:
         assert world.resume(job_id).state == "SUCCEEDED"
         assert plan.happened
@@ -200,14 +180,15 @@ def test_f11_a_runner_whose_heartbeats_do_not_land_stops_by_itself(
 
 
 def test_f41_a_full_disk_leaves_a_job_that_can_be_resumed(world: World) -> None:
-    """PARTIAL, and the message names the disk; the resume pays for the chunk that could not be written."""
+    """PARTIAL, and the message names the disk; the chunk whose event could not be written is staged with the end."""
     with faulty(FaultPlan(Fault(*STAGE, Kind.FULL, nth=2))):
         job_id = world.run()
     job = world.job(job_id)
     assert job.state == "PARTIAL"
     assert "No space left on device" in (job.error or "")
+    assert job.calls == len(world.lines())
     assert world.resume(job_id).state == "SUCCEEDED"
-    assert world.broken(extra=len(world.ids)) == []
+    assert world.broken() == []
 
 
 def test_f41_a_full_disk_in_a_worker_leaves_a_job_that_can_be_resumed(world: World) -> None:
@@ -223,42 +204,46 @@ def test_f41_a_full_disk_in_a_worker_leaves_a_job_that_can_be_resumed(world: Wor
     assert world.broken(extra=len(world.ids)) == []
 
 
-def test_f47_a_staged_file_that_is_gone_costs_its_pairs_only(world: World) -> None:
-    """Somebody removed a file of a chunk that was paid for: its pairs are scored again, no others."""
+@pytest.mark.parametrize("is_large", [False, True])
+def test_f47_a_staged_file_that_is_gone_costs_its_chunk_only(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    """Somebody removed a file of a chunk that was paid for: the chunk is scored again, no other one."""
+    if not is_large:
+        monkeypatch.setattr(store, "DRIVER_PAIRS", len(world.ids))
     job_id = world.crash("after_stage")
-    lost = min(Path(world.settings.tables.root, "staging").glob("job_id=*/*.parquet"))
-    pairs = pq.ParquetFile(lost).metadata.num_rows
-    lost.rename(aside := world.desk / lost.name)
+    ((_, files),) = staged_files(world.settings)
+    pairs = len(world.lines())
+    aside = world.desk / files[0].name
+    files[0].rename(aside)
     assert world.resume(job_id).state == "SUCCEEDED"
-    aside.rename(lost)  # for the checker, which reads what was staged at each version
+    # For the checker, which reads what was staged.
+    aside.rename(files[0] if is_large else world.folder / "tables" / "dropped" / job_id / aside.name)
     assert 0 < pairs < len(world.ids)
     assert world.broken(extra=pairs, woken=pairs) == []
 
 
-def test_f47_a_file_of_results_that_is_gone_before_its_commit_costs_no_call(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_large", [False, True])
+def test_f48_a_driver_that_dies_between_files_and_event_has_staged_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_large: bool
 ) -> None:
-    """What is staged holds the same: the resume merges it."""
-    merge = store.ResultStore.merge
-
-    def robbed(self: Any, *given: Any, fresh: Any, **options: Any) -> Any:
-        for chunk in fresh.values():
-            for file in chunk.results[:1]:
-                Path(world.settings.tables.root, "assessments", file["path"]).unlink()
-        return merge(self, *given, fresh=fresh, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.ResultStore, "merge", robbed)
-        job_id = world.run()
+    """Files in the job's own folder are found by who goes on; those of a large chunk are nobody's."""
+    if not is_large:
+        monkeypatch.setattr(store, "DRIVER_PAIRS", len(world.ids))
+    job_id = world.crash("after_files")
+    lost = len(world.lines())
+    assert list(staged_files(world.settings)) == []
     assert world.resume(job_id).state == "SUCCEEDED"
-    assert world.broken() == []
+    assert 0 < lost < len(world.ids)
+    assert world.broken(extra=lost if is_large else 0) == []
+    assert world.job(job_id).calls == len(world.ids)
 
 
 def test_every_write_of_a_runner_carries_its_epoch_and_a_rising_number(world: World) -> None:
-    """On all three tables: n rises, each n once; the claim of a second epoch is n = 0 on each."""
+    """On both tables: n rises, each n once; the claim of a second epoch is n = 0 on each."""
     job_id = world.crash("after_stage")
     world.resume(job_id)
-    for table in ("staging", "assessments", "job_events"):
+    for table in ("assessments", "job_events"):
         written = transactions(world.settings, table, job_id)
         assert (2, 0) in written
         assert {epoch for epoch, _ in written} <= {1, 2}

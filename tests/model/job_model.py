@@ -2,10 +2,10 @@
 
 A step is one Delta commit, one read or one batch of scorer calls, as `jobs/store.py` and `backfill/steps.py` make them:
 
-- claim: look; end a dead runner's epoch LOST (compare-and-set); append `claimed` (compare-and-set on the epoch); wall
-  on staging; wall on assessments; read what is left.
-- chunk: call the scorer; append to staging; MERGE into assessments (insert-only by key).
-- end: compare-and-set on the epoch's end. SUCCEEDED empties the job's own staging.
+- claim: look; end a dead runner's epoch LOST (compare-and-set); append `claimed` (compare-and-set on the epoch, and a
+  wall for all that is appended to the events); wall on assessments; read what is left.
+- chunk: call the scorer, write files; append the event that names them; MERGE into assessments (insert-only by key).
+- end: compare-and-set on the epoch's end. SUCCEEDED deletes the job's own staged files.
 
 A transaction's version is reduced to its epoch, since within an epoch n rises: a write supersedes its runner's earlier
 ones. Faults: a crash before any step (what the runner was writing did not land, or lands later), a lease that expires
@@ -29,17 +29,16 @@ class Guard(StrEnum):
 
     FENCE = "MERGE carries the job's transaction"
     WALL_ASSESSMENTS = "a claim puts its epoch into assessments"
-    WALL_STAGING = "a claim puts its epoch into staging"
-    READ_AFTER_WALLS = "what is left is read when the walls stand"
+    FENCE_STAGING = "the event that stages a chunk carries the job's transaction, as a claim does"
     READ_BACK = "a claimer reads back who has the epoch"
     END_ONCE = "the end of an epoch is a compare-and-set"
     LEASE = "only a dead runner's job is claimed"
     STAGING_ANTI_JOIN = "what is staged is not due"
-    STAGING_READ_BACK = "a staging append whose reply was lost is looked for"
+    STAGING_READ_BACK = "a staging event whose reply was lost is looked for"
     MERGE_KEY = "MERGE inserts only what is not there"
     DEDUPLICATION = "the MERGE source has each pair once"
     DUE_PER_CHUNK = "before each chunk, what other jobs have staged or merged meanwhile is taken out"
-    KEEP_STAGING = "only SUCCEEDED empties staging"
+    KEEP_STAGING = "only SUCCEEDED deletes staged files"
     CANCEL_CLAIMS = "a canceller claims the epoch that it ends CANCELED"
     REFUSAL_SEEN = "a write that was skipped is told from one that landed"
     SILENT_IS_DEAD = "a runner that never sent a heartbeat is dead after a lease"
@@ -79,15 +78,14 @@ class At(IntEnum):
     GONE = 1
     DECIDE = 2
     CLAIM = 3
-    WALL_STAGING = 4
-    WALL_ASSESSMENTS = 5
-    READ = 6
-    NEXT = 7
-    STAGE = 8
-    MERGE = 9
-    SETTLE = 10
-    END = 11
-    CLEAN = 12
+    WALL_ASSESSMENTS = 4
+    READ = 5
+    NEXT = 6
+    STAGE = 7
+    MERGE = 8
+    SETTLE = 9
+    END = 10
+    CLEAN = 11
 
 
 class Process(NamedTuple):
@@ -209,9 +207,8 @@ class JobModel:
             return p.epoch < s.assessments_wall and not self.without & {Guard.FENCE, Guard.REFUSAL_SEEN}
         if at == At.STAGE:
             return p.epoch < s.staging_wall and Guard.REFUSAL_SEEN not in self.without
-        if at in (At.WALL_STAGING, At.WALL_ASSESSMENTS):
-            wall = s.staging_wall if at == At.WALL_STAGING else s.assessments_wall
-            return p.epoch < wall and Guard.WALL_GIVES_WAY not in self.without
+        if at == At.WALL_ASSESSMENTS:
+            return p.epoch < s.assessments_wall and Guard.WALL_GIVES_WAY not in self.without
         if at == At.END:
             return (p.epoch < s.epoch or s.end != End.OPEN) and Guard.END_ONCE not in self.without
         return p.epoch < s.staging_wall
@@ -230,8 +227,6 @@ class JobModel:
             yield self._decide(s, p, canceller=canceller)
         elif at == At.CLAIM:
             yield self._claim(s, p)
-        elif at == At.WALL_STAGING:
-            yield self._wall_staging(s, p)
         elif at == At.WALL_ASSESSMENTS:
             yield self._wall_assessments(s, p, canceller=canceller)
         elif at == At.READ:
@@ -271,25 +266,24 @@ class JobModel:
     def _claim(self, s: State, p: Process) -> Move:
         name = f"claims epoch {p.epoch}"
         if p.epoch > s.epoch:
-            early = self._left(s) if Guard.READ_AFTER_WALLS in self.without else (0, 0)
-            return name, _claimed(s, p.epoch), Process(At.WALL_STAGING, p.epoch, *early), False
+            return name, self._claimed(s, p.epoch), Process(At.WALL_ASSESSMENTS, p.epoch), False
         if Guard.READ_BACK in self.without:
-            return f"thinks that it has epoch {p.epoch}", s, Process(At.WALL_STAGING, p.epoch), False
+            return f"thinks that it has epoch {p.epoch}", s, Process(At.WALL_ASSESSMENTS, p.epoch), False
         return f"reads that epoch {p.epoch} is another's", s, Process(), False
 
-    def _wall_staging(self, s: State, p: Process) -> Move:
-        if p.epoch < s.staging_wall:
-            return "finds a higher wall in staging", s, self._given_way(p), False
-        if Guard.WALL_STAGING not in self.without:
-            s = _raised(s, At.STAGE, p.epoch)
-        return f"wall {p.epoch} in staging", s, p._replace(at=At.WALL_ASSESSMENTS), False
+    def _claimed(self, s: State, epoch: int) -> State:
+        if s.end >= End.SUCCEEDED:
+            return s._replace(broken=Broken.TERMINAL_CHANGED)
+        if Guard.FENCE_STAGING not in self.without:
+            s = _raised(s, At.STAGE, epoch)
+        return s._replace(epoch=epoch, end=End.OPEN, lapsed=0)
 
     def _wall_assessments(self, s: State, p: Process, *, canceller: bool) -> Move:
         if p.epoch < s.assessments_wall:
             return "finds a higher wall in assessments", s, self._given_way(p), False
         if Guard.WALL_ASSESSMENTS not in self.without:
             s = _raised(s, At.MERGE, p.epoch)
-        moved = p._replace(at=At.NEXT if Guard.READ_AFTER_WALLS in self.without else At.READ)
+        moved = p._replace(at=At.READ)
         if canceller:
             moved = Process(At.END, p.epoch, how=End.CANCELED)
         return f"wall {p.epoch} in assessments", s, moved, False
@@ -384,7 +378,7 @@ class JobModel:
         return name, after, Process(At.CLEAN, p.epoch) if cleans else away, False
 
     def _clean(self, s: State, p: Process) -> Move:
-        name = f"epoch {p.epoch} empties staging"
+        name = f"epoch {p.epoch} deletes its staged files"
         if p.epoch < s.staging_wall:
             return f"{name}: refused", s, Process(), False
         broken = Broken.PAID_WORK_LOST if s.staged & ~s.merged else None
@@ -393,15 +387,15 @@ class JobModel:
     # Faults.
 
     def _crash(self, s: State, p: Process, away: Process) -> Iterator[Move]:
-        owns = p.epoch == s.epoch and p.at >= At.WALL_STAGING
+        owns = p.epoch == s.epoch and p.at >= At.WALL_ASSESSMENTS
         if Guard.SILENT_IS_DEAD in self.without:
             owns = owns and p.at >= At.NEXT  # where the first heartbeat is
         writes = Late(p.at, p.epoch, p.unmerged if p.at == At.MERGE else p.due & -p.due, p.how)
         may_land_late = s.late < self.bounds.late and s.pending is None
         # Who has written nothing yet and is about to look again: a crash is the same as being slow.
-        if s.crashes < self.bounds.crashes and (p.at >= At.WALL_STAGING or may_land_late):
+        if s.crashes < self.bounds.crashes and (p.at >= At.WALL_ASSESSMENTS or may_land_late):
             dead = s._replace(crashes=s.crashes + 1, lapsed=1 if owns else s.lapsed)
-            if p.at >= At.WALL_STAGING:
+            if p.at >= At.WALL_ASSESSMENTS:
                 yield f"crash of epoch {p.epoch} before {At(p.at).name}", dead, away, True
             if may_land_late and p.at in (At.CLAIM, At.STAGE, At.MERGE, At.END):
                 name = f"crash of epoch {p.epoch} in {At(p.at).name}"
@@ -427,7 +421,7 @@ class JobModel:
         if late.at == At.MERGE and late.epoch >= s.assessments_wall:
             return self._merged(s, late.epoch, late.chunks)
         if late.at == At.CLAIM and late.epoch > s.epoch:
-            return _claimed(s, late.epoch)._replace(lapsed=1)
+            return self._claimed(s, late.epoch)._replace(lapsed=1)
         if late.at == At.END and late.epoch == s.epoch and s.end == End.OPEN:
             return _ended(s, late.how)
         return s
@@ -440,7 +434,7 @@ class JobModel:
         elif s.other == 2:
             yield "the other job merges chunk 0", s._replace(other=3, merged=s.merged | 1), True
         elif s.other == 3:
-            yield "the other job empties its staging", s._replace(other=4, foreign=0), True
+            yield "the other job deletes its staged files", s._replace(other=4, foreign=0), True
 
 
 def _raised(s: State, table: At, epoch: int) -> State:
@@ -451,12 +445,6 @@ def _raised(s: State, table: At, epoch: int) -> State:
     if table == At.STAGE:
         return s if s.staging_wall >= epoch else s._replace(staging_wall=epoch)
     return s if s.assessments_wall >= epoch else s._replace(assessments_wall=epoch)
-
-
-def _claimed(s: State, epoch: int) -> State:
-    if s.end >= End.SUCCEEDED:
-        return s._replace(broken=Broken.TERMINAL_CHANGED)
-    return s._replace(epoch=epoch, end=End.OPEN, lapsed=0)
 
 
 def _ended(s: State, how: int) -> State:

@@ -40,7 +40,7 @@ def test_a_key_is_in_no_table_event_log_or_output(tmp_path: Path) -> None:
     found = {path.relative_to(tmp_path): texts_in(path) for path in tmp_path.rglob("*") if path.is_file()}
     holders = {part for path in found for part in path.parts[:2]}
     assert {"output.txt", "events"} <= holders
-    assert {"jobs", "job_events", "judgements", "assessments", "staging", "work"} <= holders
+    assert {"jobs", "job_events", "judgements", "assessments", "work"} <= holders
     # A part of it would do, too.
     assert [] == [str(path) for path, text in found.items() if any(p in text for p in (key[7:17], key[-10:]))]
 

@@ -27,7 +27,6 @@ from backfill_spark import (
     plan_backfill,
     read_assessments,
     resume_backfill,
-    schema,
     scorer,
 )
 from backfill_spark.backfill import judge_steps
@@ -254,13 +253,12 @@ def test_the_answer_of_a_staged_pair_is_forgotten_with_its_trace(spark: SparkSes
     """A job that was canceled has dropped its prompts: only what it staged tells which answer was the trace's."""
     results = Tables(spark, asked).results
     results.ensure()
-    extra = dict.fromkeys(schema.RESULTS.fieldNames()) | {"extra": ['{"prompt_hash":"h-1"}']}
-    row = {"job_id": "bf-canceled", "trace_id": "tr-gone", "results": extra}
-    results.staging.append(results.staging.frame([row]))
+    row = {"job_id": "bf-canceled", "trace_id": "tr-gone", "prompt_hash": "h-1"}
+    results.waiting.write(results.assessments.frame([row]), "bf-canceled")
     judgements = Tables(spark, asked).judgements.ensure()
     judgements.append(judgements.frame([{"prompt_hash": f"h-{i}", "answer": "{}"} for i in (1, 2)]))
     deleted = forget_trace(Tables(spark, asked), "tr-gone")
-    assert {"staging": 1, "judgements": 1} == {table: n for table, n in deleted.items() if n}
+    assert {"staged": 1, "judgements": 1} == {table: n for table, n in deleted.items() if n}
     assert ["h-2"] == [r["prompt_hash"] for r in judgements.read().collect()]
 
 

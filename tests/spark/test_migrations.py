@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.settings.schema import Settings
 
-OLD = schema.STAGING
+OLD = schema.WORK
 
 
 @scorer

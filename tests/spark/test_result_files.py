@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from backfill_spark import (
     schema,
     scorer,
 )
+from backfill_spark.settings.sections import ScoringSettings
 from backfill_spark.storage.delta_table import Store
 from tests.factories import NOON, some_traces, write_traces
 
@@ -125,17 +127,58 @@ def test_rows_that_others_wrote_meanwhile(
         monkeypatch.setattr("backfill_spark.results.store.DRIVER_PAIRS", 0)
     write, date = ResultStore._add_files, "trace_date" if is_same_date else "date'1999-01-01'"
 
-    def overtaken(self: Any, job_id: str, request: Any, *more: Any) -> Any:
+    def overtaken(self: Any, job_id: str, request: Any, chunks: Any, txn: Any) -> Any:
         monkeypatch.setattr(ResultStore, "_add_files", write)
-        staged = self.staged_by(job_id).limit(5)
-        from backfill_spark.results.rows import assessments
-
-        rows = assessments(staged, request).selectExpr("* except (trace_date)", f"{date} as trace_date")
+        rows = self.waiting.read(chunks).limit(5).selectExpr("* except (trace_date)", f"{date} as trace_date")
         self.assessments.append(rows.select(*schema.ASSESSMENTS.schema.fieldNames()))
-        return write(self, job_id, request, *more)
+        return write(self, job_id, request, chunks, txn)
 
     monkeypatch.setattr(ResultStore, "_add_files", overtaken)
     backfill_scorers(scorers=["number"])
     rows = results(spark, settings).where("trace_date > date'2000-01-01'")
     assert (rows.count(), rows.select("trace_id").distinct().count()) == (20, 20)
     assert operations(spark, settings)[0] == ("MERGE" if is_same_date else "WRITE")
+
+
+def test_tasks_write_results_only_where_this_process_sees_them(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each executor is asked to write a file to the folder; nothing of it stays."""
+    from backfill_spark.storage import reach
+
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    assert reach.tasks_reach(spark, here)
+    assert list(here.iterdir()) == []
+    assert not reach.tasks_reach(spark, tmp_path / "not there")
+    marking = reach._marking
+    monkeypatch.setattr(reach, "_marking", lambda _: marking(str(elsewhere)))
+    for folder in (elsewhere, tmp_path / "another"):
+        folder.mkdir()
+    assert not reach.tasks_reach(spark, tmp_path / "another")
+
+
+def test_staged_results_wait_in_a_folder_of_ones_own(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:
+    """Where Spark may not write into the folder of the table, such as a catalog's."""
+    tables = settings.tables.model_copy(update={"staged": str(tmp_path / "volume [1]")})
+    own = settings.model_copy(update={"tables": tables, "scoring": ScoringSettings(writer="spark")})
+    configure(own)
+    write_traces(spark, some_traces(20), own.traces_path)
+    odd_scorers()[0].register().start()
+    job = get_backfill(backfill_scorers(scorers=["number"]))
+    assert (job.state, job.counts["number"].scored, results(spark, own).count()) == ("SUCCEEDED", 20, 20)
+    assert (tmp_path / "volume [1]").is_dir()
+    assert not (Path(own.tables.root) / "assessments" / "_staged").exists()
+
+
+def test_files_that_only_their_task_sees_are_not_staged(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event would name what nobody can read."""
+    write_traces(spark, some_traces(5), settings.traces_path)
+    configure(settings)
+    odd_scorers()[0].register().start()
+    monkeypatch.setattr(Path, "is_file", lambda path: "_staged" not in path.parts)
+    job = get_backfill(backfill_scorers(scorers=["number"]))
+    assert (job.state, job.counts["number"].scored) == ("PARTIAL", 0)
+    assert "Set scoring.writer to spark" in str(job.error)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from backfill_spark import schema
-from backfill_spark.errors import SchemaVersionError, SettingsError
+from backfill_spark.errors import SchemaVersionError
 from backfill_spark.settings.locations import Location
 from backfill_spark.settings.schema import Settings
 from backfill_spark.storage import deltalake_table, reach
@@ -198,7 +198,7 @@ def grown(name: str = "later") -> schema.Table:
     from pyspark.sql import types as T
 
     fields = [*schema.JOB_EVENTS.schema.fields, T.StructField(name, T.StringType())]
-    return dataclasses.replace(schema.JOB_EVENTS, schema=T.StructType(fields), added=((name,),))
+    return dataclasses.replace(schema.JOB_EVENTS, schema=T.StructType(fields), added=((), (name,)))
 
 
 def test_an_older_table_gets_what_it_lacks(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_an_older_table_gets_what_it_lacks(tmp_path: Path) -> None:
     assert new.append([event("b") | {"later": "x"}])
     assert sorted((row["job_id"], row["later"]) for row in new.read()) == [("a", None), ("b", "x")]
     deltalake_table._ensured.clear()
-    with pytest.raises(SchemaVersionError, match="has schema version 2; this backfill_spark knows 1"):
+    with pytest.raises(SchemaVersionError, match="has schema version 3; this backfill_spark knows 2"):
         opened(tmp_path).ensure()
 
 
@@ -342,19 +342,12 @@ class TestFiles:
             table.add_files(written, txn=Txn("me", 101), after=0, own_from=100)
         assert (table.folder / written[0]["path"]).exists()
 
-    def test_files_that_only_their_task_sees_are_not_committed(self, table: DeltalakeTable) -> None:
-        """A table would name what nobody can read."""
-        written = files(table, "2026-01-01")
-        (table.folder / written[0]["path"]).unlink()
-        with pytest.raises(SettingsError, match=r"Set scoring\.writer to spark"):
-            table.add_files(written, txn=Txn("me", 101))
-        assert table.version() == 0
-
-    def test_files_that_others_were_before_are_deleted(self, table: DeltalakeTable) -> None:
+    def test_files_that_others_were_before_are_left_to_a_merge(self, table: DeltalakeTable) -> None:
+        """They are its source."""
         assert self.add(table, "2026-01-01", txn=Txn("other", 101))
         written = files(table, "2026-01-01")
         assert table.add_files(written, txn=Txn("me", 101), after=0, own_from=100) is None
-        assert not (table.folder / written[0]["path"]).exists()
+        assert (table.folder / written[0]["path"]).exists()
 
     def test_a_commit_whose_reply_was_lost_has_landed(self, tmp_path: Path) -> None:
         fault = Fault("assessments", Operation.MERGE, Kind.LOSE_REPLY)

@@ -12,7 +12,7 @@ from backfill_spark.backfill import steps
 from backfill_spark.backfill.attempt import JobProgress
 from backfill_spark.backfill.spending import Spending
 from backfill_spark.models import Chunk, ScorerKind, ScorerSpec, TimeWindow
-from backfill_spark.results.counts import StagedCounts
+from backfill_spark.results.staged import StagedCounts
 
 SLOTS = 2
 

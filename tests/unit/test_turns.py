@@ -43,6 +43,8 @@ class Jobs:
         self.tables = SimpleNamespace(jobs=self)
         self.lease, self.bar, self.job_id = self, SimpleNamespace(tell=lambda _: None), "bf-5"
 
+    is_fresh = True
+
     def others(self, *_: str) -> list[JobRecord]:
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
@@ -64,6 +66,14 @@ class Jobs:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sleeps."""
     monkeypatch.setattr(turns, "POLL_S", 0.0)
+
+
+def test_a_runner_that_stood_still_since_its_claim_says_its_first_chunk() -> None:
+    """Another one may have replaced it: then this event is refused, before any call."""
+    jobs = Jobs([])
+    jobs.is_fresh = False
+    assert not jobs.turn()
+    assert jobs.written == [Event.CHUNK_PLANNED]
 
 
 def test_a_job_alone_writes_nothing_for_its_first_chunk_and_says_the_next_ones() -> None:

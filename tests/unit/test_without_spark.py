@@ -103,7 +103,7 @@ def test_a_summary_is_forgotten_when_a_runner_goes_on(tables: Tables) -> None:
     jobs.end(DONE, claim.epoch, End.PARTIAL, {"counts": created()["counts"]}, claimed=claim.record)
     jobs.write(DONE, [(Event.SUMMARIZED, {"rows": [{"n": 1}], "at": jobs.clock()})])
     assert get_backfill(DONE).known_summary == ({"n": 1},)
-    second = jobs.claim(jobs.record(DONE), ())
+    second = jobs.claim(jobs.record(DONE), None)
     assert second is not None
     assert second.record.summary is None
     jobs.end(DONE, second.epoch, End.PARTIAL, {"counts": created()["counts"]}, claimed=second.record)

@@ -1,4 +1,4 @@
-"""What a task writes of staged rows; that it equals what MERGE makes of them is shown on Spark."""
+"""What a task writes of scored traces; that all ways write the same is shown on Spark."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backfill_spark import schema
 from backfill_spark.models import compact_json
-from backfill_spark.results.write import _ROW_KEY, OfScorer, ResultWriter, _ids
+from backfill_spark.results.staged import count_rows
+from backfill_spark.results.write import _ROW_KEY, OfScorer, ResultWriter, _ids, as_they_are
 from backfill_spark.settings.locations import Location
 from backfill_spark.storage.deltalake_table import DeltalakeTable
 
@@ -28,15 +30,13 @@ def table(tmp_path: Path) -> DeltalakeTable:
     return made.ensure()
 
 
-def staged(*traces: tuple[str, datetime, list[dict[str, Any]]]) -> pa.RecordBatch:
-    """Rows of `staging` as their files have them: without the job, which is the partition."""
+def scored(*traces: tuple[str, datetime, list[dict[str, Any]]]) -> pa.RecordBatch:
+    """Rows of `schema.SCORED`."""
     names = [name for name, _ in schema.RESULT_FIELDS]
     kinds: dict[Any, Any] = {schema.STRING: pa.string(), schema.INT: pa.int32(), schema.DOUBLE: pa.float64()}
     results = pa.struct([(name, pa.list_(kinds[kind])) for name, kind in schema.RESULT_FIELDS])
     rows = [
         {
-            "scored_job_id": "bf-1",
-            "experiment_id": "0",
             "trace_id": trace_id,
             "trace_time": at,
             "trace_date": at.date(),
@@ -45,10 +45,10 @@ def staged(*traces: tuple[str, datetime, list[dict[str, Any]]]) -> pa.RecordBatc
         }
         for trace_id, at, each in traces
     ]
-    text = ["scored_job_id", "experiment_id", "trace_id", "session_id", "source_version"]
     shape = pa.schema(
         [
-            *((name, pa.string()) for name in text),
+            ("trace_id", pa.string()),
+            ("session_id", pa.string()),
             ("trace_time", pa.timestamp("us", "UTC")),
             ("trace_date", pa.date32()),
             ("draw", pa.float64()),
@@ -62,13 +62,14 @@ def one(name: str = "length", **values: Any) -> dict[str, Any]:
     return {"scorer_name": name, "scorer_version": 1, "ordinal": 0, "latency_ms": 1.0} | values
 
 
-def writer(table: DeltalakeTable) -> ResultWriter:
-    return ResultWriter(str(table.folder), table.columns(), "bf-1", {"length": OfScorer("d", 0.5, "CODE")}, 7)
+def writer(table: DeltalakeTable, *, by_date: bool = True) -> ResultWriter:
+    shared = {"job_id": "bf-1", "scored_job_id": "bf-1", "experiment_id": "0", "source_version": None, "seed": 7}
+    scorers = {"length": OfScorer("d", 0.5, "CODE")}
+    return ResultWriter(str(table.folder), by_date, table.columns(), shared, scorers)
 
 
 def rows_of(table: DeltalakeTable, *batches: pa.RecordBatch) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = writer(table).results(pa.Table.from_batches(batches)).to_pylist()
-    return made
+    return list(pa.Table.from_batches(writer(table).rows(batches)).to_pylist())
 
 
 def test_a_value_an_error_and_nothing(table: DeltalakeTable) -> None:
@@ -81,7 +82,7 @@ def test_a_value_an_error_and_nothing(table: DeltalakeTable) -> None:
         one(error_code="trace_unreadable", latency_ms=None),
         one(error_code="trace_unreadable"),
     ]
-    rows = rows_of(table, staged(*((f"tr-{i}", NOON, [row]) for i, row in enumerate(given_rows))))
+    rows = rows_of(table, scored(*((f"tr-{i}", NOON, [row]) for i, row in enumerate(given_rows))))
     assert [row["outcome"] for row in rows] == ["scored", "empty", "error", "error", "error", "error"]
     assert [row["attempts"] for row in rows] == [1, 1, 1, 0, 0, 1]
     first = rows[0]
@@ -93,7 +94,7 @@ def test_a_value_an_error_and_nothing(table: DeltalakeTable) -> None:
 def test_what_few_results_have_stands_in_extra(table: DeltalakeTable) -> None:
     """A row with it beside one without."""
     extra = {"span_id": "s", "metadata": {"k": "v"}, "attempts": 3, "model": "m", "cost_usd": 0.5, "cached": True}
-    rows = rows_of(table, staged(("tr-1", NOON, [one(value="1", extra=json.dumps(extra)), one(ordinal=1, value="2")])))
+    rows = rows_of(table, scored(("tr-1", NOON, [one(value="1", extra=json.dumps(extra)), one(ordinal=1, value="2")])))
     assert {k: rows[0][k] for k in ("span_id", "attempts", "model", "cost_usd", "cached")} == {
         k: v for k, v in extra.items() if k != "metadata"
     }
@@ -116,7 +117,7 @@ def test_an_id_is_the_digest_of_the_key_as_compact_json(trace_id: str, scorer: s
 def test_files_are_a_date_each_with_bounds(table: DeltalakeTable) -> None:
     """A bound that is long is left out; one of times ends a millisecond later at most."""
     late = NOON.replace(day=3, microsecond=1)
-    batch = staged(("tr-2", late, [one(value="1")]), ("tr-1", NOON, [one(value="1")]), ("x" * 40, NOON, [one()]))
+    batch = scored(("tr-2", late, [one(value="1")]), ("tr-1", NOON, [one(value="1")]), ("x" * 40, NOON, [one()]))
     (named,) = writer(table).write([batch])
     files = sorted(named.to_pylist(), key=lambda file: file["part"])
     assert [file["part"] for file in files] == ["2026-01-02", "2026-01-03"]
@@ -129,3 +130,32 @@ def test_files_are_a_date_each_with_bounds(table: DeltalakeTable) -> None:
     assert first["nullCount"]["draw"] == 0
     assert all((table.folder / file["path"]).is_file() for file in files)
     assert {date.fromisoformat(file["part"]) for file in files} == {NOON.date(), late.date()}
+    counts = [file["counts"] for file in named.to_pylist()]
+    assert counts[1:] == [None]
+    assert json.loads(counts[0]) == {"length": [2, 1, 0, 3, None, 0.003]}
+
+
+def test_a_file_of_all_dates_waits_in_the_folder_of_its_job(table: DeltalakeTable) -> None:
+    """It is no part of the table as it is."""
+    rows = scored(("tr-1", NOON, [one(value="1")]), ("tr-2", NOON.replace(day=3), [one(error_code="timeout")]))
+    ((file,),) = (named.to_pylist() for named in writer(table, by_date=False).write([rows]))
+    assert file["path"].startswith("bf-1/")
+    assert (file["part"], json.loads(file["counts"])) == (None, {"length": [1, 0, 1, 2, None, 0.002]})
+    kept = pq.ParquetFile(table.folder / file["path"]).read(["trace_id", "trace_date", "outcome"]).to_pylist()
+    assert [row["outcome"] for row in kept] == ["scored", "error"]
+    assert [row["trace_date"] for row in kept] == [NOON.date(), date(2026, 1, 3)]
+
+
+def test_a_pair_with_several_feedbacks_is_counted_once(table: DeltalakeTable) -> None:
+    """An error where one of them is; its call, cost and time are those of the first."""
+    several = [one(value="1"), one(ordinal=1, error_code="scorer_error"), one("other", value="2"), one("third")]
+    several += [one("third", ordinal=1, value="3")]
+    kept = writer(table)
+    keys, results = next(as_they_are([scored(("tr-1", NOON, several), ("tr-2", NOON, [one(value="1")]))]))
+    counts = count_rows(*kept.results(keys, results))
+    found = {name: (c.scored, c.empty, c.errored, c.calls, c.seconds) for name, c in counts.items()}
+    assert found == {
+        "length": (1, 0, 1, 2, 0.002),
+        "other": (1, 0, 0, 1, 0.001),
+        "third": (1, 0, 0, 1, 0.001),
+    }

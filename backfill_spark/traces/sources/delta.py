@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backfill_spark.errors import SourceGoneError
 from backfill_spark.settings.locations import Location
-from backfill_spark.storage.commit_log import is_delta, newest_version
+from backfill_spark.storage.commit_log import CommitLog, is_delta
 from backfill_spark.traces.sources.pinned import Pinned
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PinnedTable(Pinned):
             table_id = str(self.spark.sql(f"DESCRIBE DETAIL {location.quoted}").select("id").collect()[0][0])
             version = None if self._asked is None else self._asked.get(key)
             if version is None:
-                version = str(newest_version(self.spark, location))
+                version = str(CommitLog(self.spark, location).version())
             self._found[key] = (table_id, version)
         return dict(sorted(self._found.items()))
 
