@@ -183,7 +183,7 @@ def backfill_scorers(
     total = sum(c.due for c in made.inputs.pairs.counts.values())
     with Progress(job_id, total=total) as bar:
         record = run_job(tables, job_id, claim=claim, planned=made.inputs, bar=bar)
-    views.conclude(lambda: _job(tables, record))
+    views.conclude(lambda: _job(tables, tables.jobs.record(job_id)))
     _ended(record)
     if deliver_to is not None:
         told = _deliver(tables, record, deliver_to, Versions.KEEP, read_back=True)

@@ -29,6 +29,7 @@ _BREAKS = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 _SIDES = {
     "left": "text-align:left;white-space:pre-line",
     "whole": "text-align:left;white-space:pre",
+    "broken": "text-align:left;white-space:pre-line;overflow-wrap:anywhere",
     "right": "text-align:right;white-space:pre",
 }
 PIPE_WIDTH = 160
@@ -159,7 +160,7 @@ class Sheet:
         """Return HTML for a notebook's `_repr_html_`; colours are the notebook's own, light or dark."""
         parts = [f"<b>{_escaped(self.title)}</b>"]
         if facts := [fact for fact in self.facts if fact[1]]:
-            parts.append(f"<table>{''.join(_html_row(fact, ('left', 'left')) for fact in facts)}</table>")
+            parts.append(f"<table>{''.join(_html_row(fact, ('whole', 'broken')) for fact in facts)}</table>")
         parts += [_html_table(table) for table in self.tables]
         parts += [f'<pre style="margin:0;white-space:pre-wrap">{_escaped(note)}</pre>' for note in self.notes]
         return f'<div style="overflow-x:auto">{"".join(parts)}</div>'

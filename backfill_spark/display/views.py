@@ -53,7 +53,10 @@ def announce(plan: Any) -> None:
         if shown_on is not None:
             shown_on.print(plan_sheet(plan), "")
         elif in_notebook():
-            sys.stdout.write(plan_sheet(plan).text(120) + "\n")
+            from IPython.display import display
+
+            sheet = plan_sheet(plan)
+            display({"text/html": sheet.html(), "text/plain": sheet.text(120)}, raw=True)  # type: ignore[no-untyped-call]
         elif (terminal := console(sys.stderr)).is_terminal:
             terminal.print(plan_sheet(plan))
     except Exception:  # a closed stream or an odd terminal
@@ -63,14 +66,16 @@ def announce(plan: Any) -> None:
 def conclude(job: Callable[[], Any]) -> None:
     """Show the answer of a job that has just ended under a notebook's cell; elsewhere nothing is read for it.
 
+    Args:
+        job: reads the job.
+
     Never raises: the job has ended, whatever can be shown of it.
     """
     try:
         if in_notebook():
             from IPython.display import display
 
-            ended = job()
-            ended.summary()  # kept with the job, which is read again with it
+            job().summary()  # kept with the job, which is read again with it
             display(job())  # type: ignore[no-untyped-call]
     except Exception:
         logger.debug("The answer of the job could not be shown.", exc_info=True)

@@ -161,8 +161,10 @@ def test_both_pages_run_in_a_notebook(cells: dict[str, Any], tmp_path: Path) -> 
         bars = [line for line in told[name].splitlines() if " pairs (" in line]
         assert 1 <= len(bars) <= 20, (name, told[name])
         assert "(100%)" in bars[-1]
-        assert ["stream", "display_data"] == [output["output_type"] for output in cells[name]]
-        assert "[95 % interval]" in cells[name][1]["data"]["text/html"]
+        assert ["display_data", "stream", "display_data"] == [output["output_type"] for output in cells[name]]
+        plan, _, answer = cells[name]
+        assert "<b>Plan</b>" in plan["data"]["text/html"]
+        assert "[95 % interval]" in answer["data"]["text/html"]
         assert "\x1b" not in told[name]
     assert "2 of 2 pairs" in told["typed"]
     assert told["update"] == "Original: 0.5\nUpdated: 0.8\n"
@@ -182,10 +184,11 @@ def interrupted_and_run_again(cells: dict[str, Any], told: dict[str, str], folde
     (job_id, *_) = re.findall(r"bf-[0-9a-z-]{8,40}", told["interrupted"])
     assert f"resume_backfill({job_id!r})" in sentence
     assert "\n" not in sentence
-    assert ["stream", "error"] == [o["output_type"] for o in cells["interrupted"]]
+    assert ["display_data", "stream", "error"] == [o["output_type"] for o in cells["interrupted"]]
     calls = (folder / "ledger").read_text(encoding="utf-8").split()
     assert len(set(calls)) == len(traces())
-    rerun, nothing = (told[name].splitlines() for name in ("rerun", "costs nothing"))
-    assert "(100%)" in rerun[-1]
-    assert "Nothing is due" in " ".join(nothing)
+    assert "(100%)" in told["rerun"].splitlines()[-1]
+    assert re.search(r">[\d.,]+ \(all\)<", cells["rerun"][-1]["data"]["text/html"]), "the mean"
+    (nothing,) = cells["costs nothing"]
+    assert "Nothing is due" in nothing["data"]["text/html"]
     assert f"{len(traces())} 0" == told["again"].splitlines()[-1]
