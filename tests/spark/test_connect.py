@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,18 @@ from pyspark.sql import functions as F
 from backfill_spark import BackfillScorerConfig, Settings, backfill_scorers, configure, read_assessments
 from backfill_spark.settings.locations import Location
 from backfill_spark.storage.commit_log import is_delta, newest_version
+from backfill_spark.storage.start_spark import CATALOG, EXTENSION
 from tests.factories import Ledger, traces_frame
+from tests.nemesis import Runner, wait_until
+from tests.servers import free_port
 from tests.spark.test_gsm8k import as_traces, gsm8k, oracle, selected_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyspark.sql import DataFrame, SparkSession
 
-SCRIPT = """
+PREPARE = """
 import json, sys, threading
 from backfill_spark import *
 from backfill_spark import BackfillScorerConfig, Settings
@@ -32,11 +39,10 @@ from tests.factories import Ledger
 from tests.spark.test_gsm8k import oracle
 
 told = json.loads(sys.argv[1])
-options = {"spark.remote": "local[2]", "spark.driver.memory": "700m", "spark.sql.warehouse.dir": told["warehouse"]}
 ledger = Ledger(told["ledger"])
 
 def use(**tables):
-    made = Settings(tables=tables, traces={"path": told["traces"]}, timezone="UTC", spark=options)
+    made = Settings(tables=tables, traces={"path": told["traces"]}, timezone="UTC", spark=told["spark"])
     configure(made)
     oracle(told["ledger"]).register().start()
     return made
@@ -45,7 +51,8 @@ def run(rate, **more):
     ledger.clear()
     job_id = backfill_scorers(scorers=[BackfillScorerConfig(scorer="answer_is_right", sample_rate=rate)], **more)
     return job_id, len(ledger.lines())
-
+"""
+WHOLE = """
 folder = use(root=told["root"])
 spark = get_spark()
 first, calls = run(1.0)
@@ -69,6 +76,11 @@ tables.results.assessments.compact()
 tables.results.assessments.vacuum()
 print(json.dumps(out))
 """
+SMALL = """
+use(root=told["root"])
+print(json.dumps({"module": type(get_spark()).__module__, "calls": [run(0.5)[1], run(0.5)[1]]}))
+"""
+SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 VARIES = ("job_id", "scored_job_id", "latency_ms", "created_at", "updated_at", "scorer_digest")
 """Besides ids and times the digest: the scorer closes over the place of its ledger."""
 
@@ -79,6 +91,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("connect")
 
 
+def client(script: str, told: dict[str, Any], folder: Path, **environment: str) -> str:
+    """Return the last line that a process of its own prints; where it fails its errors, as JSON, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE + script, json.dumps(told)],
+        env=os.environ | {"PYTHONPATH": _seen()} | environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return json.dumps({"failed": done.stderr[-4000:]}) if done.returncode else done.stdout.splitlines()[-1]
+
+
+def _seen() -> str:
+    return os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+
+
 @pytest.fixture
 def told(spark: SparkSession, shared: Path, folder: Path) -> dict[str, Any]:
     """What a process that is a client of Spark Connect says of its jobs, which it makes once."""
@@ -87,20 +116,43 @@ def told(spark: SparkSession, shared: Path, folder: Path) -> dict[str, Any]:
         pytest.importorskip("grpc")
         places = {name: str(folder / name) for name in ("root", "traces", "warehouse", "ledger")}
         traces_frame(spark, as_traces(gsm8k(shared)), partitions=3).write.format("delta").save(places["traces"])
-        seen = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, json.dumps(places)],
-            env=os.environ | {"PYTHONPATH": seen},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        failed = json.dumps({"failed": done.stderr[-4000:]})
-        answer.write_text(failed if done.returncode else done.stdout.splitlines()[-1], encoding="utf-8")
+        local = {"spark.remote": "local[2]", "spark.driver.memory": "700m"}
+        told = {**places, "spark": {**local, "spark.sql.warehouse.dir": places["warehouse"]}}
+        answer.write_text(client(WHOLE, told, folder), encoding="utf-8")
     found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     assert "failed" not in found, found["failed"]
     return found
+
+
+@contextmanager
+def connect_server(spark: SparkSession, folder: Path) -> Iterator[str]:
+    """Start a Connect server in a process of its own, with what docs/connect.md asks for; yield its address."""
+    import pyspark
+
+    port = free_port()
+    conf = {
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": port,
+        # A page of log for each query, and code compiled twice, are for servers that live long.
+        "spark.driver.extraJavaOptions": "-Dlog4j2.level=WARN -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        "spark.driver.memory": "700m",
+        "spark.jars": spark.conf.get("spark.jars"),
+        "spark.sql.catalog.spark_catalog": CATALOG,
+        "spark.sql.extensions": EXTENSION,
+        "spark.ui.enabled": "false",
+    }
+    submit = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[2]", "--class", SERVER]
+    given = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
+    where = {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": _seen(), "SPARK_LOCAL_IP": "127.0.0.1"}
+    with Runner([*submit, *given, "spark-internal"], log=folder / "server.log", environment=where) as server:
+
+        def answers() -> bool:
+            assert server.process.poll() is None, server.said()[-4000:]
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(answers, 120, "the Connect server to start")
+        yield f"sc://127.0.0.1:{port}"
 
 
 def without_times(rows: DataFrame) -> DataFrame:
@@ -147,6 +199,21 @@ def test_tables_with_names_are_written_by_spark_alone(
 def read_assessments_of(spark: SparkSession, root: Path) -> DataFrame:
     """Return the results below another root."""
     return spark.read.format("delta").load(str(root / "assessments"))
+
+
+def test_a_client_without_java_and_a_server_of_its_own(spark: SparkSession, tmp_path: Path, shared: Path) -> None:
+    """A job over half of 400 traces, and none of them again; each result is what the label says."""
+    pytest.importorskip("grpc")
+    records = gsm8k(shared)[:400]
+    places = {name: str(tmp_path / name) for name in ("root", "traces", "ledger")}
+    traces_frame(spark, as_traces(records), partitions=1).write.format("delta").save(places["traces"])
+    no_java = {"JAVA_HOME": str(tmp_path), "PATH": str(Path(sys.executable).parent)}
+    with connect_server(spark, tmp_path) as address:
+        said = json.loads(client(SMALL, {**places, "spark": {"spark.remote": address}}, tmp_path, **no_java))
+    chosen = selected_ids([r["id"] for r in records], 0.5)
+    assert said == {"module": "pyspark.sql.connect.session", "calls": [len(chosen), 0]}, said.get("failed")
+    rows = read_assessments_of(spark, tmp_path / "root").select("trace_id", "value").collect()
+    assert {r["id"]: str(r["labels"]["is_correct"]).lower() for r in records if r["id"] in chosen} == dict(rows)
 
 
 def test_what_is_no_delta_table_is_told_without_deltas_python_class(spark: SparkSession, tmp_path: Path) -> None:
