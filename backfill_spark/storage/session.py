@@ -136,7 +136,7 @@ def check_delta(spark: SparkSession) -> None:
 
 
 def _check_server(spark: SparkSession) -> None:
-    """Refuse a Connect server that is too old, and tell once of one that is older than the client."""
+    """Refuse a Connect server that is too old, for us or for the client; tell once of one that is only older."""
     from pyspark import __version__ as installed
 
     server, client = ([int(n) for n in version.split(".")[:2]] for version in (spark.version, installed))
@@ -146,6 +146,16 @@ def _check_server(spark: SparkSession) -> None:
             "newer server in spark.remote or SPARK_REMOTE."
         )
     if server < client and spark.version not in _told:
+        try:
+            # Measured: with pyspark 4.2 a server of Spark 4.0 lacks a setting that the client asks for here.
+            spark.createDataFrame([(1,)], "one INT").collect()
+        except Exception as error:
+            raise SessionError(
+                f"The Spark Connect server runs Spark {spark.version} and cannot take rows from the client's pyspark "
+                f"{installed}, which is newer: {str(error).strip().splitlines()[0][:200]} `pip install "
+                f"pyspark=={spark.version}` gives a client that fits; or name a newer server in spark.remote or "
+                "SPARK_REMOTE."
+            ) from error
         _told.add(spark.version)
         logger.warning(
             "the Spark Connect server runs Spark %s, older than the client's pyspark %s: Spark promises that old "

@@ -31,8 +31,15 @@ class FakeConnect:
         self.session_id = f"{id(self)}"
         self.conf = SimpleNamespace(get=lambda key, default=None: DELTA.get(key, default))
         self.read = SimpleNamespace(text=self._text)
+        self.createDataFrame = self._frame
+        self.takes_rows = True
         self._sees = sees
         self.asked: list[str] = []
+
+    def _frame(self, *_: Any) -> Any:
+        if not self.takes_rows:
+            raise RuntimeError('[SQL_CONF_NOT_FOUND] The SQL config "x" cannot be found.\n\nJVM stacktrace:')
+        return SimpleNamespace(collect=list)
 
     def _text(self, path: str) -> Any:
         self.asked.append(path)
@@ -80,6 +87,16 @@ def test_a_server_of_an_older_version_is_told(caplog: pytest.LogCaptureFixture) 
     assert [r.getMessage() for r in caplog.records if "pip install pyspark==4.0.1" in r.getMessage()] == [
         caplog.records[0].getMessage()
     ]
+
+
+def test_a_server_that_cannot_take_the_clients_rows_is_refused() -> None:
+    """Spark promises only that old clients work with newer servers."""
+    session._told.clear()
+    spark = a_client(version="4.0.1")
+    spark.takes_rows = False
+    with pytest.raises(SessionError, match=r"runs Spark 4\.0\.1 and cannot.*NOT_FOUND.*pip install pyspark==4\.0\.1`"):
+        check_delta(spark)
+    assert session._told == set()
 
 
 def test_without_the_extra_the_refusal_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
