@@ -152,7 +152,7 @@ def _check_server(spark: SparkSession) -> None:
         except Exception as error:
             raise SessionError(
                 f"The Spark Connect server runs Spark {spark.version} and cannot take rows from the client's pyspark "
-                f"{installed}, which is newer: {str(error).strip().splitlines()[0][:200]} `pip install "
+                f"{installed}, which is newer ({str(error).strip().splitlines()[0][:200]}). `pip install "
                 f"pyspark=={spark.version}` gives a client that fits; or name a newer server in spark.remote or "
                 "SPARK_REMOTE."
             ) from error
