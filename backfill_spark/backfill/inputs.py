@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backfill_spark.judges.llm.endpoints import Service
     from backfill_spark.models import Chunk, Request
     from backfill_spark.results.counts import PairCounts
-    from backfill_spark.results.staged import StagedChunk
+    from backfill_spark.results.staged import Staged, StagedChunk
     from backfill_spark.traces.sources import TraceSource
 
 
@@ -38,12 +38,10 @@ class Inputs:
     """Listed traces, or Spark's samples; None where the draw alone decides."""
     services: Mapping[str, Service]
     """Model URI → the service that is asked."""
-    staged: tuple[StagedChunk, ...]
+    staged: Staged
     """What other jobs have staged is not called, nor what this job has."""
     pairs: PairCounts
     job_id: str | None = None
-    succeeded: frozenset[str] = frozenset()
-    """Newest jobs that had SUCCEEDED before the results were pinned: what they staged is among these."""
     is_untouched: bool = False
     """True when no pair has a result or a staged one, at these versions: then no chunk need look."""
 
@@ -56,15 +54,14 @@ class Inputs:
         *,
         choice: DataFrame | None,
         services: Mapping[str, Service],
-        staged: tuple[StagedChunk, ...],
-        succeeded: frozenset[str],
+        staged: Staged,
         job_id: str | None = None,
     ) -> Inputs:
         """Count the request's pairs: of the pinned source, and of the results at the request's version."""
         try:
-            pairs = count_due(request, source, tables.results, choice=choice, job_id=job_id, staged=staged)
+            pairs = count_due(request, source, tables.results, choice=choice, job_id=job_id, staged=staged.chunks)
         except Exception:
-            gone = {chunk.key for chunk in tables.results.waiting.gone(staged)}
+            gone = {chunk.key for chunk in tables.results.waiting.gone(staged.chunks)}
             if not gone:
                 raise
             # Their job has SUCCEEDED meanwhile: what it staged is among the results of now.
@@ -74,14 +71,13 @@ class Inputs:
                 source,
                 choice=choice,
                 services=services,
-                staged=tuple(chunk for chunk in staged if chunk.key not in gone),
-                succeeded=succeeded,
+                staged=replace(staged, chunks=tuple(c for c in staged.chunks if c.key not in gone)),
                 job_id=job_id,
             )
         found = [*pairs.own.values(), *pairs.elsewhere.values(), *(c.already_scored for c in pairs.counts.values())]
-        return cls(tables, request, source, choice, services, staged, pairs, job_id, succeeded, not any(found))
+        return cls(tables, request, source, choice, services, staged, pairs, job_id, not any(found))
 
-    def recounted(self, staged: tuple[StagedChunk, ...]) -> Inputs:
+    def recounted(self, staged: Staged) -> Inputs:
         """Count again what is left, by the results of now and by what is staged."""
         return Inputs.counted(
             self.tables,
@@ -90,7 +86,6 @@ class Inputs:
             choice=self.choice,
             services=self.services,
             staged=staged,
-            succeeded=self.succeeded,
             job_id=self.job_id,
         )
 
@@ -120,7 +115,7 @@ class Inputs:
         if chunk is not None and (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
             pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
         if self.pairs.has_duplicates:
-            winners = P.winners(self.candidates(self.staged))
+            winners = P.winners(self.candidates(self.staged.chunks))
             pairs = P.drop_duplicates(pairs, winners, ties=self.pairs.has_ties)
         if self.is_untouched:
             pairs = pairs.withColumns({name: F.lit(0).cast("bigint") for name in ("done", "own", "elsewhere")})
@@ -130,7 +125,7 @@ class Inputs:
                 pairs,
                 request,
                 job_id=self.job_id,
-                staged=self.staged,
+                staged=self.staged.chunks,
                 dates=dates,
             )
         unreadable = P.submask(F.col("unreadable"), indexes)

@@ -52,8 +52,7 @@ def inputs_of(attempt: Attempt) -> Inputs:
     # First what is staged: whoever merges in between is then seen in one of them.
     recovered = tables.results.waiting.recovered(job_id, staged_by(attempt.lease.claimed))
     mine = attempt.mine if recovered is None else (*attempt.mine, recovered)
-    succeeded = tables.jobs.succeeded(request.experiment_id)
-    staged = (*staged_elsewhere(tables, request.experiment_id, job_id), *mine)
+    staged = staged_elsewhere(tables, request.experiment_id, job_id).and_mine(mine)
     request = replace(request, results_version=tables.results.assessments.version())
     return Inputs.counted(
         tables,
@@ -62,7 +61,6 @@ def inputs_of(attempt: Attempt) -> Inputs:
         choice=choice,
         services=services,
         staged=staged,
-        succeeded=succeeded,
         job_id=job_id,
     )
 

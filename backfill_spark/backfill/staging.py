@@ -13,7 +13,7 @@ from backfill_spark.display.render import duration
 from backfill_spark.jobs.events import Event
 from backfill_spark.jobs.failpoints import Failpoint, failpoint
 from backfill_spark.models import Reprocess
-from backfill_spark.results.staged import StagedChunk, StagedCounts
+from backfill_spark.results.staged import Staged, StagedChunk, StagedCounts
 from backfill_spark.results.staged_files import RECOVERED
 from backfill_spark.selection import pairs as P
 from backfill_spark.settings.sections import parse_duration
@@ -84,33 +84,36 @@ def staged_by(record: JobRecord) -> list[StagedChunk]:
     return [StagedChunk.from_json(record.job_id, told) for told in record.staged.values()]
 
 
-def staged_elsewhere(tables: Tables, experiment_id: str, job_id: str = "") -> tuple[StagedChunk, ...]:
-    """Return what other jobs have staged, and a version of `assessments` that is looked at afterwards may lack.
+def staged_elsewhere(tables: Tables, experiment_id: str, job_id: str = "") -> Staged:
+    """Return what other jobs have staged; for a job whose runner is dead, with what that had scored and not staged.
 
-    Of a job whose runner is dead, with what that had scored and not staged.
+    A version of `assessments` is to be pinned afterwards.
     """
+    succeeded, merged = tables.jobs.succeeded(experiment_id), set[tuple[str, int]]()
     kept_s = parse_duration(tables.settings.limits.staging_retention).total_seconds()
     waiting, now = tables.results.waiting, tables.jobs.clock()
     found: list[StagedChunk] = []
     for record in tables.jobs.with_staged(experiment_id, job_id, kept_s):
         chunks = staged_by(record)
+        merged |= {chunk.key for chunk in chunks if chunk.chunk in record.merged}
         found += [chunk for chunk in chunks if chunk.chunk not in record.merged]
         if not record.is_alive(now) and (recovered := waiting.recovered(record.job_id, chunks)) is not None:
             found.append(recovered)
     gone = {chunk.key for chunk in waiting.gone(found)}
-    return tuple(chunk for chunk in found if chunk.key not in gone)
+    return Staged(tuple(chunk for chunk in found if chunk.key not in gone), frozenset(merged), succeeded)
 
 
 def reuse_staged(attempt: Attempt) -> None:
     """Take what other jobs have staged for this job's due pairs, or runners that are gone; no scorer is called."""
-    theirs = [c for c in attempt.inputs.staged if c.job_id != attempt.job_id or c.chunk == RECOVERED]
-    attempt.progress.seen |= {chunk.key for chunk in theirs}
+    staged = attempt.inputs.staged
+    theirs = [c for c in staged.chunks if c.job_id != attempt.job_id or c.chunk == RECOVERED]
+    attempt.progress.seen |= staged.merged | {chunk.key for chunk in theirs}
     if sum(attempt.inputs.pairs.elsewhere.values()):
         _take_over(attempt, theirs)
         for chunk in theirs:
             if chunk.job_id == attempt.job_id:
                 attempt.tables.results.waiting.drop_recovered(attempt.job_id, chunk)
-    attempt.inputs = replace(attempt.inputs, staged=attempt.mine)
+    attempt.inputs = replace(attempt.inputs, staged=replace(staged, chunks=attempt.mine))
 
 
 def poll_other_jobs(attempt: Attempt) -> None:
@@ -127,7 +130,7 @@ def _staged_since(attempt: Attempt) -> list[StagedChunk]:
         return []
     experiment = attempt.request.experiment_id
     # One may have begun and SUCCEEDED between two looks.
-    more = progress.others | (jobs.succeeded(experiment) - attempt.inputs.succeeded)
+    more = progress.others | (jobs.succeeded(experiment) - attempt.inputs.staged.succeeded)
     found = jobs.active(experiment, attempt.job_id, more)
     progress.looked_at, progress.others = stamp, {r.job_id for r in found if not r.state.is_at_rest}
     new = [chunk for record in found for chunk in staged_by(record) if chunk.key not in progress.seen]
@@ -140,7 +143,7 @@ def _take_over(attempt: Attempt, theirs: Sequence[StagedChunk]) -> None:
     results, progress = attempt.tables.results, attempt.progress
     if gone := {chunk.key for chunk in results.waiting.gone(theirs)}:
         # Their job has SUCCEEDED: what it staged is among the results of now.
-        attempt.open(attempt.inputs.recounted(attempt.mine))
+        attempt.open(attempt.inputs.recounted(replace(attempt.inputs.staged, chunks=attempt.mine)))
         theirs = [chunk for chunk in theirs if chunk.key not in gone]
     number, progress.next_chunk = progress.next_chunk, progress.next_chunk + 1
     try:
@@ -160,7 +163,8 @@ def _take_over(attempt: Attempt, theirs: Sequence[StagedChunk]) -> None:
             f"chunk {number}: reused {reused.pairs:,} pairs that other runners have scored, without a call"
         )
     # What comes in between is not called either, and is adopted by the next look.
-    attempt.inputs = replace(attempt.inputs, staged=attempt.mine, is_untouched=False)
+    staged = replace(attempt.inputs.staged, chunks=attempt.mine)
+    attempt.inputs = replace(attempt.inputs, staged=staged, is_untouched=False)
 
 
 # --- merge

@@ -46,8 +46,8 @@ def run(attempt: Attempt) -> None:
     reuse_staged(attempt)
     merge_when_due(attempt)
     while not score_chunks(attempt):
-        theirs = staged_elsewhere(attempt.tables, attempt.request.experiment_id, attempt.job_id)
-        attempt.open(attempt.inputs.recounted((*theirs, *attempt.mine)))
+        staged = staged_elsewhere(attempt.tables, attempt.request.experiment_id, attempt.job_id)
+        attempt.open(attempt.inputs.recounted(staged.and_mine(attempt.mine)))
         reuse_staged(attempt)
     ask_judges(attempt)
     poll_other_jobs(attempt)

@@ -78,7 +78,6 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
     if arguments.exclusive:
         problems.note(*validate.overlapping(request, live))
     # First what is staged: whoever merges in between is then seen in one of the two.
-    succeeded = tables.jobs.succeeded(request.experiment_id)
     staged = staged_elsewhere(tables, request.experiment_id)
     version = _usable_version(results.assessments, problems)
     problems.raise_any()
@@ -92,9 +91,9 @@ def _accept(arguments: Arguments, experiment_id: str | None, tables: Tables) -> 
         told = expectation_notes(source, request.scorers, request.window, request.payload)
         request = replace(request, notes=(*request.notes, *told))
     inputs = (
-        Inputs.counted(tables, request, source, choice=choice, services=services, staged=staged, succeeded=succeeded)
+        Inputs.counted(tables, request, source, choice=choice, services=services, staged=staged)
         if known is None
-        else Inputs(tables, request, source, choice, services, staged, known, succeeded=succeeded)
+        else Inputs(tables, request, source, choice, services, staged, known)
     )
     missing = missing_ids(source, request, ids) if ids is not None else ()
     made = plan(request, inputs.pairs, missing=missing)

@@ -95,6 +95,22 @@ class StagedChunk:
         return cls(job_id, told["chunk"], counts, tuple(told.get("files", ())), dates)
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What has been staged, as it was looked at before a version of `assessments` was pinned."""
+
+    chunks: tuple[StagedChunk, ...] = ()
+    """Those whose results that version may lack."""
+    merged: frozenset[tuple[str, int]] = frozenset()
+    """Other chunks of jobs that had not SUCCEEDED."""
+    succeeded: frozenset[str] = frozenset()
+    """The newest jobs that had: all that they staged is among the results."""
+
+    def and_mine(self, chunks: Iterable[StagedChunk]) -> Staged:
+        """Return it with further chunks."""
+        return replace(self, chunks=(*self.chunks, *chunks))
+
+
 def is_final(path: str) -> bool:
     """True for a file that a commit can make part of `assessments` as it is."""
     return path.startswith(f"{PARTITION}=")

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from backfill_spark import schema
-from backfill_spark.errors import SettingsError
+from backfill_spark.errors import BackfillError, SettingsError
 from backfill_spark.jobs.events import EPOCH_SHIFT
 from backfill_spark.models import Chunk, Reprocess, Request, ScorerKind
 from backfill_spark.results.counts import count_staged
@@ -165,7 +165,15 @@ class ResultStore:
 
         Returns:
             False when the fence skipped the write.
+
+        Raises:
+            BackfillError: files of a chunk are gone.
         """
+        if gone := self.waiting.gone(chunks):
+            raise BackfillError(
+                f"Files of {len(gone):,} staged chunks are gone from {self.waiting.table_folder}: somebody has removed "
+                f"them. `backfill-spark resume {job_id}` scores their pairs again."
+            )
         if is_fresh and request.reprocess is Reprocess.MISSING and self.writes_files:
             landed = self._add_files(job_id, request, chunks, txn)
             if landed is not None:

@@ -223,6 +223,26 @@ def test_f47_a_staged_file_that_is_gone_costs_its_chunk_only(
     assert world.broken(extra=pairs, woken=pairs) == []
 
 
+def test_f47_a_staged_file_that_is_gone_before_its_commit_leaves_a_job_that_can_be_resumed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No commit names what is not there; the resume scores that chunk again."""
+    merge = store.ResultStore.merge
+
+    def robbed(self: Any, job_id: str, request: Any, chunks: Any, *more: Any, **options: Any) -> Any:
+        Path(world.settings.tables.root, "assessments", chunks[0].paths[0]).unlink()
+        return merge(self, job_id, request, chunks, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.ResultStore, "merge", robbed)
+        job_id = world.run()
+    assert world.job(job_id).state == "PARTIAL"
+    assert "are gone" in str(world.job(job_id).error)
+    again = world.resume(job_id)
+    assert again.state == "SUCCEEDED"
+    assert world.broken(extra=len(world.ids), woken=len(world.ids)) == []
+
+
 @pytest.mark.parametrize("is_large", [False, True])
 def test_f48_a_driver_that_dies_between_files_and_event_has_staged_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch, is_large: bool

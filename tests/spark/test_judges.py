@@ -32,8 +32,10 @@ from backfill_spark import (
 from backfill_spark.backfill import judge_steps
 from backfill_spark.backfill.maintenance import forget_trace
 from backfill_spark.backfill.tables import Tables
+from backfill_spark.jobs.events import Event
 from backfill_spark.judges.llm.journal import Journal, Permit, journal_folder, read_journal
 from backfill_spark.judges.llm.messages import Answer
+from backfill_spark.results.staged import StagedChunk
 from tests.factories import NOON, a_span, an_expectation, some_traces, write_traces
 from tests.judge_server import serving
 
@@ -250,11 +252,13 @@ def test_a_spool_that_the_driver_cannot_see_stops_the_asking(
 
 
 def test_the_answer_of_a_staged_pair_is_forgotten_with_its_trace(spark: SparkSession, asked: Settings) -> None:
-    """A job that was canceled has dropped its prompts: only what it staged tells which answer was the trace's."""
-    results = Tables(spark, asked).results
-    results.ensure()
-    row = {"job_id": "bf-canceled", "trace_id": "tr-gone", "prompt_hash": "h-1"}
-    results.waiting.write(results.assessments.frame([row]), "bf-canceled")
+    """A job at rest may have dropped its prompts: only what it staged tells which answer was the trace's."""
+    Guidelines(name="polite", guidelines="The answer is polite.").register().start()
+    job_id, tables = backfill_scorers(scorers=["polite"], launch="queue"), Tables(spark, asked)
+    row = {"job_id": job_id, "trace_id": "tr-gone", "prompt_hash": "h-1"}
+    path = tables.results.waiting.write(tables.results.assessments.frame([row]), job_id)
+    staged = StagedChunk(job_id, 0, {}, (path,), ())
+    tables.jobs.write(job_id, [(Event.CHUNK_STAGED, staged.to_json())], epoch=1, n=1)
     judgements = Tables(spark, asked).judgements.ensure()
     judgements.append(judgements.frame([{"prompt_hash": f"h-{i}", "answer": "{}"} for i in (1, 2)]))
     deleted = forget_trace(Tables(spark, asked), "tr-gone")
