@@ -263,6 +263,7 @@ SCORED = _struct(
     ("results", RESULTS, "What each scorer gave."),
 )
 """A scored trace, before its results are rows of ASSESSMENTS."""
+OLD_STAGING = Table("staging", SCORED, "Where older versions staged scored traces, with their job_id and chunk.")
 WORK = Table(
     "work",
     _struct(

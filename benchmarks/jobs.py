@@ -139,14 +139,16 @@ def _machinery() -> Iterator[tuple[Any, str]]:
     from backfill_spark.backfill import runner
     from backfill_spark.jobs.lease import Lease
     from backfill_spark.jobs.store import JobStore
+    from backfill_spark.results.staged_files import StagedFiles
     from backfill_spark.results.store import ResultStore
     from backfill_spark.storage.delta_table import Store
 
     yield runner, "close"
     yield from ((JobStore, name) for name in ("create_claimed", "claim", "write", "records", "show", "end"))
     yield from ((Lease, name) for name in ("flush", "start", "stop"))
-    yield from ((ResultStore, name) for name in ("count", "clear", "adopt"))
-    yield from ((Store, name) for name in ("version", "versions_of_others"))
+    yield ResultStore, "adopt"
+    yield from ((StagedFiles, name) for name in ("gone", "drop", "drop_recovered"))
+    yield Store, "version"
 
 
 def many(spark: SparkSession, settings: Settings, *, jobs: int, events: int) -> None:

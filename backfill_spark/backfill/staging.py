@@ -41,9 +41,12 @@ def collect_earlier(attempt: Attempt) -> None:
     results, progress, record = attempt.tables.results, attempt.progress, attempt.lease.claimed
     progress.staged = {s.name: StagedCounts() for s in attempt.request.scorers}
     chunks = staged_by(record)
+    progress.next_chunk = max((chunk.chunk for chunk in chunks), default=-1) + 1
+    if record.epoch > 1 and not any(chunk.paths for chunk in chunks):
+        _collect_of_older_version(attempt)
+        chunks = [chunk for chunk in chunks if chunk.paths or chunk.chunk in record.merged]
     if not chunks:
         return
-    progress.next_chunk = max(chunk.chunk for chunk in chunks) + 1
     unmerged = [chunk for chunk in chunks if chunk.chunk not in record.merged]
     gone = {chunk.chunk for chunk in results.waiting.gone(unmerged)}
     if gone:
@@ -59,6 +62,15 @@ def collect_earlier(attempt: Attempt) -> None:
             attempt.count(chunk)
     attempt.bar.discount(attempt.bar.done)
     attempt.bar.tell("took over what earlier runners have staged")
+
+
+def _collect_of_older_version(attempt: Attempt) -> None:
+    """Take over what an older version of this package has staged of the job, whose events name no files."""
+    merged, number = attempt.lease.claimed.merged, attempt.progress.next_chunk
+    found = attempt.tables.results.staged_before(attempt.job_id, attempt.request, merged, number)
+    if found is not None and found.pairs:
+        attempt.progress.next_chunk += 1
+        attempt.add(found, is_fresh=False)
 
 
 def stage(attempt: Attempt, chunk: Chunk, scored: DataFrame | Scoring) -> None:

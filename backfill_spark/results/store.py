@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -25,7 +25,7 @@ from backfill_spark.results.staged_files import StagedFiles
 from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter, as_they_are
 from backfill_spark.selection import sampling
 from backfill_spark.storage.delta_files import columns_of
-from backfill_spark.storage.delta_table import inserted, updated
+from backfill_spark.storage.delta_table import Store, inserted, updated
 from backfill_spark.storage.reach import tasks_reach
 from backfill_spark.storage.stores import Stores
 
@@ -153,6 +153,18 @@ class ResultStore:
         counts, dates = count_staged(self.waiting.rows_of([path]), job_id)
         if not counts:
             self.waiting.drop(path)
+        return StagedChunk(job_id, number, counts, (path,), dates)
+
+    def staged_before(self, job_id: str, request: Request, merged: Collection[int], number: int) -> StagedChunk | None:
+        """Return as one chunk what an older version of this package has staged in its table `staging`, not merged."""
+        old = Store(self.assessments.spark, schema.OLD_STAGING, self._settings)
+        if not old.exists():
+            return None
+        rows = old.read().where((F.col("job_id") == job_id) & ~F.col("chunk").isin(list(merged)))
+        rows = rows.select(*schema.SCORED.fieldNames())
+        writer = self._writer(job_id, request, by_date=False)
+        path = self.waiting.write(rows.mapInArrow(writer.rows, schema.ASSESSMENTS.schema), job_id)
+        counts, dates = count_staged(self.waiting.rows_of([path]), job_id)
         return StagedChunk(job_id, number, counts, (path,), dates)
 
     # --- merge
