@@ -106,8 +106,15 @@ class Bench:
             "loop, same columns, x 5": lambda out: peers.loop_rows(traces, out, world.FIVE),
             "loop, same columns, x 3, two processes": lambda out: peers.loop_rows(traces, out, world.NAMES, 2),
             "loop, id, name and value, x 3": lambda out: peers.loop_values(traces, out, world.NAMES),
-            "5 Spark jobs, pruned columns": lambda out: peers.pruned_jobs(self.spark, traces, out, world.FIVE),
-            "5 Spark jobs, whole traces": lambda out: peers.struct_jobs(self.spark, traces, out, world.FIVE),
+            "5 Spark jobs, pruned columns": lambda out: peers.pruned_jobs(
+                self.spark, traces, out, world.FIVE, whole=True
+            ),
+            "5 Spark jobs, whole traces": lambda out: peers.struct_jobs(
+                self.spark, traces, out, world.FIVE, whole=True
+            ),
+            "5 Spark jobs, pruned columns, id, name and value": lambda out: peers.pruned_jobs(
+                self.spark, traces, out, world.FIVE
+            ),
             "bare scan": lambda _: peers.scan(self.spark, traces),
         }
         for what, way in ways.items():
@@ -199,6 +206,10 @@ def ratios(bench: Bench) -> dict[str, float]:
         "CPU of 5 Spark jobs with pruned columns / ours, x 5": bench.cpu("5 Spark jobs, pruned columns")
         / bench.cpu(five),
         "CPU of 5 Spark jobs with whole traces / ours, x 5": bench.cpu("5 Spark jobs, whole traces") / bench.cpu(five),
+        "CPU of 5 Spark jobs with pruned columns, id, name and value / ours, x 5": bench.cpu(
+            "5 Spark jobs, pruned columns, id, name and value"
+        )
+        / bench.cpu(five),
         "CPU of a bare scan / ours, x 3": bench.cpu("bare scan") / bench.cpu(three),
         "CPU of a full pass / a 10 % sample": bench.cpu(three) / bench.cpu(f"{three}, 10 % sample"),
         "CPU of a full pass / one whose window is half done": bench.cpu(three) / bench.cpu(f"{three}, half done"),

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 from pyspark.sql.pandas import functions as pandas_functions
 
+from backfill_spark.schema import ASSESSMENTS
 from benchmarks.world import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 COLUMNS = ["trace_id", "request_time", "request", "response"]
 
@@ -67,8 +68,6 @@ def loop_rows(traces: str, out: str, names: Sequence[str], processes: int = 1) -
 
 def _loop_part(files: list[str], out: str, names: list[str]) -> int:
     from deltalake import Schema
-
-    from backfill_spark.schema import ASSESSMENTS
 
     schema = pa.schema(Schema.from_json(ASSESSMENTS.schema.json()).to_arrow())
     count = 0
@@ -128,27 +127,65 @@ def _udf(function: Callable[..., Any]) -> Any:
     return make(function, "string")
 
 
-def pruned_jobs(spark: SparkSession, traces: str, out: str, names: Sequence[str]) -> None:
-    """Run one Spark job a scorer, a pandas UDF over the one column it needs, appended to a Delta table."""
+def pruned_jobs(spark: SparkSession, traces: str, out: str, names: Sequence[str], *, whole: bool = False) -> None:
+    """Run one Spark job a scorer, a pandas UDF over the one column it needs, appended to a Delta table.
+
+    Args:
+        whole: write rows with all columns of `assessments`; else trace id, time, name and value.
+    """
     for name in names:
-        column = "request" if name == "question_words" else "response"
-        call = PLAIN[name]
+        column, call = _column(name), PLAIN[name]
         udf = _udf(lambda texts, call=call: texts.map(lambda text: json.dumps(call(text))))
         rows = spark.read.format("delta").load(traces).select("trace_id", "request_time", udf(column).alias("value"))
-        rows = rows.withColumns({"scorer_name": F.lit(name), "trace_date": F.to_date("request_time")})
-        rows.write.format("delta").mode("append").partitionBy("trace_date").save(out)
+        _append(rows, name, out, whole=whole)
 
 
-def struct_jobs(spark: SparkSession, traces: str, out: str, names: Sequence[str]) -> None:
+def struct_jobs(spark: SparkSession, traces: str, out: str, names: Sequence[str], *, whole: bool = False) -> None:
     """Run one Spark job a scorer, each given the whole trace as a struct: the obvious way."""
     for name in names:
-        column = "request" if name == "question_words" else "response"
-        call = PLAIN[name]
+        column, call = _column(name), PLAIN[name]
         udf = _udf(lambda frame, call=call, c=column: frame[c].map(lambda text: json.dumps(call(text))))
         rows = spark.read.format("delta").load(traces)
         rows = rows.select("trace_id", "request_time", udf(F.struct(*rows.columns)).alias("value"))
-        rows = rows.withColumns({"scorer_name": F.lit(name), "trace_date": F.to_date("request_time")})
-        rows.write.format("delta").mode("append").partitionBy("trace_date").save(out)
+        _append(rows, name, out, whole=whole)
+
+
+def _column(name: str) -> str:
+    return "request" if name == "question_words" else "response"
+
+
+def _append(rows: DataFrame, name: str, out: str, *, whole: bool) -> None:
+    rows = rows.withColumns({"scorer_name": F.lit(name), "trace_date": F.to_date("request_time")})
+    if whole:
+        key = F.concat(F.lit('["0","'), "trace_id", F.lit(f'","{name}",1,0]'))
+        made = {
+            "assessment_id": F.concat(F.lit("a-"), F.substring(F.sha2(key, 256), 1, 32)),
+            "experiment_id": F.lit("0"),
+            "trace_time": F.col("request_time"),
+            "target": F.lit("trace"),
+            "assessment_name": F.lit(name),
+            "scorer_version": F.lit(1),
+            "scorer_digest": F.lit("0" * 64),
+            "ordinal": F.lit(0),
+            "outcome": F.lit("scored"),
+            "source_type": F.lit("CODE"),
+            "source_id": F.lit(name),
+            "value_double": F.expr("try_cast(value AS double)"),
+            "sample_rate": F.lit(1.0),
+            "draw": (F.xxhash64("trace_id", F.lit(0).cast("bigint")) + F.lit(2.0**63)) / F.lit(2.0**64),
+            "seed": F.lit(0),
+            "job_id": F.lit("bf-20240101-loop"),
+            "scored_job_id": F.lit("bf-20240101-loop"),
+            "source_version": F.lit("0"),
+            "attempts": F.lit(1),
+            "latency_ms": F.lit(0.0),
+            "created_at": F.current_timestamp(),
+            "updated_at": F.current_timestamp(),
+        }
+        columns = {f.name: made.get(f.name, F.lit(None)) for f in ASSESSMENTS.schema if f.name not in rows.columns}
+        rows = rows.withColumns(columns)
+        rows = rows.select(*(F.col(f.name).cast(f.dataType).alias(f.name) for f in ASSESSMENTS.schema))
+    rows.write.format("delta").mode("append").partitionBy("trace_date").save(out)
 
 
 def mlflow_evaluate(python: str, folder: Path, traces: str, count: int) -> float:
