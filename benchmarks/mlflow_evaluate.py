@@ -11,6 +11,8 @@ from typing import Any
 
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{sys.argv[2]}"
 os.environ["MLFLOW_GENAI_EVAL_SKIP_TRACE_VALIDATION"] = "true"
+# With its own default, 10, they wait for the 15 connections that it has to sqlite, 30 s each time.
+os.environ["MLFLOW_GENAI_EVAL_MAX_WORKERS"] = "4"
 
 import mlflow
 from mlflow.genai import scorer

@@ -199,7 +199,11 @@ def mlflow_evaluate(python: str, folder: Path, traces: str, count: int) -> float
     data.write_text(json.dumps(rows), encoding="utf-8")
     code = Path(__file__).with_name("mlflow_evaluate.py")
     done = subprocess.run(
-        [python, str(code), str(data), str(folder / "mlflow.db")], capture_output=True, text=True, check=False
+        [str(Path(python).absolute()), str(code), str(data), str(folder / "mlflow.db")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,  # it leaves an empty mlruns behind
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
