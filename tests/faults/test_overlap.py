@@ -117,7 +117,7 @@ def test_f20_a_job_that_waited_while_another_one_did_its_work_calls_nothing(worl
 
 
 def test_f20_a_dead_job_that_goes_on_after_another_one_did_its_work_calls_nothing(world: World) -> None:
-    """The same command again adopts what the dead job staged, scores the rest, and empties its own staging."""
+    """The same command again adopts what the dead job staged, scores the rest, and drops its own staged files."""
     dead = world.crash("after_stage")
     assert world.job(world.run_later()).state == "SUCCEEDED"
     job = world.resume(dead)
