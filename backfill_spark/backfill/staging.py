@@ -44,7 +44,7 @@ def collect_earlier(attempt: Attempt) -> None:
     progress.next_chunk = max((chunk.chunk for chunk in chunks), default=-1) + 1
     if record.epoch > 1 and not any(chunk.paths for chunk in chunks):
         _collect_of_older_version(attempt)
-        chunks = [chunk for chunk in chunks if chunk.paths or chunk.chunk in record.merged]
+        chunks = [chunk for chunk in chunks if chunk.paths or not chunk.pairs or chunk.chunk in record.merged]
     if not chunks:
         return
     unmerged = [chunk for chunk in chunks if chunk.chunk not in record.merged]

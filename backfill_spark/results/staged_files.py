@@ -79,8 +79,8 @@ class StagedFiles:
         return reduce(DataFrame.unionByName, frames) if frames else spark.createDataFrame([], shape)
 
     def gone(self, chunks: Iterable[StagedChunk]) -> list[StagedChunk]:
-        """Return the chunks that have no file, or one that is not there; known where the tables lie in a folder."""
-        return [c for c in chunks if not c.paths or not all(map(self._is_there, c.paths))]
+        """Return the chunks with a file that is not there, or with results and no file; known of folders only."""
+        return [c for c in chunks if (c.pairs and not c.paths) or not all(map(self._is_there, c.paths))]
 
     def _is_there(self, path: str) -> bool:
         folder = self.table_folder if is_final(path) else self.folder

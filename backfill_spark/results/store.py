@@ -186,6 +186,9 @@ class ResultStore:
                 f"Files of {len(gone):,} staged chunks are gone from {self.waiting.table_folder}: somebody has removed "
                 f"them. `backfill-spark resume {job_id}` scores their pairs again."
             )
+        chunks = [chunk for chunk in chunks if chunk.paths]
+        if not chunks:
+            return True
         if is_fresh and request.reprocess is Reprocess.MISSING and self.writes_files:
             landed = self._add_files(job_id, request, chunks, txn)
             if landed is not None:

@@ -19,6 +19,8 @@ from backfill_spark import (
     schema,
     scorer,
 )
+from backfill_spark.backfill.tables import Tables
+from backfill_spark.results.staged import StagedChunk, StagedCounts
 from backfill_spark.settings.sections import ScoringSettings
 from backfill_spark.storage.delta_table import Store
 from tests.factories import NOON, some_traces, write_traces
@@ -182,3 +184,14 @@ def test_files_that_only_their_task_sees_are_not_staged(
     job = get_backfill(backfill_scorers(scorers=["number"]))
     assert (job.state, job.counts["number"].scored) == ("PARTIAL", 0)
     assert "Set scoring.writer to spark" in str(job.error)
+
+
+def test_a_chunk_whose_pairs_others_have_scored_meanwhile_has_no_file_and_lacks_none(
+    spark: SparkSession, settings: Settings
+) -> None:
+    """One that has results and no file does."""
+    waiting = Tables(spark, settings).results.waiting
+    nothing = StagedChunk("bf-1", 0, {"number": StagedCounts()}, (), ())
+    lost = StagedChunk("bf-1", 1, {"number": StagedCounts(scored=1)}, (), ())
+    assert waiting.gone([nothing, lost]) == [lost]
+    assert waiting.read([nothing]).count() == 0
