@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -502,6 +504,33 @@ def test_whoever_stops_reading_leaves_an_exact_account(server: Any, tmp_path: Pa
     cast("Generator[Any]", asking).close()
     found = read_journal(str(tmp_path), "bf-1")
     assert len(found.answers) <= server.log.requests <= found.requests <= len(found.answers) + 4
+
+
+def test_answers_that_are_being_written_are_on_disk_when_the_pool_is_closed(server: Any, tmp_path: Path) -> None:
+    async def stopped() -> None:
+        loop, is_drafted, may_write = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        drafts = []
+
+        class BusyDisk(Journal):
+            def draft(self, permit: Permit) -> Draft:
+                if self.has_answers and not drafts:
+                    loop.run_in_executor(None, may_write.wait)
+                    drafts.append(super().draft(permit))
+                    is_drafted.set()
+                    return drafts[0]
+                return super().draft(permit)
+
+        pool = Pool(service(server, max_in_flight=4), journal=BusyDisk(str(tmp_path), "bf-1", 0))
+        await pool.open()
+        await pool.feed([question(f"q{n}") for n in range(9)])
+        await is_drafted.wait()
+        loop.call_later(0.1, may_write.set)
+        await pool.close()
+        assert may_write.is_set()
+        assert (tmp_path / "bf-1" / drafts[0].name).exists()
+
+    asyncio.run(stopped())
 
 
 @pytest.mark.parametrize("value", ["", "   ", "a\nb"])

@@ -89,7 +89,13 @@ class Permits:
             # Until the file is there, either permit may be the one that a reader finds: the lower one counts.
             self._allowed = (min(self._allowed[0], told[0]), min(self._allowed[1], told[1]))
             # Off the loop, since an object store takes a quarter of a second.
-            await asyncio.get_running_loop().run_in_executor(None, self._journal.put, self._journal.draft(permit))
+            put = asyncio.get_running_loop().run_in_executor(None, self._journal.put, self._journal.draft(permit))
+            try:
+                await asyncio.shield(put)
+            except asyncio.CancelledError:
+                # The draft holds answers that are paid: they are on disk before the pool is closed.
+                await put
+                raise
             self._allowed = told
 
     def _next(self) -> Permit:

@@ -146,7 +146,7 @@ class SpanSource(TraceSource):
         if "state" in asked:
             needed |= {"state", "status_code"}
         needed |= {name for column in asked for name in self.spans.of_head.get(column, {}).values()}
-        if asked & {"request", "response"}:
+        if asked & {"request", "response", "trace_metadata"}:
             needed |= {"stands_in", "has_io"}
         if "spans" in asked:
             needed |= {"is_span", *(_OF_SPAN.get(name, name) for name in SPAN.fieldNames())}
