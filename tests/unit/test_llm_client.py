@@ -510,7 +510,7 @@ def test_answers_that_are_being_written_are_on_disk_when_the_pool_is_closed(serv
     async def stopped() -> None:
         loop, is_drafted, may_write = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
         loop.set_default_executor(ThreadPoolExecutor(1))
-        drafts = []
+        drafts: list[Draft] = []
 
         class BusyDisk(Journal):
             def draft(self, permit: Permit) -> Draft:
