@@ -106,8 +106,9 @@ class Stopwatch:
     def __enter__(self) -> Self:
         """Wrap what belongs to the machinery."""
         for owner, name in _machinery():
-            self._kept.append((owner, name, owner.__dict__[name]))
-            setattr(owner, name, self._timed(f"{owner.__name__.rpartition('.')[2]}.{name}", owner.__dict__[name]))
+            function = getattr(owner, name)
+            self._kept.append((owner, name, function))
+            setattr(owner, name, self._timed(f"{owner.__name__.rpartition('.')[2]}.{name}", function))
         return self
 
     def __exit__(self, *_: object) -> None:

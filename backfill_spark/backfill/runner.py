@@ -13,7 +13,7 @@ from backfill_spark.backfill.ending import close, end_for, explained, finish
 from backfill_spark.backfill.preflight import executor_problems
 from backfill_spark.backfill.problems import Problems
 from backfill_spark.backfill.reopen import inputs_of, repinned, request_of
-from backfill_spark.backfill.spark_group import cancel_group, grouped
+from backfill_spark.backfill.spark_group import cancel_group, grouped, without_sparks_handler
 from backfill_spark.backfill.spending import Spending
 from backfill_spark.backfill.staging import collect_earlier, merge
 from backfill_spark.backfill.steps import run
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from backfill_spark.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
+
+GRACE_S = 3.0
+"""Seconds for the calls that are under way when a runner is interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,15 @@ def _work_and_end(
 ) -> JobRecord:
     spark, job_id, lease = attempt.tables.spark, attempt.job_id, attempt.lease
     how, error = End.SUCCEEDED, None
-    lease.start(lambda: cancel_group(spark, job_id))
+    waiting = attempt.tables.results.waiting
+
+    def stop(grace_s: float = 0.0) -> None:
+        waiting.ask_to_stop(job_id, lease.epoch)
+        cancel_group(spark, job_id, grace_s=grace_s)
+
+    lease.start(stop)
     try:
-        with grouped(spark, job_id), few_tasks(spark):
+        with grouped(spark, job_id), few_tasks(spark), without_sparks_handler():
             if change is not None:
                 _make(change, attempt)
             collect_earlier(attempt)
@@ -139,7 +148,7 @@ def _work_and_end(
     except BaseException as raised:
         if interrupt_behind(raised, earlier=earlier) is not None:
             # Its tasks would go on calling, and keep the slots that the release needs.
-            cancel_group(spark, job_id)
+            stop(GRACE_S)
             raise
         if isinstance(raised, LeaseLostError) or not isinstance(raised, Exception):
             raise

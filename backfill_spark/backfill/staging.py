@@ -78,7 +78,7 @@ def stage(attempt: Attempt, chunk: Chunk, scored: DataFrame | Scoring) -> None:
     failpoint(Failpoint.BEFORE_STAGE)
     results, progress, began = attempt.tables.results, attempt.progress, time.monotonic()
     with compiled(attempt.tables.spark, rows=chunk.pairs):
-        staged = results.stage(scored, attempt.job_id, attempt.request, chunk)
+        staged = results.stage(scored, attempt.job_id, attempt.request, chunk, attempt.lease.epoch)
     failpoint(Failpoint.AFTER_FILES)
     attempt.add(staged, is_fresh=True)
     results.waiting.drop_recovered(attempt.job_id)

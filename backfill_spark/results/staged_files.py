@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from backfill_spark import schema
-from backfill_spark.results.journal import journals, rows_of
+from backfill_spark.results.journal import ask_to_stop, journals, rows_of
 from backfill_spark.results.staged import StagedChunk, is_final
 from backfill_spark.storage.files import delete_folder, folders_in
 
@@ -85,6 +86,12 @@ class StagedFiles:
     def _is_there(self, path: str) -> bool:
         folder = self.table_folder if is_final(path) else self.folder
         return self._table.light is None or Path(folder, path).exists()
+
+    def ask_to_stop(self, job_id: str, epoch: int) -> None:
+        """Let the tasks of a job's runner end after the calls that are under way, where folders are known."""
+        if self._table.light is not None:
+            with suppress(OSError):  # a full disk: then only Spark stops them
+                ask_to_stop(Path(self.folder, job_id), epoch)
 
     def drop_recovered(self, job_id: str, chunk: StagedChunk | None = None) -> None:
         """Delete the journals of a job, or a chunk that was recovered: what they hold is staged."""

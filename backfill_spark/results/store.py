@@ -66,11 +66,14 @@ class ResultStore:
 
     # --- stage
 
-    def stage(self, scored: DataFrame | Scoring, job_id: str, request: Request, chunk: Chunk) -> StagedChunk:
+    def stage(
+        self, scored: DataFrame | Scoring, job_id: str, request: Request, chunk: Chunk, epoch: int
+    ) -> StagedChunk:
         """Score a chunk and write its results; they are staged as soon as an event names them.
 
         Args:
             scored: columns of `schema.SCORED`, or how a task makes them.
+            epoch: of the runner.
 
         Raises:
             SettingsError: tasks have written to another disk than this process sees.
@@ -85,7 +88,8 @@ class ResultStore:
         rows, score = (scored, as_they_are) if isinstance(scored, DataFrame) else scored.in_task()
         # What has its results already is no slow call.
         journal = None if score is as_they_are else f"{self.waiting.folder}/{job_id}"
-        made = rows.mapInArrow(replace(writer, score=score, journal=journal).write, FILES_DDL).collect()
+        writer = replace(writer, score=score, journal=journal, epoch=epoch)
+        made = rows.mapInArrow(writer.write, FILES_DDL).collect()
         for file in made:
             self._refuse_unseen(Path(writer.folder, file["path"]))
         told = [json.loads(file["counts"]) for file in made if file["counts"] is not None]

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from backfill_spark.models import ErrorCode, Outcome
-from backfill_spark.results.journal import Journal
+from backfill_spark.results.journal import Journal, uninterrupted
 from backfill_spark.results.staged import PARTITION, StagedCounts, added, count_rows
 
 if TYPE_CHECKING:
@@ -83,12 +83,24 @@ class ResultWriter:
     score: Scored = as_they_are
     journal: str | None = None
     """Folder for results that no file has yet."""
+    epoch: int = 0
+    """Of the runner whose task it is."""
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Score the rows of `batches` and write what comes of it; give batches that name the files: FILES."""
+        if self.journal is None:
+            yield from self._written(batches, None)
+            return
+        with uninterrupted():
+            journal = Journal(Path(self.journal), self.epoch)
+            try:
+                yield from self._written(batches, journal)
+            finally:
+                journal.close()
+
+    def _written(self, batches: Iterable[pa.RecordBatch], journal: Journal | None) -> Iterator[pa.RecordBatch]:
         waiting: list[pa.Table] = []
         counts: list[dict[str, StagedCounts]] = []
-        journal = None if self.journal is None else Journal(Path(self.journal))
         for keys, results in self.score(batches):
             rows, traces = self.results(keys, results)
             if journal is not None:
@@ -100,8 +112,6 @@ class ResultWriter:
                 waiting, counts = [], []
         if any(map(len, waiting)):
             yield self.files(pa.concat_tables(waiting), added(counts))
-        if journal is not None:
-            journal.close()
 
     def rows(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Score the rows of `batches`; give the rows of `assessments`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from backfill_spark.results import journal
-from backfill_spark.results.journal import EVERY_S, Journal, journals, rows_of
+from backfill_spark.results.journal import EVERY_S, Journal, TaskStopped, ask_to_stop, journals, rows_of, uninterrupted
 from backfill_spark.scoring import task
 from backfill_spark.scoring.task import PIECE_S, TaskScorer
 
@@ -60,6 +61,28 @@ def test_quick_results_are_not_written(tmp_path: Path, clock: Clock) -> None:
         one.add(rows(*range(10_000)))
     one.close()
     assert journals(tmp_path) == []
+
+
+def test_a_task_that_is_asked_to_stop_keeps_what_it_has(tmp_path: Path, clock: Clock) -> None:
+    """Those that are started again call nothing; tasks of another epoch go on."""
+    one, other = Journal(tmp_path / "job", 1), Journal(tmp_path / "job", 2)
+    ask_to_stop(tmp_path / "job", 1)
+    clock.now += EVERY_S
+    with pytest.raises(TaskStopped):
+        one.add(rows(1, 2))
+    assert kept(tmp_path / "job") == [1, 2]
+    with pytest.raises(TaskStopped):
+        Journal(tmp_path / "job", 1)
+    other.add(rows(3))
+    assert sorted(kept(tmp_path / "job")) == [1, 2, 3]
+
+
+def test_an_interrupt_of_all_processes_ends_no_call() -> None:
+    """It is for the runner; outside of a task's calls all is as before."""
+    before = signal.getsignal(signal.SIGINT)
+    with uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_torn_end_is_left_out(tmp_path: Path, clock: Clock) -> None:
