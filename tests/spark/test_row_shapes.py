@@ -364,7 +364,9 @@ def test_mlflow_documents_are_read_column_by_column(spark: SparkSession, setting
         assert all(a["create_time"] is not None for a in row["assessments"] or [])
 
 
-def test_documents_whose_archived_spans_are_gone_are_not_scored(registered: Settings, tmp_path: Path) -> None:
+def test_traces_whose_archived_spans_are_gone_are_not_scored(
+    spark: SparkSession, registered: Settings, tmp_path: Path
+) -> None:
     """Counted with a reason; those of which the file was read, and those that never had spans, are scored."""
     spans = [{"span_id": "a", "parent_span_id": "", "attributes": {"mlflow.spanOutputs": '"text"'}}]
 
@@ -379,6 +381,19 @@ def test_documents_whose_archived_spans_are_gone_are_not_scored(registered: Sett
     path.write_text("\n".join(document(n, *one) for n, one in enumerate(each)), encoding="utf-8")
     counts = plan_backfill(scorers=["answered"], traces=str(path)).counts["answered"]
     assert (counts.in_window, counts.due, counts.skipped_reasons) == (9, 5, {"incomplete": 4})
+
+    def line(number: int, place: str, spans: Any) -> dict[str, Any]:
+        times = {"request_time": int(NOON.timestamp()) * 1000, "execution_duration": 5}
+        maps = {"trace_metadata": {}, "tags": {"mlflow.trace.spansLocation": place}}
+        response = "text" if spans else None
+        return {"trace_id": f"tr-{number}", "state": "OK", "response": response, "spans": spans, **times, **maps}
+
+    lines = [line(n, *one) for n, one in enumerate(each)]
+    for dropped in ({"spans"}, {"response"}):  # a frame's columns besides its `trace`, or some of them
+        texts = [json.dumps({name: value for name, value in one.items() if name not in dropped}) for one in lines]
+        path.write_text("\n".join(texts), encoding="utf-8")
+        found = open_source(spark, registered, str(path)).read(["state"], EVER).groupBy("state").count().collect()
+        assert {row["state"]: row["count"] for row in found} == {"OK": 5, "INCOMPLETE": 4}
 
 
 def test_lists_kept_as_json_text_come_as_arrays(spark: SparkSession, settings: Settings) -> None:

@@ -18,11 +18,13 @@ from backfill_spark.schema import STRING, TIMESTAMP
 from backfill_spark.traces.sources.canonical import row_source, with_keys
 from backfill_spark.traces.sources.origin import Origin, of_field
 from backfill_spark.traces.sources.shape import Match, Shape, by_columns
+from backfill_spark.traces.sources.span_source import column_or_null
 from backfill_spark.traces.texts import unquoted
 from backfill_spark.traces.times import as_instant
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
 
     from backfill_spark.traces.sources.mapping import Columns
     from backfill_spark.traces.sources.pinned import Pinned
@@ -36,6 +38,8 @@ _DOCUMENT = (
     " request_metadata: string, tags: string, assessments: string>,"
     " data: struct<spans: string>>"
 )
+_PLACE = "mlflow.trace.spansLocation"
+_UNREAD = "INCOMPLETE where its file of spans was not read"
 _ROOTS = "array<struct<parent_id: string, parent_span_id: string, attributes: map<string, string>>>"
 
 
@@ -71,7 +75,7 @@ def _of_document() -> dict[str, Origin]:
         "experiment_id": Origin(_experiment, STRING, "info.trace_location, or info.experiment_id"),
         "request_time": Origin(_started, TIMESTAMP, "info.request_time, or info.timestamp_ms"),
         "execution_duration_ms": Origin(_took, STRING, "info.execution_duration_ms, or its older names"),
-        "state": Origin(_state, STRING, "info.state, or info.status; INCOMPLETE where its file of spans was not read"),
+        "state": Origin(_state, STRING, f"info.state, or info.status; {_UNREAD}"),
         "request": Origin(partial(_of_root, "mlflow.spanInputs"), STRING, "mlflow.spanInputs of the root span"),
         "response": Origin(partial(_of_root, "mlflow.spanOutputs"), STRING, "mlflow.spanOutputs of the root span"),
         "request_preview": _info("request_preview"),
@@ -108,11 +112,22 @@ def _experiment() -> Column:
 
 
 def _state() -> Column:
-    # Of a trace whose file is gone MLflow gives everything but the spans, and these hold the texts.
-    place = F.get_json_object(F.col("info.tags"), "$['mlflow.trace.spansLocation']")
-    has_spans = F.coalesce(F.contains(F.col("data.spans"), F.lit("{")), F.lit(False))
-    is_unread = place.isin("ARCHIVE_REPO", "ARTIFACT_REPO") & ~has_spans
-    return F.when(is_unread, F.lit(INCOMPLETE)).otherwise(_coalesced(("state", "status")))
+    place = F.get_json_object(F.col("info.tags"), f"$['{_PLACE}']")
+    return _unless_unread(_coalesced(("state", "status")), place, F.contains(F.col("data.spans"), F.lit("{")))
+
+
+def _state_of_frame(schema: StructType) -> Column:
+    place = of_field(schema["tags"]).read("tags")[_PLACE]
+    texts = F.coalesce(*(column_or_null(schema, name) for name in ("request", "response")))
+    has_spans = F.contains(column_or_null(schema, "spans"), F.lit("{"))
+    state = of_field(schema["state"]).read("state")
+    return _unless_unread(state, place, texts.isNotNull() | F.coalesce(has_spans, F.lit(False)))
+
+
+def _unless_unread(state: Column, place: Column, has_spans: Column) -> Column:
+    """Of a trace whose file is gone MLflow gives everything but the spans, and these hold the texts."""
+    is_unread = place.isin("ARCHIVE_REPO", "ARTIFACT_REPO") & ~F.coalesce(has_spans, F.lit(False))
+    return F.when(is_unread, F.lit(INCOMPLETE)).otherwise(state)
 
 
 def _started() -> Column:
@@ -150,8 +165,10 @@ def _open_frame(pinned: Pinned, columns: Columns) -> RowSource:
             "column trace, or as JSON lines (frame.to_json(path, orient='records', lines=True))."
         )
     frame = with_keys(pinned)
-    took = of_field(frame.schema["execution_duration"])
-    return row_source(pinned, columns, FRAME.name, frame, {"execution_duration_ms": took})
+    own = {"execution_duration_ms": of_field(frame.schema["execution_duration"])}
+    if all(name in frame.columns and of_field(frame.schema[name]).fits(name) for name in ("tags", "state")):
+        own["state"] = Origin(partial(_state_of_frame, frame.schema), STRING, f"state; {_UNREAD}")
+    return row_source(pinned, columns, FRAME.name, frame, own)
 
 
 DOCUMENTS = Shape(
