@@ -99,15 +99,16 @@ class Inputs:
         """Return the traces (of a chunk) that are due for the scorers at `indexes`: columns, keys and masks."""
         request, source = self.request, self.source
         scorers = [request.scorers[i] for i in indexes]
-        wanted = columns_needed(scorers, source.columns) | P.light_columns(request, source.columns)
+        needed = columns_needed(scorers, source.columns)
         # Of rows that tie, one that does not match can be the one that counts.
         may_match = Reach() if self.pairs.has_ties else P.reach(request, indexes)
         traces = source.read(
-            wanted,
+            needed | P.light_columns(request, source.columns),
             may_match.window & (request.window if chunk is None else chunk.window),
             positions=self.pairs.has_duplicates,
             experiment_id=P.experiment_filter(request),
             states=may_match.states,
+            keys=P.light_keys(request, needed),
         )
         dates = (chunk.dates[0], chunk.dates[-1]) if chunk is not None and chunk.dates else None
         traces = with_related(traces, request, source, self.tables.results, dates=dates)

@@ -35,7 +35,12 @@ def candidates(
     """Return every row of the window with what decides its pairs; reads no texts."""
     light = P.light_columns(request, source.columns)
     traces = source.read(
-        light, request.window, untimed=True, positions=True, experiment_id=P.experiment_filter(request)
+        light,
+        request.window,
+        untimed=True,
+        positions=True,
+        experiment_id=P.experiment_filter(request),
+        keys=P.light_keys(request),
     )
     traces = with_related(traces, request, source, results)
     chosen = P.mark_duplicates(P.choose(traces, request, source.columns, choice))

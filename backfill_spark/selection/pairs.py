@@ -5,7 +5,7 @@ Everything here is a row expression on light columns (ids, times, tags), below a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Window
@@ -17,6 +17,7 @@ from backfill_spark.selection import sampling
 from backfill_spark.traces.filters import Filter, compile_filter
 from backfill_spark.traces.filters.reach import Reach, reach_of
 from backfill_spark.traces.filters.related import MORE
+from backfill_spark.traces.filters.tree import SESSION
 from backfill_spark.traces.sources import POSITIONS
 from backfill_spark.traces.texts import key_text
 from backfill_spark.traces.times import utc_date
@@ -24,6 +25,11 @@ from backfill_spark.traces.times import utc_date
 LIGHT_COLUMNS = frozenset(
     {"trace_id", "experiment_id", "request_time", "state", "session_id", "trace_metadata", "tags"}
 )
+_KEYS = {
+    "trace_metadata": frozenset({"mlflow.sourceRun", SESSION}),
+    "tags": frozenset({"mlflow.trace.sourceScorer"}),
+}
+"""What deciding needs of the maps among them, where no filter asks for more."""
 HOUR_US = 3_600_000_000
 YEAR_1_US = -62_135_596_800_000_000
 YEAR_9999_US = 253_402_300_799_999_999
@@ -87,6 +93,13 @@ def light_columns(request: Request, available: frozenset[str]) -> frozenset[str]
     if any(needs_expectations(s) for s in request.scorers):
         wanted |= {"assessments"}
     return wanted & available
+
+
+def light_keys(request: Request, needed: Collection[str] = ()) -> dict[str, frozenset[str]]:
+    """Return of the maps that neither a filter nor `needed` asks for, the keys that deciding needs."""
+    own, each = filters_of(request)
+    whole = own.columns.union(*(f.columns for f in each), needed)
+    return {column: keys for column, keys in _KEYS.items() if column not in whole}
 
 
 def choose(traces: DataFrame, request: Request, available: frozenset[str], choice: DataFrame | None) -> DataFrame:
@@ -158,7 +171,7 @@ def _skip(available: frozenset[str]) -> Column:
 def _session(available: frozenset[str]) -> Column:
     candidates = [F.col("session_id")] if "session_id" in available else []
     if "trace_metadata" in available:
-        candidates.append(F.col("trace_metadata").getItem("mlflow.trace.session"))
+        candidates.append(F.col("trace_metadata").getItem(SESSION))
     return F.coalesce(*candidates) if candidates else F.lit(None).cast("string")
 
 

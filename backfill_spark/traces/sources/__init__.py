@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame, SparkSession
 
 from backfill_spark.errors import BackfillError, SourceGoneError, TraceSourceError
-from backfill_spark.models import TimeWindow
 from backfill_spark.settings.locations import Location
 from backfill_spark.settings.sections import parse_duration
 from backfill_spark.storage.commit_log import is_delta
@@ -91,7 +90,7 @@ def _shaped(pinned: Pinned, columns: Columns, shape: str, slack: timedelta) -> T
     if isinstance(opened, SpanSource):
         opened = replace(opened, slack=slack)
     if pinned.format != "dataframe":
-        opened.read(opened.columns, TimeWindow()).schema  # noqa: B018 - some sessions look at the files only now
+        opened.look()
     return opened
 
 

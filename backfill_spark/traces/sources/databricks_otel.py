@@ -17,7 +17,7 @@ from pyspark.sql import types as T
 
 from backfill_spark.models import TimeWindow
 from backfill_spark.schema import STRING, TEXTS, TIMESTAMP, TRACE_ASSESSMENT
-from backfill_spark.traces.sources.otel import EVENTS, TOLD, otel_rows, refuse_columns, trace_id_of
+from backfill_spark.traces.sources.otel import EVENTS, TOLD, otel_rows, refuse_columns
 from backfill_spark.traces.sources.shape import Shape, by_columns
 from backfill_spark.traces.sources.span_source import SpanSource
 from backfill_spark.traces.texts import unquoted
@@ -50,8 +50,7 @@ def _open(
     schema = pinned.schema
     trace_id = F.col("trace_id").cast(STRING)
     names = {
-        "key": trace_id,
-        "trace_id": trace_id_of(trace_id),
+        "trace_id": trace_id,
         "span_id": F.col("span_id"),
         "parent_id": F.col("parent_span_id"),
         "name": F.col("name"),

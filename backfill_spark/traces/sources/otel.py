@@ -60,20 +60,15 @@ def otel_rows(
 ) -> SpanRows:
     """Return how spans of OpenTelemetry are read.
 
-    `names` has trace_id, span_id, parent_id, name, start_ns, end_ns, status, attributes and resource (maps of texts),
-    events (EVENTS), or NULL; also key, where it is not the trace_id.
+    `names` has trace_id (hex digits, base64, or what is no id), span_id, parent_id, name, start_ns, end_ns, status,
+    attributes and resource (maps of texts), events (EVENTS), or NULL; also key, where it is not the trace_id.
     """
     # Columns of their own, or Spark would work them out again at each use.
     frame = frame.withColumns({"_attributes": names["attributes"].cast(TEXTS), "_events": names["events"].cast(EVENTS)})
     attributes = F.col("_attributes")
-    frame = with_inputs_and_outputs(frame).withColumns(
-        {
-            "_type": span_type(first_text(attributes, TYPE_KEYS)),
-            # MLflow writes each attribute as JSON text.
-            "_session": unquoted(first_text(attributes, SESSION_KEYS)),
-            "_user": unquoted(first_text(attributes, USER_KEYS)),
-        }
-    )
+    told_keys = {"_type": TYPE_KEYS, "_session": SESSION_KEYS, "_user": USER_KEYS}
+    frame = frame.withColumns({name: first_text(attributes, keys) for name, keys in told_keys.items()})
+    frame = with_inputs_and_outputs(frame).withColumn("_type", span_type(F.col("_type")))
     code = F.upper(names["status"].cast(STRING))
     status = F.when(code.isin("2", "ERROR", "STATUS_CODE_ERROR"), "ERROR")
     status = status.when(code.isin("1", "OK", "STATUS_CODE_OK"), "OK").otherwise("UNSET")
@@ -91,15 +86,25 @@ def otel_rows(
         "outputs": F.col("_outputs"),
         "stands_in": of_root | F.col("_type").isin(*MODEL_TYPES),
         "attributes": attributes,
-        "session_id": F.col("_session"),
-        "user_id": F.col("_user"),
+        # MLflow writes each attribute as JSON text.
+        "session_id": unquoted(F.col("_session")),
+        "user_id": unquoted(F.col("_user")),
         "root_name": F.when(of_root, names["name"]),
         # Only of roots, which become heads.
         "metadata": F.when(of_root, plain),
         "tags": names["resource"].cast(TEXTS),
     }
     added = {"trace_metadata": {SESSION: "session_id", USER: "user_id"}, "tags": {NAME: "root_name"}}
-    return SpanRows(frame, fields, told, time=time, unit=unit, of_head=added)
+    return SpanRows(
+        frame,
+        fields,
+        told,
+        time=time,
+        unit=unit,
+        of_head=added,
+        trace_id=trace_id_of,
+        one={"metadata": lambda key: F.when(of_root, attributes[key])},
+    )
 
 
 def nanoseconds(value: Column) -> Column:
@@ -151,8 +156,7 @@ def _open_clickhouse(pinned: Pinned, columns: Columns) -> SpanSource:
     trace_id, span_id, name = (F.col(n).cast(STRING) for n in ("TraceId", "SpanId", "SpanName"))
     start = as_nanoseconds(F.col("Timestamp"), schema["Timestamp"].dataType)
     names = {
-        "key": trace_id,
-        "trace_id": trace_id_of(trace_id),
+        "trace_id": trace_id,
         "span_id": hex_id(span_id),
         "parent_id": hex_id(F.col("ParentSpanId").cast(STRING)),
         "name": name,

@@ -6,7 +6,7 @@ Facts: the GenAI and OpenInference conventions, and the keys that MLflow's serve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
@@ -66,6 +66,8 @@ INSTRUMENTATIONS = (
     # Before the GenAI conventions had messages; Spring AI has the same keys in events.
     Instrumentation("older GenAI", ("gen_ai.prompt",), ("gen_ai.completion",)),
 )
+_DIRECT = 2
+"""So many of them are looked up by their two keys: nearly all spans are theirs. Of the others a table is asked."""
 TYPE_KEYS = (
     "mlflow.spanType",
     "openinference.span.kind",
@@ -134,7 +136,7 @@ def span_type(word: Column) -> Column:
     """Return MLflow's word for a type of span; UNKNOWN where there is none, a word in capitals as it is."""
     bare = F.trim(word, F.lit('"'))
     lower = F.lower(bare)
-    table = F.create_map(*(F.lit(text) for pair in _TYPES.items() for text in pair))
+    table = F.expr(_table(_TYPES))
     found = F.coalesce(F.element_at(table, lower), F.when(lower.rlike(_VERCEL_MODEL), F.lit("LLM")))
     own = F.when((bare != "") & (bare == F.upper(bare)), bare)
     return F.coalesce(found, own, F.lit("UNKNOWN"))
@@ -150,40 +152,53 @@ def with_inputs_and_outputs(spans: DataFrame) -> DataFrame:
 
     Needs `_attributes` (MAP<STRING,STRING>) and `_events` (ARRAY<STRUCT<name, attributes>>), which may be NULL.
     """
+    keys = [(*one.inputs, *one.outputs) for one in INSTRUMENTATIONS[:_DIRECT]]
+    attributes, codes = F.col("_attributes"), _codes(claude=False) | _codes(claude=True)
+    spans = spans.withColumns({f"_{key}": _filled(attributes[key]) for one in keys for key in one})
+    direct = [[F.col(f"`_{key}`") for key in one] for one in keys]
+    has = [F.coalesce(*each).isNotNull() for each in direct]
     # Not a chain of coalesce over all keys: the code that Spark generates of it took seconds in each task.
-    attributes, codes = F.col("_attributes"), {**_codes(claude=False), **_codes(claude=True)}
-    is_claude = attributes["span.type"].isin(*_CLAUDE)
-    filled = F.map_filter(
-        attributes,
-        lambda key, text: (
-            (key.isin(*_codes(claude=False)) | (is_claude & key.isin(*_codes(claude=True))))
-            & (text != "")
-            & (text != "<REDACTED>")
-        ),
+    # As text: a call into Java for each key would take longer than a small job has.
+    ranked = F.expr(
+        "transform(map_entries(map_filter(_attributes, (key, text) -> text NOT IN ('', '<REDACTED>') AND"
+        f" (key IN {_quoted(_codes(claude=False))} OR"
+        f" (_attributes['span.type'] IN {_quoted(_CLAUDE)} AND key IN {_quoted(_codes(claude=True))})))),"
+        f" entry -> struct({_table(codes)}[entry.key] AS code, entry.value AS text))"
     )
-    code_of = F.create_map(*(F.lit(part) for pair in codes.items() for part in pair))
-    ranked = F.transform(
-        F.map_entries(filled),
-        lambda entry: F.struct(F.element_at(code_of, entry["key"]).alias("code"), entry["value"].alias("text")),
-    )
-    spans = spans.withColumn("_ranked", ranked)
+    spans = spans.withColumn("_ranked", F.when(~(has[0] | has[1]), ranked))
     spans = spans.withColumn("_first", F.floor(F.array_min("_ranked")["code"] / F.lit(_SIDES)) * F.lit(_SIDES))
     given, gave = (_smallest(F.col("_first") + F.lit(side)) for side in (0, _SIDE))
-    is_json = F.col("_first") == 0
     others = _others(attributes, F.col("_events"))
+    (json, plain), is_ranked = direct, F.col("_first").isNotNull()
     return spans.withColumns(
         {
-            "_inputs": F.when(F.col("_first").isNull(), others[0]).when(is_json, unquoted(given)).otherwise(given),
-            "_outputs": F.when(F.col("_first").isNull(), others[1]).when(is_json, unquoted(gave)).otherwise(gave),
+            name: F.when(has[0], unquoted(json[side]))
+            .when(has[1], plain[side])
+            .when(is_ranked, of_ranked)
+            .otherwise(others[side])
+            for side, (name, of_ranked) in enumerate({"_inputs": given, "_outputs": gave}.items())
         }
     )
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return "(" + ", ".join(f"'{word}'" for word in words) + ")"
+
+
+def _table(values: Mapping[str, str | int]) -> str:
+    """Return a map as SQL."""
+    return "map(" + ", ".join(f"{key!r}, {value!r}" for key, value in values.items()) + ")"
+
+
+def _filled(text: Column) -> Column:
+    return F.when((text != "") & (text != "<REDACTED>"), text)
 
 
 def _codes(*, claude: bool) -> dict[str, int]:
     """Key: a number that sorts by instrumentation, then inputs before outputs, then the order of its keys."""
     return {
         key: number * _SIDES + side + place
-        for number, one in enumerate(INSTRUMENTATIONS)
+        for number, one in enumerate(INSTRUMENTATIONS[_DIRECT:])
         if (one.name == "Claude Code") == claude
         for side, keys in ((0, one.inputs), (_SIDE, one.outputs))
         for place, key in enumerate(keys)

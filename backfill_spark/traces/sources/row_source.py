@@ -47,6 +47,7 @@ class RowSource(TraceSource):
         positions: bool,
         experiment_id: str | None,
         states: Collection[str] | None,
+        keys: Mapping[str, Collection[str]],  # noqa: ARG002 - the column is read as it is
     ) -> DataFrame:
         rows, time = self.frame, self.origins["request_time"]
         predicate = in_window(time.value, time.type, window, unit=time.unit, untimed=untimed)

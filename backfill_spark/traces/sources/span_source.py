@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame
@@ -46,6 +47,10 @@ _HEAD = {
     "response": "outputs",
 }
 """Column of TRACES: the head's field that it is."""
+_IO_FROM = "backfill_spark.io_from"
+"""Key of metadata: the span whose inputs stand for those of a head without any."""
+_Single = Mapping[str, Mapping[str, str]]
+"""Column of TRACES of which only some keys are asked for: key → the field that holds it."""
 _OF_SPAN = {"start_time_ns": "start_ns", "end_time_ns": "end_ns"}
 
 
@@ -75,6 +80,10 @@ class SpanRows:
 
     Once a trace: for each row it is what takes longest.
     """
+    one: Mapping[str, Callable[[str], Column]] = field(default_factory=dict)
+    """Field that is a map: how one key of it is read, where that is less than making the map."""
+    trace_id: Callable[[Column], Column] | None = None
+    """Makes the id of a trace of the trace_id of its rows, once a trace."""
     aside: Callable[[frozenset[str], TimeWindow], DataFrame] | None = field(default=None, repr=False)
     """Gives what is said of traces outside of their spans: trace_id and those columns that are asked for.
 
@@ -101,6 +110,13 @@ class SpanSource(TraceSource):
     def mapping(self) -> Mapping[str, str]:
         return self.spans.told
 
+    def look(self) -> None:
+        spans = self.spans
+        # Not all that is made of the fields: it has the same types in each source, and is most of the work.
+        spans.frame.select(*(value.alias(name) for name, value in spans.fields.items())).schema  # noqa: B018
+        if spans.aside is not None:
+            spans.aside(spans.aside_columns, TimeWindow()).schema  # noqa: B018
+
     def _read(
         self,
         columns: Collection[str],
@@ -110,27 +126,33 @@ class SpanSource(TraceSource):
         positions: bool,
         experiment_id: str | None,
         states: Collection[str] | None,  # noqa: ARG002 - of a trace, which is no column of spans
+        keys: Mapping[str, Collection[str]],
     ) -> DataFrame:
         one_experiment = experiment_id is not None and "experiment_id" in self.columns
         asked = frozenset({*columns, "trace_id", "request_time", *(["experiment_id"] if one_experiment else [])})
         scanned = _wider(window, self.slack)
-        traces = self._grouped(self._scan(asked, scanned), asked)
-        inside = in_window(F.col("request_time"), T.TimestampType(), window, untimed=untimed)
-        if inside is not None:
-            traces = traces.where(inside)
+        single = {
+            column: {key: f"_{_HEAD[column]}_{n}" for n, key in enumerate(sorted(wanted))}
+            for column, wanted in keys.items()
+            if column in asked and _HEAD[column] in self.spans.fields and _IO_FROM not in wanted
+        }
+        inside = partial(in_window, kind=BIGINT, window=window, unit="ns", untimed=untimed)
+        traces = self._grouped(self._scan(asked, scanned, single), asked, single, inside)
         if one_experiment:
             traces = traces.where((F.col("experiment_id") == F.lit(experiment_id)) | F.col("experiment_id").isNull())
         aside = asked & self.spans.aside_columns
         if aside and self.spans.aside is not None:
             traces = _joined(traces, self.spans.aside(aside, scanned))
         traces = traces.withColumn("trace_date", utc_date(F.col("request_time")))
-        wanted = [F.col(n).cast(TRACES[n].dataType).alias(n) for n in TRACES.fieldNames() if n in columns]
+        wanted = [
+            F.col(n).cast(TRACES[n].dataType.simpleString()).alias(n) for n in TRACES.fieldNames() if n in columns
+        ]
         if positions:
             places = (F.lit(""), F.lit(0).cast(BIGINT), F.lit(0).cast(BIGINT))
             wanted += [place.alias(name) for place, name in zip(places, POSITIONS, strict=True)]
         return traces.select(*wanted)
 
-    def _scan(self, asked: frozenset[str], scanned: TimeWindow) -> DataFrame:
+    def _scan(self, asked: frozenset[str], scanned: TimeWindow, single: _Single) -> DataFrame:
         """Return the fields that are needed, of the rows in `scanned`; those without a time are in every window."""
         rows, fields = self.spans.frame, _with_defaults(self.spans.fields)
         inside = in_window(
@@ -142,26 +164,41 @@ class SpanSource(TraceSource):
         )
         if inside is not None:
             rows = rows.where(inside)
-        needed = _ALWAYS.union(_HEAD[column] for column in asked if column in _HEAD)
+        needed = _ALWAYS.union(_HEAD[column] for column in asked if column in _HEAD and column not in single)
         if "state" in asked:
             needed |= {"state", "status_code"}
-        needed |= {name for column in asked for name in self.spans.of_head.get(column, {}).values()}
-        if asked & {"request", "response", "trace_metadata"}:
+        needed |= {name for column in asked for name in self._of_head(column, single).values()}
+        if asked & {"request", "response"} or "metadata" in needed:
             needed |= {"stands_in", "has_io"}
         if "spans" in asked:
             needed |= {"is_span", *(_OF_SPAN.get(name, name) for name in SPAN.fieldNames())}
+        for column, names in single.items():
+            whole, one = fields[_HEAD[column]], self.spans.one.get(_HEAD[column])
+            fields |= {name: whole[key] if one is None else one(key) for key, name in names.items()}
+            needed |= set(names.values())
         chosen = rows.select(*(value.alias(name) for name, value in fields.items() if name in needed))
         return _newest(chosen) if "spans" in asked or "version" in fields else chosen
 
-    def _grouped(self, rows: DataFrame, asked: frozenset[str]) -> DataFrame:
+    def _of_head(self, column: str, single: _Single) -> dict[str, str]:
+        added = self.spans.of_head.get(column, {})
+        return {key: name for key, name in added.items() if key in single.get(column, added)}
+
+    def _grouped(
+        self,
+        rows: DataFrame,
+        asked: frozenset[str],
+        single: _Single,
+        inside: Callable[[Column], Column | None],
+    ) -> DataFrame:
         have = rows.columns
         # Of spans that begin at one moment the longest is around the others.
         order = F.struct("rank", "start_ns", F.coalesce(-F.col("end_ns"), F.lit(0)).alias("_ended"), "span_id")
         added = {name for keys in self.spans.of_head.values() for name in keys.values()}
+        added |= {name for keys in single.values() for name in keys.values()}
         always = {"start_ns", "end_ns", "rank", "state", "status_code", "has_io"}
         of_head = [n for n in have if n in {*always, *added, *_HEAD.values()}]
         found = {
-            "trace_id": F.max("trace_id"),
+            "trace_id": F.max("trace_id") if self.spans.trace_id is None else self.spans.trace_id(F.max("trace_id")),
             "_head": F.min_by(F.struct(*of_head), order),
             "_started": F.min("start_ns"),
             "_ended": F.max("end_ns"),
@@ -170,9 +207,13 @@ class SpanSource(TraceSource):
         started = F.coalesce(head["start_ns"], F.col("_started"))
         ended = F.when(head["rank"] < 0, F.col("_ended")).otherwise(head["end_ns"])
         made = {column: head[name] for column, name in _HEAD.items() if name in have}
-        for column in asked.intersection(self.spans.of_head):
+        for column in asked.intersection(self.spans.of_head).difference(single):
             keys = self.spans.of_head[column]
             made[column] = merged(made[column], texts({key: head[name] for key, name in keys.items()}))
+        for column, keys in single.items():
+            first = self._of_head(column, single)
+            each = {key: F.coalesce(*(head[n] for n in (first.get(key), name) if n)) for key, name in keys.items()}
+            made[column] = F.create_map(*(part for key, value in each.items() for part in (F.lit(key), value)))
         made["request_time"] = as_instant(started, BIGINT, "ns")
         made["execution_duration_ms"] = F.call_function("div", ended - started, F.lit(1_000_000))
         if "state" in asked:
@@ -190,6 +231,8 @@ class SpanSource(TraceSource):
             found["_spans"] = F.collect_list(F.when(F.col("is_span"), one))
             made["spans"] = F.array_sort("_spans", _by_start)
         grouped = rows.groupBy("key").agg(*(value.alias(name) for name, value in found.items()))
+        if (is_inside := inside(started)) is not None:
+            grouped = grouped.where(is_inside)
         return grouped.select("trace_id", *(value.alias(name) for name, value in made.items() if name in asked))
 
     def _state(self, head: Column, ended: Column, lasted: Column, have: Collection[str]) -> Column:
@@ -285,7 +328,7 @@ def _stand_ins(have: Collection[str], order: Column) -> tuple[dict[str, Column],
         made["response"] = lambda _: F.col("_last")
     if "metadata" in have:
         found["_from"] = F.min_by("span_id", F.when(may, order))
-        made["trace_metadata"] = lambda own: merged(own, texts({"backfill_spark.io_from": F.col("_from")}))
+        made["trace_metadata"] = lambda own: merged(own, texts({_IO_FROM: F.col("_from")}))
     return found, made
 
 

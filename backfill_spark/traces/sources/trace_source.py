@@ -50,6 +50,7 @@ class TraceSource(ABC):
         positions: bool,
         experiment_id: str | None,
         states: Collection[str] | None,
+        keys: Mapping[str, Collection[str]],
     ) -> DataFrame:
         """As `read`, which has checked what is asked."""
 
@@ -102,6 +103,7 @@ class TraceSource(ABC):
         positions: bool = False,
         experiment_id: str | None = None,
         states: Collection[str] | None = None,
+        keys: Mapping[str, Collection[str]] | None = None,
     ) -> DataFrame:
         """Return `columns` of the traces in `window`, in the order of TRACES and with its types.
 
@@ -116,6 +118,7 @@ class TraceSource(ABC):
             experiment_id: Only rows of this experiment or of none, when the source has the column.
             states: Rows of other states need not be given; reaches the file scan where a column holds the state. OK
                 and ERROR, or None for any.
+            keys: Column (trace_metadata, tags): the keys of it that are asked for; others need not be there.
 
         Raises:
             ValueError: a column is not in `.columns`.
@@ -129,8 +132,18 @@ class TraceSource(ABC):
             refuse_skipping(self.pinned.spark, self.name)
             self.pinned.check()
         return self._read(
-            columns, window, untimed=untimed, positions=positions, experiment_id=experiment_id, states=states
+            columns,
+            window,
+            untimed=untimed,
+            positions=positions,
+            experiment_id=experiment_id,
+            states=states,
+            keys=keys or {},
         )
+
+    def look(self) -> None:
+        """Raise what Spark says where the columns cannot be read; some sessions look at the files only now."""
+        self.read(self.columns, TimeWindow()).schema  # noqa: B018
 
     def traces(self) -> DataFrame:
         """Return every row with every column of TRACES and its types; columns that the source lacks are NULL."""
