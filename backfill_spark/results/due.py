@@ -13,14 +13,18 @@ from pyspark.sql import functions as F
 
 from backfill_spark.models import Counts, Request, Sampling, SkipReason
 from backfill_spark.results.counts import PairCounts
-from backfill_spark.results.done import with_done
+from backfill_spark.results.done import MASKS, done_elsewhere, found_masks, with_done
 from backfill_spark.results.related import with_related
 from backfill_spark.selection import pairs as P
+from backfill_spark.storage.session import compiled, rows_read
 
 if TYPE_CHECKING:
+    from backfill_spark.results.done import Found
     from backfill_spark.results.staged import StagedChunk
     from backfill_spark.results.store import ResultStore
     from backfill_spark.traces.sources import TraceSource
+
+_DECIDED = ("no_expectations", "matched", "sampled")
 
 
 def candidates(
@@ -33,20 +37,53 @@ def candidates(
     staged: Sequence[StagedChunk],
 ) -> DataFrame:
     """Return every row of the window with what decides its pairs; reads no texts."""
+    chosen = P.mark_duplicates(_chosen(request, source, results, choice, positions=True))
+    keep = ["trace_id", "request_time", "trace_time", "trace_date", "session_id", "draw", "skip", "ties"]
+    return with_done(results, chosen.select(*keep, *_DECIDED), request, job_id=job_id, staged=staged)
+
+
+def _chosen(
+    request: Request, source: TraceSource, results: ResultStore, choice: DataFrame | None, *, positions: bool
+) -> DataFrame:
     light = P.light_columns(request, source.columns)
     traces = source.read(
         light,
         request.window,
         untimed=True,
-        positions=True,
+        positions=positions,
         experiment_id=P.experiment_filter(request),
         keys=P.light_keys(request),
     )
-    traces = with_related(traces, request, source, results)
-    chosen = P.mark_duplicates(P.choose(traces, request, source.columns, choice))
-    keep = ["trace_id", "request_time", "trace_time", "trace_date", "session_id", "draw", "skip", "ties"]
-    chosen = chosen.select(*keep, "no_expectations", "matched", "sampled")
-    return with_done(results, chosen, request, job_id=job_id, staged=staged)
+    return P.choose(with_related(traces, request, source, results), request, source.columns, choice)
+
+
+def _in_one_pass(chosen: DataFrame, found: Found | None) -> DataFrame:
+    """Return a row for each trace with the masks of its results, by one aggregation and no sort.
+
+    As `candidates`, but where a trace has several scorable rows, or results of another date: there `ties` is above 1,
+    and the masks are not right.
+    """
+    skipped = F.when(F.col("skip").isNotNull(), F.monotonically_increasing_id())
+    # Without results only duplicates matter, and two ids of one hash are at worst looked at again.
+    of_trace = F.xxhash64("trace_id") if found is None else F.col("trace_id")
+    rows = chosen.select(of_trace.alias("of"), "trace_date", "request_time", "skip", skipped.alias("row"), *_DECIDED)
+    rows = rows.withColumn("n", F.lit(1))
+    masks: Sequence[str] = ()
+    if found is not None:
+        results, masks = found.frame.withColumns({"of": F.col("trace_id"), "n": F.lit(0)}).drop("trace_id"), MASKS
+        rows = rows.unionByName(results, allowMissingColumns=True)
+    whole = rows.groupBy("of", "skip", "row").agg(
+        F.sum("n").alias("n"),
+        F.max("request_time").alias("request_time"),
+        (F.min("trace_date") != F.max("trace_date")).alias("has_dates"),
+        *(F.bit_or(name).alias(name) for name in (*_DECIDED, *masks)),
+    )
+    zero = F.lit(0).cast("bigint")
+    odd = (F.col("n") > 1) | F.coalesce("has_dates", F.lit(False))
+    whole = whole.where("n > 0").withColumns(
+        {"ties": F.when(odd, 2).otherwise(1), **{m: F.coalesce(m, zero) if masks else zero for m in MASKS}}
+    )
+    return whole.withColumn("done", done_elsewhere())
 
 
 def count_due(
@@ -58,12 +95,19 @@ def count_due(
     job_id: str | None = None,
     staged: Sequence[StagedChunk] = (),
 ) -> PairCounts:
-    """Count the request's pairs in one pass over the light columns."""
-    pairs = candidates(request, source, results, choice=choice, job_id=job_id, staged=staged)
-    rows = [r.asDict() for r in P.counted(pairs, request.scorers).collect()]
+    """Count the request's pairs in one pass over the light columns; in a second one where traces have duplicates."""
+    found = found_masks(results, request, job_id=job_id, staged=staged)
+    pairs = _in_one_pass(_chosen(request, source, results, choice, positions=False), found)
+    query = P.counted(pairs, request.scorers)
+    with compiled(results.assessments.spark, rows=rows_read(query)):
+        rows = [r.asDict() for r in query.collect()]
 
     def total(name: str) -> int:
         return sum(r[name] for r in rows)
+
+    if total("ties"):
+        pairs = candidates(request, source, results, choice=choice, job_id=job_id, staged=staged)
+        rows = [r.asDict() for r in P.counted(pairs, request.scorers).collect()]
 
     reasons = {r.value: total(f"skip_{r.value}") for r in SkipReason if r is not SkipReason.NO_EXPECTATIONS}
     counts, own, elsewhere = {}, {}, {}

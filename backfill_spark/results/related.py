@@ -74,7 +74,10 @@ def _own(request: Request, results: ResultStore, names: list[str], dates: tuple[
     """Return our own feedback of these names: trace_id, `_date`, `_own` (SEEN); None where there can be none."""
     version, experiment = request.feedback_version, request.experiment_id
     where = {"experiment_id": [experiment]}
-    if version is None or not names or not results.assessments.may_hold(where, version, dates):
+    if version is None or not names:
+        return None
+    files = results.assessments.files_with(where, version, dates)
+    if files is not None and not files.names:
         return None
     try:
         rows = results.assessments.read(version).where(F.col("experiment_id") == experiment)

@@ -234,29 +234,30 @@ def counted(pairs: DataFrame, scorers: Sequence[ScorerSpec]) -> DataFrame:
     epoch, NULL without a time), rows, one `skip_<reason>` each, ties, and for scorer i `unexpected_i, filtered_i,
     unsampled_i, done_i, due_i`, and of the due ones `own_i` (staged by this job) and `elsewhere_i` (by another).
     """
-    healthy = F.col("skip").isNull()
-    sums = [F.count(F.lit(1)).alias("rows"), F.sum(F.when(healthy & (F.col("ties") > 1), 1).otherwise(0)).alias("ties")]
-    sums += [
-        F.count(F.when(F.col("skip") == reason.value, 1)).alias(f"skip_{reason.value}")
-        for reason in SkipReason
-        if reason is not SkipReason.NO_EXPECTATIONS
-    ]
-    for i, _ in enumerate(scorers):
-        matched, sampled, done, own, elsewhere, missing = (
-            has_bit(F.col(c), i) for c in ("matched", "sampled", "done", "own", "elsewhere", "no_expectations")
-        )
-        asked = healthy & ~missing
-        sums += [
-            F.count(F.when(healthy & missing, 1)).alias(f"unexpected_{i}"),
-            F.count(F.when(asked & ~matched, 1)).alias(f"filtered_{i}"),
-            F.count(F.when(asked & matched & ~sampled, 1)).alias(f"unsampled_{i}"),
-            F.count(F.when(asked & matched & sampled & done, 1)).alias(f"done_{i}"),
-            F.count(F.when(asked & matched & sampled & ~done, 1)).alias(f"due_{i}"),
-            F.count(F.when(asked & matched & sampled & ~done & own, 1)).alias(f"own_{i}"),
-            F.count(F.when(asked & matched & sampled & ~done & ~own & elsewhere, 1)).alias(f"elsewhere_{i}"),
-        ]
+    # Few kinds of rows first, so that the many sums are over few.
+    kinds = ["skip", "matched", "sampled", "no_expectations", "done", "own", "elsewhere"]
     hour = F.floor(F.unix_micros("request_time") / F.lit(HOUR_US)).alias("hour")
-    return pairs.groupBy(hour).agg(*sums)
+    of_kind = pairs.groupBy(hour, (F.col("ties") > 1).alias("is_tied"), *kinds).agg(F.count(F.lit(1)).alias("n"))
+    conditions = {"rows": "true", "ties": "skip is null and is_tied"}
+    conditions |= {f"skip_{r}": f"skip = '{r}'" for r in SkipReason if r is not SkipReason.NO_EXPECTATIONS}
+    for i, _ in enumerate(scorers):
+        missing, matched, sampled, done, own, elsewhere = (
+            f"({mask} & shiftleft(1L, {i})) != 0"
+            for mask in ("no_expectations", "matched", "sampled", "done", "own", "elsewhere")
+        )
+        asked = f"skip is null and not {missing}"
+        due = f"{asked} and {matched} and {sampled} and not {done}"
+        conditions |= {
+            f"unexpected_{i}": f"skip is null and {missing}",
+            f"filtered_{i}": f"{asked} and not {matched}",
+            f"unsampled_{i}": f"{asked} and {matched} and not {sampled}",
+            f"done_{i}": f"{asked} and {matched} and {sampled} and {done}",
+            f"due_{i}": due,
+            f"own_{i}": f"{due} and {own}",
+            f"elsewhere_{i}": f"{due} and not {own} and {elsewhere}",
+        }
+    # As texts: two calls into Java each, not ten.
+    return of_kind.groupBy("hour").agg(*(F.expr(f"sum(if({c}, n, 0))").alias(name) for name, c in conditions.items()))
 
 
 def due_mask() -> Column:

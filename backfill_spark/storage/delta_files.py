@@ -29,6 +29,19 @@ class File:
     name: str
     highest: Any
     """Greatest value of the column that rows are ordered by; None where it is not known."""
+    rows: int
+    """1 where nobody has counted them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Files of one version of a table."""
+
+    names: tuple[str, ...]
+    rows: int
+    """At most, as far as they were counted."""
+    is_plain: bool
+    """True where the files' rows are the table's, and each lies in the folder of its partition."""
 
 
 def files_of(now: DeltaTable, where: Where, by: str, parts: tuple[str, date, date] | None = None) -> list[File]:
@@ -54,8 +67,8 @@ def files_of(now: DeltaTable, where: Where, by: str, parts: tuple[str, date, dat
         column, first, last = parts
         for at, day in enumerate(known(f"partition.{column}")):
             keep[at] &= day is None or first <= day <= last
-    files = zip(keep, known("path"), known(f"max.{by}"), strict=True)
-    return [File(unquote(path), highest) for is_kept, path, highest in files if is_kept]
+    files = zip(keep, known("path"), known(f"max.{by}"), known("num_records"), strict=True)
+    return [File(unquote(path), highest, rows or 1) for is_kept, path, highest, rows in files if is_kept]
 
 
 def rows_with(found: pa.Table, column: str, values: Collection[Any]) -> pa.Table:

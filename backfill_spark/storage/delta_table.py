@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from backfill_spark.settings.locations import Location
     from backfill_spark.settings.schema import Settings
+    from backfill_spark.storage.delta_files import Files
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
 _APP_VERSION = "spark.databricks.delta.write.txnVersion"
@@ -107,9 +108,9 @@ class Store(CommitLog):
             rows = rows.withColumns({n: F.lit(None).cast(self.table.schema[n].dataType) for n in later})
         return rows
 
-    def may_hold(self, where: Where, version: int, parts: tuple[date, date] | None = None) -> bool:
-        """False when it is known without a look at the rows that a version has none with these values."""
-        return self.light is None or self.light.may_hold(where, version, parts)
+    def files_with(self, where: Where, version: int, parts: tuple[date, date] | None = None) -> Files | None:
+        """Return the files of a version that can have rows with these values; None where only Spark reads its log."""
+        return None if self.light is None else self.light.files_with(where, version, parts)
 
     def frame(self, rows: Sequence[dict[str, Any]]) -> DataFrame:
         """Return rows of plain values as a frame of the table's shape; absent columns are NULL."""

@@ -22,7 +22,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
-from backfill_spark.storage.delta_files import File, batches_of, columns_of, files_of, highest_rows, rows_with
+from backfill_spark.storage.delta_files import File, Files, batches_of, columns_of, files_of, highest_rows, rows_with
 from backfill_spark.storage.migrations import VERSION_PROPERTY, check_fields, later_columns, properties_of
 from backfill_spark.storage.small_table import Row, Txn, Where
 
@@ -174,11 +174,14 @@ class DeltalakeTable:
         if rows:
             yield rows
 
-    def may_hold(self, where: Where, version: int, parts: tuple[date, date] | None = None) -> bool:
-        """False when no file of a version can have rows with these values, in partitions from one date to another."""
+    def files_with(self, where: Where, version: int, parts: tuple[date, date] | None = None) -> Files:
+        """Return the files of a version that can have rows with these values, in partitions from date to date."""
         then = DeltaTable(str(self.folder), version=version)
         (by,) = self.table.partitioned_by
-        return bool(files_of(then, where, "", None if parts is None else (by, *parts)))
+        found = files_of(then, where, "", None if parts is None else (by, *parts))
+        # Else rows may be deleted and columns have other names; and files may lie in another table's folder.
+        is_plain = then.protocol().min_reader_version == 1 and all(f.name.startswith(f"{by}=") for f in found)
+        return Files(tuple(f.name for f in found), sum(f.rows for f in found), is_plain)
 
     def only_added(self, *, after: int | None, since: float) -> bool:
         """True when it is sure that no row has been taken away after a version of this very table.

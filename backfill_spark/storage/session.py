@@ -16,13 +16,15 @@ from backfill_spark.storage.capabilities import capabilities, is_connect
 from backfill_spark.storage.start_spark import CATALOG, EXTENSION, start_spark
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from backfill_spark.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
 
 COMPILED_ROWS = 50_000
+_UNKNOWN_BYTES = 2**60
+"""Spark's word for a size that it does not know is larger."""
 _ENDED = (
     "Spark has ended: its JVM was killed, or ran out of memory (spark.driver.memory). Restart the notebook's kernel or "
     "this process; jobs that were under way go on with `resume_backfill`."
@@ -202,6 +204,20 @@ def compiled(spark: SparkSession, *, rows: int) -> Iterator[None]:
         yield
     finally:
         spark.conf.set(name, "false")
+
+
+def rows_read(frame: DataFrame) -> int:
+    """Return about how many rows lie in the files that a query is going to read; 0 where nobody says.
+
+    By their bytes, once Delta has left out files: 300 a trace, measured with traces of 4 kB. This costs nothing, since
+    the same plan is run afterwards.
+    """
+    total = 0
+    with suppress(Exception):  # Spark Connect has no plans; what cannot be planned fails when it runs
+        leaves = frame._jdf.queryExecution().optimizedPlan().collectLeaves()  # noqa: SLF001
+        sizes = [int(str(leaves.apply(at).stats().sizeInBytes())) for at in range(leaves.length())]
+        total = sum(size for size in sizes if size < _UNKNOWN_BYTES)
+    return total // 300
 
 
 @contextmanager

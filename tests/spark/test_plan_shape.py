@@ -20,8 +20,8 @@ from backfill_spark import (
     scorer,
 )
 from backfill_spark.backfill import steps
-from backfill_spark.results import due
 from backfill_spark.scorers.stored_code import loading
+from backfill_spark.selection import pairs
 from tests.factories import NOON, Ledger, ledger_scorer, some_traces, write_traces
 from tests.spark.test_row_shapes import as_archive
 
@@ -78,9 +78,9 @@ def test_a_run_reads_what_its_scorers_need(world: Settings, ledger: Ledger, monk
     """The window reaches the scan; a scorer on outputs never reads spans; the second run reads no texts at all."""
     scored: list[DataFrame] = []
     selected: list[DataFrame] = []
-    made_pairs = due.candidates
+    counted = pairs.counted
     _keep_scored(scored, monkeypatch)
-    monkeypatch.setattr(due, "candidates", lambda *a, **k: _kept(selected, made_pairs(*a, **k)))
+    monkeypatch.setattr(pairs, "counted", lambda *a, **k: _kept(selected, counted(*a, **k)))
 
     first = get_backfill(backfill_scorers(scorers=["length"], start_time=START))
     assert 264 == first.counts["length"].calls == len(ledger.lines()) == len(set(ledger.lines()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable, TableFeatures
 
 from backfill_spark import schema
 from backfill_spark.errors import SchemaVersionError
@@ -280,14 +281,19 @@ class TestFiles:
         assert self.add(table, "2026-01-01", txn=Txn("me", 102)) is None
         assert self.add(table, "2026-01-01", after=1, txn=Txn("me", 102))
 
-    @pytest.mark.parametrize(
-        ("first", "last", "is_there"), [(1, 1, True), (2, 8, False), (1, 9, True), (9, 9, True), (10, 11, False)]
-    )
-    def test_what_is_known_of_other_dates(self, table: DeltalakeTable, first: int, last: int, is_there: bool) -> None:
+    @pytest.mark.parametrize(("first", "last", "rows"), [(1, 1, 1), (2, 8, 0), (1, 9, 2), (9, 9, 1), (10, 11, 0)])
+    def test_what_is_known_of_other_dates(self, table: DeltalakeTable, first: int, last: int, rows: int) -> None:
         """A plan of one night does not look at the results of all others."""
         assert self.add(table, "2026-01-01", "2026-01-09", txn=Txn("me", 101))
-        assert table.may_hold({}, table.version(), (date(2026, 1, first), date(2026, 1, last))) is is_there
-        assert table.may_hold({}, table.version())
+        assert table.files_with({}, table.version(), (date(2026, 1, first), date(2026, 1, last))).rows == rows
+        assert table.files_with({}, table.version()).rows == 2
+
+    def test_files_tell_all_unless_rows_of_them_can_be_deleted(self, table: DeltalakeTable) -> None:
+        assert self.add(table, "2026-01-01", txn=Txn("me", 101))
+        assert table.files_with({}, table.version()).is_plain
+        made = DeltaTable(str(table.folder))
+        made.alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
+        assert not table.files_with({}, table.version()).is_plain
 
     def test_nothing_is_a_commit_too(self, table: DeltalakeTable) -> None:
         """Which is refused like any other."""
