@@ -18,7 +18,7 @@ from backfill_spark.errors import SettingsError
 
 def test_history_has_the_canonical_shape(spark: SparkSession, tmp_path: Path) -> None:
     """The table that the demo writes is TRACES, row for row."""
-    write_table(spark, str(tmp_path / "traces"), demo_table(traces=200, days=60, seed=1))
+    write_table(tmp_path / "traces", demo_table(traces=200, days=60, seed=1))
 
     written = spark.read.format("delta").load(str(tmp_path / "traces"))
 

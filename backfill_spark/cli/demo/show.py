@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backfill_spark.api import backfill_scorers, get_backfill, plan_backfill, read_assessments
+from backfill_spark.api import backfill_scorers, get_backfill, plan_backfill
 from backfill_spark.cli.demo.traces import demo_table, write_table
 from backfill_spark.display import views
 from backfill_spark.display.summary import summary_sheet
@@ -45,10 +45,11 @@ def run_demo(console: Console, *, folder: str | Path = FOLDER, traces: int = 20_
     configure(settings)
     try:
         with _step(console, f"A history: {traces:,} traces of a shop's support assistant over {days} days"):
+            # Spark starts meanwhile: a demo is over in half a minute.
             with ThreadPoolExecutor(1) as thread, _stderr_in(root / "spark.log"):
-                table = thread.submit(demo_table, traces=traces, days=days)
-                spark = get_spark(settings)
-            write_table(spark, str(root / "traces"), table.result())
+                made = thread.submit(lambda: write_table(root / "traces", demo_table(traces=traces, days=days)))
+                get_spark(settings)
+            made.result()
         with _step(console, "Three scorers, registered and started as a live monitor would have them"):
             scorers = _start_scorers()
         _say(console, _CODE)
@@ -58,8 +59,9 @@ def run_demo(console: Console, *, folder: str | Path = FOLDER, traces: int = 20_
         console.print(views.plan_sheet(plan))
 
         job = _backfill(console, "The backfill", _configs(scorers, personal=0.8), request)
-        console.print(summary_sheet(job.summary().to_dict("records")))
-        _explain_errors(console, job)
+        summary = job.summary().to_dict("records")
+        console.print(summary_sheet(summary))
+        _explain_errors(console, job, summary)
         again = _backfill(console, "The same again", _configs(scorers, personal=0.8), request)
         _say(console, f"{again.calls:,} calls: what has a result is never paid for again.")
         more = _backfill(console, "personal_data raised from 0.8 to 1.0", _configs(scorers, personal=1.0), request)
@@ -174,16 +176,14 @@ def _backfill(
     return job
 
 
-def _explain_errors(console: Console, job: BackfillJob) -> None:
+def _explain_errors(console: Console, job: BackfillJob, summary: list[dict[Any, Any]]) -> None:
     errored = sum(counts.errored for counts in job.counts.values())
-    if not errored:
-        return
-    row = read_assessments(job_id=job.job_id).where("outcome = 'error'").select("scorer_name", "error_message").first()
-    if row is not None:
+    row = next((row for row in summary if row["most_frequent_error"]), None)
+    if errored and row is not None:
         _say(
             console,
             f"{errored:,} answers are missing in the history. Each cost its own result only, and its row says why: "
-            f"{row['scorer_name']}: {row['error_message']}",
+            f"{row['scorer']}: {row['most_frequent_error']}",
         )
 
 

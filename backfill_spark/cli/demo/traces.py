@@ -13,8 +13,9 @@ from backfill_spark.cli.demo.conversations import Turn, new_turn, new_words
 from backfill_spark.cli.demo.topics import TOPICS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
-    from pyspark.sql import SparkSession
     from pyspark.sql.types import DataType
 
 END = datetime(2024, 7, 1, tzinfo=UTC)
@@ -42,13 +43,14 @@ def demo_table(*, traces: int = 20_000, days: int = 60, seed: int = 7) -> pa.Tab
     return pa.table(columns, schema=pa.schema([(field.name, _arrow_type(field.dataType)) for field in schema.TRACES]))
 
 
-def write_table(spark: SparkSession, path: str, table: pa.Table) -> None:
-    """Write rows in order of time to a Delta table at `path`, replacing it."""
-    from backfill_spark import schema
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write rows in order of time to a new Delta table at `path`, without Spark."""
+    from deltalake import write_deltalake
 
-    frame = spark.createDataFrame(table, schema.TRACES)
     # Files that each hold a stretch of time are skipped by a window.
-    frame.coalesce(FILES).write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    size = -(-len(table) // FILES)
+    for start in range(0, len(table), size):
+        write_deltalake(path, table.slice(start, size), mode="append")
 
 
 def demo_traces(*, traces: int = 20_000, days: int = 60, seed: int = 7) -> Iterator[dict[str, Any]]:
