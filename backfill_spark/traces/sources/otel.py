@@ -15,11 +15,11 @@ from backfill_spark.traces.sources import otlp_json
 from backfill_spark.traces.sources.lists import hex_id
 from backfill_spark.traces.sources.otel_keys import (
     IS_PAYLOAD,
-    MODEL_TYPES,
     SESSION_KEYS,
     TYPE_KEYS,
     USER_KEYS,
     first_text,
+    is_model,
     span_type,
     with_inputs_and_outputs,
 )
@@ -68,7 +68,7 @@ def otel_rows(
     attributes = F.col("_attributes")
     told_keys = {"_type": TYPE_KEYS, "_session": SESSION_KEYS, "_user": USER_KEYS}
     frame = frame.withColumns({name: first_text(attributes, keys) for name, keys in told_keys.items()})
-    frame = with_inputs_and_outputs(frame).withColumn("_type", span_type(F.col("_type")))
+    frame = with_inputs_and_outputs(frame)
     code = F.upper(names["status"].cast(STRING))
     status = F.when(code.isin("2", "ERROR", "STATUS_CODE_ERROR"), "ERROR")
     status = status.when(code.isin("1", "OK", "STATUS_CODE_OK"), "OK").otherwise("UNSET")
@@ -81,10 +81,10 @@ def otel_rows(
         "start_ns": nanoseconds(names["start_ns"]),
         "end_ns": nanoseconds(names["end_ns"]),
         "status_code": status,
-        "span_type": F.col("_type"),
+        "span_type": span_type(F.col("_type")),
         "inputs": F.col("_inputs"),
         "outputs": F.col("_outputs"),
-        "stands_in": of_root | F.col("_type").isin(*MODEL_TYPES),
+        "stands_in": of_root | is_model(F.col("_type")),
         "attributes": attributes,
         # MLflow writes each attribute as JSON text.
         "session_id": unquoted(F.col("_session")),

@@ -142,6 +142,12 @@ def span_type(word: Column) -> Column:
     return F.coalesce(found, own, F.lit("UNKNOWN"))
 
 
+def is_model(word: Column) -> Column:
+    """True for the words of MODEL_TYPES."""
+    lower = F.lower(F.trim(word, F.lit('"')))
+    return lower.isin(*(text for kind in MODEL_TYPES for text in _WORDS[kind])) | lower.rlike(_VERCEL_MODEL)
+
+
 def first_text(attributes: Column, keys: Sequence[str]) -> Column:
     """Return the first attribute of `keys` that is there; NULL where none is."""
     return F.coalesce(*(attributes[key] for key in keys))

@@ -191,36 +191,40 @@ class SpanSource(TraceSource):
         inside: Callable[[Column], Column | None],
     ) -> DataFrame:
         have = rows.columns
-        # Of spans that begin at one moment the longest is around the others.
-        order = F.struct("rank", "start_ns", F.coalesce(-F.col("end_ns"), F.lit(0)).alias("_ended"), "span_id")
         added = {name for keys in self.spans.of_head.values() for name in keys.values()}
         added |= {name for keys in single.values() for name in keys.values()}
         always = {"start_ns", "end_ns", "rank", "state", "status_code", "has_io"}
         of_head = [n for n in have if n in {*always, *added, *_HEAD.values()}]
+        # Of spans that begin at one moment the longest is around the others.
+        order = F.struct("rank", "start_ns", F.coalesce(-F.col("end_ns"), F.lit(0)).alias("_ended"), "span_id")
+        # Columns of their own, or each aggregate makes the structs again, and the code of each is compiled.
+        rows = rows.withColumns({"_row": F.struct(*of_head), "_order": order})
+        order, first, head = F.col("_order"), F.min_by("_row", "_order"), F.col("_head")
+        started = F.coalesce(first["start_ns"], F.min("start_ns"))
+        ended = F.when(first["rank"] < 0, F.max("end_ns")).otherwise(first["end_ns"])
+        # What is asked more than once of a trace is made with the aggregates: Spark repeats what a `select` makes.
         found = {
             "trace_id": F.max("trace_id") if self.spans.trace_id is None else self.spans.trace_id(F.max("trace_id")),
-            "_head": F.min_by(F.struct(*of_head), order),
-            "_started": F.min("start_ns"),
-            "_ended": F.max("end_ns"),
+            "_head": first,
+            "_started": started,
+            "request_time": as_instant(started, BIGINT, "ns"),
         }
-        head = F.col("_head")
-        started = F.coalesce(head["start_ns"], F.col("_started"))
-        ended = F.when(head["rank"] < 0, F.col("_ended")).otherwise(head["end_ns"])
         made = {column: head[name] for column, name in _HEAD.items() if name in have}
         for column in asked.intersection(self.spans.of_head).difference(single):
             keys = self.spans.of_head[column]
             made[column] = merged(made[column], texts({key: head[name] for key, name in keys.items()}))
         for column, keys in single.items():
-            first = self._of_head(column, single)
-            each = {key: F.coalesce(*(head[n] for n in (first.get(key), name) if n)) for key, name in keys.items()}
+            given = self._of_head(column, single)
+            each = {key: F.coalesce(*(head[n] for n in (given.get(key), name) if n)) for key, name in keys.items()}
             made[column] = F.create_map(*(part for key, value in each.items() for part in (F.lit(key), value)))
-        made["request_time"] = as_instant(started, BIGINT, "ns")
-        made["execution_duration_ms"] = F.call_function("div", ended - started, F.lit(1_000_000))
+        if "execution_duration_ms" in asked:
+            found["execution_duration_ms"] = F.call_function("div", ended - started, F.lit(1_000_000))
         if "state" in asked:
-            made["state"] = self._state(head, ended, ended - started, have)
+            found["state"] = self._state(first, ended, ended - started, have)
         if "session_id" in have:
-            found["_session"] = F.min_by("session_id", F.when(F.col("session_id").isNotNull(), order))
-            made["session_id"] = F.coalesce(head["session_id"], F.col("_session"))
+            any_session = F.min_by("session_id", F.when(F.col("session_id").isNotNull(), order))
+            found["session_id"] = F.coalesce(first["session_id"], any_session)
+        made |= {name: F.col(name) for name in found if name in TRACES.names}
         if "stands_in" in have:
             stand_ins, instead = _stand_ins(have, order)
             found |= stand_ins
@@ -231,9 +235,9 @@ class SpanSource(TraceSource):
             found["_spans"] = F.collect_list(F.when(F.col("is_span"), one))
             made["spans"] = F.array_sort("_spans", _by_start)
         grouped = rows.groupBy("key").agg(*(value.alias(name) for name, value in found.items()))
-        if (is_inside := inside(started)) is not None:
+        if (is_inside := inside(F.col("_started"))) is not None:
             grouped = grouped.where(is_inside)
-        return grouped.select("trace_id", *(value.alias(name) for name, value in made.items() if name in asked))
+        return grouped.select(*(value.alias(name) for name, value in made.items() if name in asked))
 
     def _state(self, head: Column, ended: Column, lasted: Column, have: Collection[str]) -> Column:
         limit = self.slack // timedelta(microseconds=1) * 1000
