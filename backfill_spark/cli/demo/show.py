@@ -22,6 +22,7 @@ from backfill_spark.scorers import PIIDetection, RegexMatch, scorer
 from backfill_spark.settings.current import configure
 from backfill_spark.settings.schema import Settings
 from backfill_spark.storage.session import get_spark
+from backfill_spark.storage.start_spark import short_life
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,7 @@ def run_demo(console: Console, *, folder: str | Path = FOLDER, traces: int = 20_
     try:
         with _step(console, f"A history: {traces:,} traces of a shop's support assistant over {days} days"):
             # Spark starts meanwhile: a demo is over in half a minute.
-            with ThreadPoolExecutor(1) as thread, _stderr_in(root / "spark.log"):
+            with ThreadPoolExecutor(1) as thread, _stderr_in(root / "spark.log"), short_life():
                 made = thread.submit(lambda: write_table(root / "traces", demo_table(traces=traces, days=days)))
                 get_spark(settings)
             made.result()
@@ -98,15 +99,11 @@ def _settings(root: Path) -> Settings:
         default_lookback=None,
         tables={"root": str(root), "schema": None, "prefix": ""},
         traces={"path": str(root / "traces"), "table": None, "format": "delta"},
-        # A minute of cold code. Measured: 101 s with the session's own options, 56 with these (a larger code cache
-        # is not swept; the second compiler comes late and works beside; expressions are not compiled; the young
-        # generation is not copied about; small tables have one state partition).
+        # Half a minute of cold code, so that Spark starts with the options of a short life, too. Measured on a busy
+        # machine: 54 CPU s, and 80 with a second compiler. (A larger code cache is not swept; expressions are not
+        # compiled; the young generation is not copied about; small tables have one state partition.)
         spark={
-            "spark.driver.defaultJavaOptions": (
-                "-XX:ReservedCodeCacheSize=256m -Xms1g -Xmn640m -XX:Tier4InvocationThreshold=20000 "
-                "-XX:Tier4MinInvocationThreshold=2000 -XX:Tier4CompileThreshold=50000 "
-                "-XX:Tier4BackEdgeThreshold=100000"
-            ),
+            "spark.driver.defaultJavaOptions": "-XX:ReservedCodeCacheSize=256m -Xms1g -Xmn640m",
             "spark.sql.codegen.factoryMode": "NO_CODEGEN",
             "spark.databricks.delta.snapshotPartitions": "1",
             "spark.sql.shuffle.partitions": "2",
