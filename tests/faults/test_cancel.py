@@ -7,12 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from py4j.protocol import Py4JNetworkError
 
 from backfill_spark import resume_backfill
+from backfill_spark.backfill.spark_group import without_sparks_handler
 from backfill_spark.jobs import failpoints
 from backfill_spark.jobs.lease import Lease
 from backfill_spark.jobs.store import JobStore
@@ -21,6 +22,9 @@ from tests.checker import calls_of
 from tests.faults.world import World, clock_shifted, refusal
 from tests.faulty_store import Fault, FaultPlan, Kind, Operation, faulty
 from tests.nemesis import wait_until
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.faults
 ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "PARTIAL", "RELEASED", "LOST")
@@ -231,6 +235,15 @@ def test_f45_an_interrupt_from_before_the_job_is_none_of_its_own(world: World, m
     except KeyboardInterrupt:
         job_id = world.run()
     assert world.job(job_id).state == "PARTIAL"
+
+
+def test_an_interrupt_while_a_job_runs_is_not_pysparks(spark: SparkSession) -> None:
+    """PySpark's handler would stop the session's Spark jobs within their calls; it is back afterwards."""
+    theirs = signal.getsignal(signal.SIGINT)
+    assert theirs is not signal.default_int_handler
+    with without_sparks_handler():
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is theirs
 
 
 def broken_connection(interrupt: Any) -> Any:

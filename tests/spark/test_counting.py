@@ -41,7 +41,7 @@ def test_rows_that_are_skipped_are_counted_each(spark: SparkSession, settings: S
         counts = plan_backfill(scorers=["length"]).counts["length"]
         assert (counts.in_window, dict(counts.skipped_reasons), counts.due) == (3, {"in_progress": 2}, due)
         backfill_scorers(scorers=["length"])
-    write_traces(spark, [*rows, a_trace(request_time=LATER)], settings.traces_path)
+    write_traces(spark, [*rows, a_trace()], settings.traces_path)
     counts = plan_backfill(scorers=["length"]).counts["length"]
     assert dict(counts.skipped_reasons) == {"in_progress": 2, "duplicate_trace_id": 1}
     assert (counts.already_scored, counts.due) == (1, 0)
