@@ -33,6 +33,19 @@ _HOW_TO_GET_JAVA = (
 EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 _is_short: ContextVar[bool] = ContextVar("backfill_spark_short_life", default=False)
+LATE_COMPILING = " ".join(
+    f"-XX:Tier4{name}={20 * default}"
+    for name, default in {
+        "InvocationThreshold": 5_000,
+        "MinInvocationThreshold": 600,
+        "CompileThreshold": 15_000,
+        "BackEdgeThreshold": 40_000,
+    }.items()
+)
+"""Java's second compiler takes on code that has run twenty times as often as by default. Measured, in CPU seconds: the
+first job of a session 16.8 in place of 30.6, a later one of 1,000 traces 3.1 in place of 4.7, of 300,000 16.0 in place
+of 17.7, of 500,000 spans 22.5 in place of 24.7. Without that compiler small jobs take 15 % less again, and spans twice
+as much."""
 UNNEEDED_ARCHIVES = (
     "io.delta:delta-kernel-api,io.delta:delta-kernel-defaults,io.delta:delta-kernel-unitycatalog,"
     "io.unitycatalog:unitycatalog-client,io.unitycatalog:unitycatalog-hadoop,org.antlr:antlr4-runtime"
@@ -253,7 +266,7 @@ _SUBMITTED = {
 
 
 def _java_options(given: str) -> str:
-    """Return `given`, and ours where it says nothing of them: quiet logs, a collector for small heaps."""
+    """Return `given`, and ours where it says nothing of them: quiet logs, a collector, when to compile."""
     options = [given] if given else []
     own_file = Path(os.environ.get("SPARK_CONF_DIR", ""), "log4j2.properties")
     if "log4j" not in given and not ("SPARK_CONF_DIR" in os.environ and own_file.exists()):
@@ -261,8 +274,8 @@ def _java_options(given: str) -> str:
     is_short = _is_short.get()
     if not re.search(r"-XX:\+Use\w+GC\b", given):
         options.append("-XX:+UseSerialGC" if is_short else "-XX:+UseParallelGC")
-    if is_short and "TieredStopAtLevel" not in given:
-        options.append("-XX:TieredStopAtLevel=1")
+    if "Tier" not in given:
+        options.append("-XX:TieredStopAtLevel=1" if is_short else LATE_COMPILING)
     return " ".join(options)
 
 

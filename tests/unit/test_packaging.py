@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from backfill_spark.settings.schema import Settings
-from backfill_spark.storage.start_spark import UNNEEDED_ARCHIVES
+from backfill_spark.storage.start_spark import LATE_COMPILING, UNNEEDED_ARCHIVES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def test_spark_defaults_work_from_any_folder() -> None:
     text = (ROOT / "conf" / "spark-defaults.conf").read_text(encoding="utf-8")
     values = dict(line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#"))
 
-    assert "-Dlog4j2.level=OFF" == values["spark.driver.extraJavaOptions"].strip()
+    assert f"-Dlog4j2.level=OFF {LATE_COMPILING}" == values["spark.driver.extraJavaOptions"].strip()
     assert not [value for value in values.values() if "file:" in value or value.startswith((".", "/"))]
 
 

@@ -230,6 +230,8 @@ def test_a_plan_starts_a_jvm_for_a_short_life_and_a_run_does_not() -> None:
         assert "-XX:+UseSerialGC" not in _java_options("-XX:+UseZGC -XX:TieredStopAtLevel=3")
         assert _java_options("-XX:+UseZGC -XX:TieredStopAtLevel=3").count("TieredStopAtLevel") == 1
     assert "TieredStopAtLevel" not in _java_options("")
+    assert "-XX:Tier4InvocationThreshold=100000" in _java_options("")
+    assert "Tier4" not in _java_options("-XX:-TieredCompilation")
     assert "-XX:+UseParallelGC" in _java_options("")
 
 
