@@ -31,6 +31,10 @@ Scored = Callable[[Iterable[pa.RecordBatch]], Iterator[tuple[pa.Table, pa.Struct
 """Scores the batches of a task: rows beside their results."""
 ROWS_AT_ONCE = 250_000
 """Results that a task holds before it writes them: a file each time, or a file a date."""
+_DISTINCT = frozenset({"assessment_id", "trace_time", "draw", "latency_ms", "input_digest"})
+"""Columns whose values mostly do not come again: a dictionary of them would be made in vain."""
+MANY_RUNS = 1_000
+"""Runs of rows of one date from which on they are sorted, which costs 1 µs a row; traces mostly lie in their order."""
 _ROW_KEY = ("experiment_id", "trace_id", "scorer_name", "scorer_version", "ordinal")
 """`schema.ROW_KEY`, spelled here because that module needs Spark; a test holds them equal."""
 _WITH_BOUNDS = (*_ROW_KEY, "trace_time", "assessment_name", "outcome", "draw", "job_id", "created_at")
@@ -154,7 +158,7 @@ class ResultWriter:
         now = pa.scalar(datetime.now(UTC), self.schema.field("created_at").type)
         span = of_extra("span_id")
         found |= {
-            "assessment_id": _ids(found),
+            "assessment_id": _ids(self.shared["experiment_id"], keys["trace_id"], parents, found),
             "span_id": span,
             "target": pc.if_else(pc.is_valid(span), "span", "trace"),
             "assessment_name": pc.coalesce(found["assessment_name"], found["scorer_name"]),
@@ -176,11 +180,8 @@ class ResultWriter:
         """Write rows of `assessments`; name the files, the first one with what they come to."""
         files: list[dict[str, Any]] = []
         if self.by_date:
-            rows = rows.combine_chunks().sort_by(PARTITION)
-            runs, start = pc.run_end_encode(rows[PARTITION].combine_chunks()), 0
-            for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
-                files.append(self._file_of_date(day, rows.slice(start, end - start).drop_columns([PARTITION])))
-                start = end
+            for day, of_day in _by_date(rows).items():
+                files.append(self._file_of_date(day, of_day.drop_columns([PARTITION])))
         else:
             files.append({"path": self._file(self.shared["job_id"], rows)})
         files[0]["counts"] = json.dumps({name: found.to_json() for name, found in counts.items()})
@@ -195,8 +196,23 @@ class ResultWriter:
         name = f"{folder}/part-{secrets.token_hex(16)}.snappy.parquet"
         path = Path(self.folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, path, compression="snappy")
+        repeating = [column for column in rows.column_names if column not in _DISTINCT]
+        pq.write_table(rows, path, compression="snappy", use_dictionary=repeating)
         return name
+
+
+def _by_date(rows: pa.Table) -> dict[date, pa.Table]:
+    """Return the rows of each date."""
+    runs = pc.run_end_encode(rows[PARTITION].combine_chunks())
+    if len(runs.values) > MANY_RUNS:
+        rows = rows.combine_chunks().sort_by(PARTITION)
+        runs = pc.run_end_encode(rows[PARTITION].combine_chunks())
+    parts: dict[date, list[pa.Table]] = {}
+    start = 0
+    for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+        parts.setdefault(day, []).append(rows.slice(start, end - start))
+        start = end
+    return {day: pa.concat_tables(of_day) for day, of_day in sorted(parts.items())}
 
 
 def _calls(rows: Mapping[str, pa.Array]) -> pa.Array:
@@ -214,26 +230,26 @@ one of `assessments` the value of the partition, bytes and Delta's statistics.""
 FILES_DDL = "path string, part string, size long, stats string, counts string"
 
 
-def _ids(found: Mapping[str, pa.Array]) -> pa.Array:
-    """The ids that `rows.assessment_id` makes: SHA-256 over the row key as a compact JSON array."""
-    encode = json.encoder.encode_basestring
-    heads: dict[tuple[str, str], str] = {}
-    tails: dict[tuple[str, int], str] = {}
-    out = []
-    keys = (
-        found[name].to_pylist() for name in ("experiment_id", "trace_id", "scorer_name", "scorer_version", "ordinal")
-    )
-    for experiment, trace, scorer, version, ordinal in zip(*keys, strict=True):
-        head = heads.get((experiment, trace))
-        if head is None:
-            heads = {}  # results of a trace stand together
-            head = heads[experiment, trace] = f"[{encode(experiment)},{encode(trace)},"
-        tail = tails.get((scorer, version))
-        if tail is None:
-            tail = tails[scorer, version] = f"{encode(scorer)},{version},"
-        text = f"{head}{tail}{ordinal}]".encode()
-        out.append("a-" + hashlib.sha256(text).hexdigest()[:32])
-    return pa.array(out, pa.string())
+def _ids(experiment: str, traces: pa.ChunkedArray, parents: pa.Array, found: Mapping[str, pa.Array]) -> pa.Array:
+    """The ids of results: SHA-256 over the row key as a compact JSON array."""
+    encode, sha256 = json.encoder.encode_basestring, hashlib.sha256
+    start = f"[{encode(experiment)},"
+    heads = [f"{start}{encode(trace)},".encode() for trace in traces.to_pylist()]
+    tails = _Tails()
+    of = zip(*(found[name].to_pylist() for name in ("scorer_name", "scorer_version", "ordinal")), strict=True)
+    ids = [
+        "a-" + sha256(heads[at] + tails[key]).hexdigest()[:32] for at, key in zip(parents.to_pylist(), of, strict=True)
+    ]
+    return pa.array(ids, pa.string())
+
+
+class _Tails(dict[tuple[str, int, int], bytes]):
+    """The part of a row key that is the same for each trace."""
+
+    def __missing__(self, key: tuple[str, int, int]) -> bytes:
+        scorer, version, ordinal = key
+        made = self[key] = f"{json.encoder.encode_basestring(scorer)},{version},{ordinal}]".encode()
+        return made
 
 
 def _maps(values: list[Any], schema: pa.Schema) -> pa.Array:

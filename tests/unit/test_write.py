@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from backfill_spark import schema
 from backfill_spark.models import compact_json
+from backfill_spark.results import write
 from backfill_spark.results.staged import count_rows
 from backfill_spark.results.write import _ROW_KEY, OfScorer, ResultWriter, _ids, as_they_are
 from backfill_spark.settings.locations import Location
@@ -106,12 +107,25 @@ def test_what_few_results_have_stands_in_extra(table: DeltalakeTable) -> None:
 def test_an_id_is_the_digest_of_the_key_as_compact_json(trace_id: str, scorer: str, version: int) -> None:
     """Control characters and quotes included; texts are UTF-8 by then."""
     key = [value.encode("utf-8", "replace").decode() for value in ("0", trace_id, scorer)]
-    names = ("experiment_id", "trace_id", "scorer_name")
-    columns = {name: pa.array([value]) for name, value in zip(names, key, strict=True)}
-    columns |= {"scorer_version": pa.array([version]), "ordinal": pa.array([0])}
+    columns: dict[str, pa.Array] = {"scorer_name": pa.array([key[2]] * 2)}
+    columns |= {"scorer_version": pa.array([version] * 2), "ordinal": pa.array([0, 1])}
     assert _ROW_KEY == schema.ROW_KEY
-    digest = hashlib.sha256(compact_json([*key, version, 0]).encode()).hexdigest()
-    assert _ids(columns).to_pylist() == [f"a-{digest[:32]}"]
+    digests = [hashlib.sha256(compact_json([*key, version, ordinal]).encode()).hexdigest() for ordinal in (0, 1)]
+    found = _ids(key[0], pa.chunked_array([["other", key[1]]]), pa.array([1, 1]), columns)
+    assert found.to_pylist() == [f"a-{digest[:32]}" for digest in digests]
+
+
+@pytest.mark.parametrize("runs", [1, 400])
+def test_dates_in_turn_are_a_file_each(table: DeltalakeTable, monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
+    """As they lie, or sorted where they change often."""
+    monkeypatch.setattr(write, "MANY_RUNS", runs)
+    traces = [(f"tr-{n}", NOON.replace(day=2 + n % 3), [one(value=str(n))]) for n in range(300)]
+    (named,) = writer(table).write([scored(*traces[:100]), scored(*traces[100:])])
+    assert [file["part"] for file in named.to_pylist()] == ["2026-01-02", "2026-01-03", "2026-01-04"]
+    for file in named.to_pylist():
+        kept = pq.ParquetFile(table.folder / file["path"]).read(["trace_id", "trace_time"])
+        assert kept["trace_id"].to_pylist() == [f"tr-{n}" for n in range(300) if 2 + n % 3 == int(file["part"][-2:])]
+        assert {time.date().isoformat() for time in kept["trace_time"].to_pylist()} == {file["part"]}
 
 
 def test_files_are_a_date_each_with_bounds(table: DeltalakeTable) -> None:
