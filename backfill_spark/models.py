@@ -318,13 +318,15 @@ class Chunk:
     """Due pairs expected in it."""
     dates: tuple[date, ...] = ()
     """UTC dates of its traces."""
+    whole_from: datetime | None = None
+    """From then on all draws are in it: the slice is what an earlier chunk has left of its first hour."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object for the job's events."""
         return {
             "chunk": self.index,
             "window": self.window.to_json(),
-            "draw": [self.draw_from, self.draw_to],
+            "draw": [self.draw_from if self.whole_from is None else 0.0, self.draw_to],
             "pairs": self.pairs,
         }
 

@@ -7,8 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 
 from backfill_spark.models import Chunk, TimeWindow
 
-TARGET_PAIRS = 500_000
-"""Pairs of a chunk of cheap scorers, some 15 seconds of them; below 200,000 the fixed cost of a chunk shows."""
+TARGET_PAIRS = 1_500_000
+"""Pairs of a chunk of cheap scorers, some 10 seconds of them on two cores. Of fewer pairs a chunk has few files, which
+are spread unevenly over tasks, and its fixed cost shows: one CPU second."""
 PILOT_PAIRS = 200
 """Pairs of the first chunk, which measures the pace: what a crash can lose before anything is known."""
 PILOT_TASK_PAIRS = 20
@@ -58,8 +59,6 @@ class Cutter:
         while self._at < len(self._hours) and (total == 0 or total + self._hours[self._at][1] <= target):
             total += self._hours[self._at][1]
             self._at += 1
-            if self._draw_at:
-                break  # the rest of an hour has its own slice of the draw
         draw, self._draw_at = (self._draw_at, 1.0), 0.0
         return self._chunk(first, self._at, total, draw)
 
@@ -80,7 +79,9 @@ class Cutter:
             end = bounds.end
         dates = sorted({date(1970, 1, 1) + timedelta(days=h // 24) for h in hours})
         self._index += 1
-        return Chunk(self._index - 1, TimeWindow(start, end), draw[0], draw[1], pairs, tuple(dates))
+        window = TimeWindow(start, end)
+        whole_from = _hour_start(hours[0] + 1) if draw[0] and len(hours) > 1 else None
+        return Chunk(self._index - 1, window, draw[0], draw[1], pairs, tuple(dates), whole_from)
 
 
 def _hour_start(hour: int) -> datetime | None:

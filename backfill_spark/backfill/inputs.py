@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from backfill_spark.models import TimeWindow
 from backfill_spark.results.done import with_done
 from backfill_spark.results.due import candidates, count_due
 from backfill_spark.results.related import with_related
+from backfill_spark.schema import TIMESTAMP
 from backfill_spark.scoring.spark import columns_needed
 from backfill_spark.selection import pairs as P
 from backfill_spark.selection import sampling
 from backfill_spark.traces.filters.reach import Reach
+from backfill_spark.traces.times import in_window
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -114,7 +117,11 @@ class Inputs:
         traces = with_related(traces, request, source, self.tables.results, dates=dates)
         pairs = P.choose(traces, request, source.columns, self.choice).where("skip is null")
         if chunk is not None and (chunk.draw_from, chunk.draw_to) != (0.0, 1.0):
-            pairs = pairs.where(sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed))
+            inside = sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed)
+            if chunk.whole_from is not None:
+                later = in_window(F.col("request_time"), TIMESTAMP, TimeWindow(chunk.whole_from, None), untimed=False)
+                inside = inside if later is None else inside | later
+            pairs = pairs.where(inside)
         if self.pairs.has_duplicates:
             winners = P.winners(self.candidates(self.staged.chunks))
             pairs = P.drop_duplicates(pairs, winners, ties=self.pairs.has_ties)

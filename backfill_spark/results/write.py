@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -237,10 +238,13 @@ def _ids(experiment: str, traces: pa.ChunkedArray, parents: pa.Array, found: Map
     heads = [f"{start}{encode(trace)},".encode() for trace in traces.to_pylist()]
     tails = _Tails()
     of = zip(*(found[name].to_pylist() for name in ("scorer_name", "scorer_version", "ordinal")), strict=True)
-    ids = [
-        "a-" + sha256(heads[at] + tails[key]).hexdigest()[:32] for at, key in zip(parents.to_pylist(), of, strict=True)
-    ]
-    return pa.array(ids, pa.string())
+    hashes = [sha256(heads[at] + tails[key]).digest() for at, key in zip(parents.to_pylist(), of, strict=True)]
+    # `a-` and the first 32 hexadecimal digits of each, 0.15 µs a result less than a text at a time.
+    made = np.empty((len(hashes), 34), np.uint8)
+    made[:, :2] = np.frombuffer(b"a-", np.uint8)
+    made[:, 2:] = np.frombuffer(b"".join(hashes).hex().encode(), np.uint8).reshape(-1, 64)[:, :32]
+    ends = np.arange(0, made.size + 1, 34, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(made), pa.py_buffer(ends), pa.py_buffer(made))
 
 
 class _Tails(dict[tuple[str, int, int], bytes]):

@@ -45,40 +45,47 @@ class ScorerCall:
         self.digests = batch.digests_of(scorer.needs)
         self.arguments = [(parameter, batch.argument(parameter)) for parameter in scorer.spec.signature]
 
-    def __call__(self, row: int, rows: list[ResultRow]) -> None:
-        """Score one row and add its results to `rows`."""
-        watch, digest, started = self.watch, self.digests(row), None
-        try:
-            arguments = {parameter: give(row) for parameter, give in self.arguments}
-            started = perf_counter()
-            watch.deadline = started + self.limit
+    def on(self, rows: list[ResultRow]) -> Callable[[int], None]:
+        """Return what scores one row and adds its results to `rows`."""
+        # Local names, and one argument apart: 0.3 µs a pair less.
+        function, name, version, digests = self.function, self.name, self.version, self.digests
+        watch, limit, given = self.watch, self.limit, self.arguments
+        only, give = given[0] if len(given) == 1 else ("", digests)
+
+        def score(row: int) -> None:
+            digest, started = digests(row), None
             try:
-                result: Any = self.function(**arguments)
-            finally:
+                arguments = {only: give(row)} if only else {parameter: give(row) for parameter, give in given}
+                started = perf_counter()
+                watch.deadline = started + limit
+                try:
+                    result: Any = function(**arguments)
+                finally:
+                    watch.deadline = inf
+                    watch.tidy()
+                latency = (perf_counter() - started) * 1000.0
+            except CallTimeoutError:
                 watch.deadline = inf
-                watch.tidy()
-            latency = (perf_counter() - started) * 1000.0
-        except CallTimeoutError:
-            watch.deadline = inf
-            rows.append(self.timed_out(digest))
-            return
-        except BaseException as error:  # SystemExit and its kin are what a scorer raised, too
-            spent = None if started is None else (perf_counter() - started) * 1000.0
-            rows.append(self.failure(*failure_of(error), digest, spent))
-            return
-        # The common kinds, without a call: 0.5 µs a pair instead of 1.5.
-        kind = type(result)
-        if kind is float and result - result == 0.0:
-            value, double = repr(result), result
-        elif kind is bool:
-            value, double = ("true", 1.0) if result else ("false", 0.0)
-        elif kind is int and -_SAFE_INT < result < _SAFE_INT:
-            value, double = repr(result), float(result)
-        else:
-            rows += self.normalised(result, digest, latency)
-            return
-        name = self.name
-        rows.append((name, self.version, 0, name, value, double, None, None, None, None, latency, digest, None))
+                rows.append(self.timed_out(digest))
+                return
+            except BaseException as error:  # SystemExit and its kin are what a scorer raised, too
+                spent = None if started is None else (perf_counter() - started) * 1000.0
+                rows.append(self.failure(*failure_of(error), digest, spent))
+                return
+            # The common kinds, without a call: 0.5 µs a pair instead of 1.5.
+            kind = type(result)
+            if kind is float and result - result == 0.0:
+                value, double = repr(result), result
+            elif kind is bool:
+                value, double = ("true", 1.0) if result else ("false", 0.0)
+            elif kind is int and -_SAFE_INT < result < _SAFE_INT:
+                value, double = repr(result), float(result)
+            else:
+                rows.extend(self.normalised(result, digest, latency))
+                return
+            rows.append((name, version, 0, name, value, double, None, None, None, None, latency, digest, None))
+
+        return score
 
     def given(self, row: int) -> dict[str, Any]:
         return {parameter: give(row) for parameter, give in self.arguments}
@@ -114,15 +121,19 @@ class AwaitedCall(ScorerCall):
         made = self.landed[row] = Call(self.function, partial(self.given, row), self.limit)
         return made
 
-    def __call__(self, row: int, rows: list[ResultRow]) -> None:
-        """Add the results of one row to `rows`."""
-        call, digest = self.landed.pop(row), self.digests(row)
-        if call.is_late:
-            rows.append(self.timed_out(digest))
-        elif call.failure is not None:
-            rows.append(self.failure(*call.failure, digest, call.latency_ms))
-        else:
-            rows += self.normalised(call.result, digest, call.latency_ms)
+    def on(self, rows: list[ResultRow]) -> Callable[[int], None]:
+        """Return what adds the results of one row to `rows`."""
+
+        def take(row: int) -> None:
+            call, digest = self.landed.pop(row), self.digests(row)
+            if call.is_late:
+                rows.append(self.timed_out(digest))
+            elif call.failure is not None:
+                rows.append(self.failure(*call.failure, digest, call.latency_ms))
+            else:
+                rows.extend(self.normalised(call.result, digest, call.latency_ms))
+
+        return take
 
 
 class UnloadedCall(ScorerCall):
@@ -130,9 +141,9 @@ class UnloadedCall(ScorerCall):
 
     __slots__ = ()
 
-    def __call__(self, row: int, rows: list[ResultRow]) -> None:
-        """Add the one result of the row to `rows`."""
-        rows.append(self.failure(ErrorCode.LOAD_FAILED, self.problem, self.digests(row)))
+    def on(self, rows: list[ResultRow]) -> Callable[[int], None]:
+        """Return what adds the one result of a row to `rows`."""
+        return lambda row: rows.append(self.failure(ErrorCode.LOAD_FAILED, self.problem, self.digests(row)))
 
 
 def kind_of_call(scorer: LoadedScorer) -> type[ScorerCall]:

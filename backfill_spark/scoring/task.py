@@ -22,6 +22,8 @@ GIVEN = ("_due", "_large", "_unreadable", "_given")
 """Columns that a `TaskScorer` takes: three masks, and a struct of texts where scorers need some."""
 PIECE_S = 0.05
 """Seconds that scoring a piece of a batch may take."""
+MOST_ROWS = 100_000
+"""Traces of a piece."""
 JOINED_ROWS = 2_000
 JOINED_CHARACTERS = 64_000_000
 _ARROW_TYPES: dict[T.DataType, pa.DataType] = {
@@ -96,10 +98,11 @@ class TaskScorer:
             start = 0
             while start < len(batch):
                 began = time.monotonic()
-                yield pa.Table.from_batches([batch.slice(start, size)])
-                start += size
+                piece = batch.slice(start, size)
+                yield pa.Table.from_batches([piece])
+                start += len(piece)
                 took = max(time.monotonic() - began, 1e-6)
-                size = max(1, min(int(size * PIECE_S / took), 4 * size))
+                size = max(1, min(int(len(piece) * PIECE_S / took), 4 * size, MOST_ROWS))
 
 
 def struct_of(arrays: list[pa.Array]) -> pa.StructArray:

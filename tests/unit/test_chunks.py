@@ -19,6 +19,7 @@ from backfill_spark.backfill.chunks import (
 from backfill_spark.models import Chunk, TimeWindow
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+WHOLE = (0.0, 1.0)
 HOURS = st.dictionaries(st.integers(-10_000, 500_000), st.integers(0, 5_000), max_size=30)
 
 
@@ -34,12 +35,15 @@ def cut(pairs: dict[int, int], targets: list[int], *, draw_to: float = 1.0) -> l
 
 @given(HOURS, st.lists(st.integers(1, 3_000), min_size=1, max_size=5), st.floats(0.01, 1.0))
 def test_each_pair_lies_in_exactly_one_chunk(pairs: dict[int, int], targets: list[int], draw_to: float) -> None:
-    """An hour is in one chunk with the whole draw, or in slices that cover [0, 1) without gap or overlap."""
+    """An hour is in one chunk with the whole draw, or in slices that cover [0, 1) without gap or overlap.
+
+    What is left of a sliced hour may stand in one chunk with hours that follow.
+    """
     chunks = cut(pairs, targets, draw_to=draw_to)
     for hour in (h for h, n in pairs.items() if n):
         moment = EPOCH + timedelta(hours=hour, minutes=30)
         inside = [c for c in chunks if c.window.start and c.window.end and c.window.start <= moment < c.window.end]
-        edges = [(c.draw_from, c.draw_to) for c in inside]
+        edges = [(c.draw_from, c.draw_to) if c.whole_from is None or moment < c.whole_from else WHOLE for c in inside]
         assert edges[0][0] == 0.0
         assert edges[-1][1] == 1.0
         assert [end for _, end in edges[:-1]] == [start for start, _ in edges[1:]]
@@ -89,7 +93,7 @@ def test_a_chunk_of_slow_calls_is_a_small_part_of_its_job() -> None:
     """What a kill repeats: 4 % where a chunk is then five seconds long; quick calls are cut by time alone."""
     assert next_target(0.02, 2, 20_000) == 800
     assert next_target(0.005, 2, 20_000) == 5 * 2 / 0.005
-    assert next_target(0.0001, 2, 20_000) == TARGET_PAIRS
+    assert next_target(0.0001, 2, 20_000) == 30 * 2 / 0.0001
 
 
 def test_slow_pairs_are_spread_over_tasks() -> None:
@@ -102,9 +106,11 @@ def test_slow_pairs_are_spread_over_tasks() -> None:
 
 
 def test_a_pilot_out_of_a_busy_hour_does_not_cut_the_rest_small() -> None:
-    """What is left of the hour is one chunk of the size that the pilot allows."""
-    chunks = cut({0: 2_000, 1: 2_000}, [200, 250_000])
-    assert [200, 1_800, 2_000] == [c.pairs for c in chunks]
+    """What is left of the hour goes with the hours that follow, of which all draws are taken."""
+    pilot, rest = cut({0: 2_000, 1: 2_000}, [200, 250_000])
+    assert (pilot.pairs, pilot.whole_from, pilot.to_json()["draw"]) == (200, None, [0.0, 0.1])
+    assert (rest.pairs, rest.draw_from, rest.whole_from) == (3_800, 0.1, EPOCH + timedelta(hours=1))
+    assert rest.to_json()["draw"] == [0.0, 1.0], "other jobs are to know that it may hold any draw"
 
 
 def test_tasks_of_async_scorers_keep_their_calls_under_way() -> None:

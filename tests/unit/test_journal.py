@@ -118,3 +118,11 @@ def test_a_batch_is_scored_in_pieces_of_some_time(clock: Clock) -> None:
     assert pieces(10 * PIECE_S) == [1] * 1000
     assert max(pieces(PIECE_S / 10)) == 10
     assert pieces(1e-5)[:5] == [1, 4, 16, 64, 256]
+
+
+def test_pieces_of_quick_scorers_stay_of_a_size_that_arrow_takes(clock: Clock) -> None:
+    """A task may have thousands of batches, each scored in no time."""
+    batches = rows(*range(50)).to_batches(max_chunksize=1) * 20
+    made: Any = TaskScorer._pieces(TaskScorer(batch=None), batches)  # type: ignore[arg-type]
+    assert sum(len(piece) for piece in made) == 1000
+    assert clock.now == 0.0
