@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 OTHER_FILE_SYSTEMS = {"HADOOP_CONF_DIR", "DATABRICKS_RUNTIME_VERSION", "spark.hadoop.fs.defaultFS"}
 """Variables and settings with which Spark takes a plain path for one of another file system."""
-_PATH = re.compile(r"[\w ./=@,+~()&'!:;$-]+")
+PLAIN_PATH = re.compile(r"[\w ./=@,+~()&'!:;$-]+")
 """Paths that deltalake 1.6 reads as they are; a `%41` is an A to one of its parts, and a `#` ends the process."""
 _CONNECT = {"SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED"}
 """Variables of a process that is, or is told to be, a client of Spark Connect."""
@@ -134,7 +134,7 @@ def is_reached(folder: Path) -> bool:
         log = folder / "_delta_log"
         key = str(folder), log.stat().st_ino if log.is_dir() else 0
         if key not in _reached:
-            if not _PATH.fullmatch(str(folder)):
+            if not PLAIN_PATH.fullmatch(str(folder)):
                 raise ValueError("deltalake reads its path otherwise")
             if key[1]:
                 protocol = DeltaTable(str(folder)).protocol()

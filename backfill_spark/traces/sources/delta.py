@@ -61,11 +61,9 @@ class PinnedTable(Pinned):
         """Return (id, version) of what has been opened, by name, with `key` among it."""
         if key not in self._found:
             location = location or self._location
-            table_id = str(self.spark.sql(f"DESCRIBE DETAIL {location.quoted}").select("id").collect()[0][0])
+            log = CommitLog(self.spark, location)
             version = None if self._asked is None else self._asked.get(key)
-            if version is None:
-                version = str(CommitLog(self.spark, location).version())
-            self._found[key] = (table_id, version)
+            self._found[key] = (log.table_id(), str(log.version()) if version is None else version)
         return dict(sorted(self._found.items()))
 
 
