@@ -72,6 +72,13 @@ class Bench:
             with self.measuring(f"{size:,} x 3 again"):
                 world.backfill()
 
+    def first(self, heap: str, master: str) -> None:
+        from benchmarks.first import first_job
+
+        what = f"{SMALL:,} x 3, first job of a session"
+        self.took[what].append(used := first_job(self.traces(SMALL), heap=heap, master=master))
+        tell(f"round {self.round}: {what}: {used.wall_s:.2f} s, {used.cpu_s:.1f} CPU s")
+
     def five(self) -> None:
         from benchmarks import world
 
@@ -159,6 +166,7 @@ def main() -> int:
     for bench.round in range(1, options.rounds + 1):
         for size in sizes:
             bench.jobs(size)
+        bench.first(options.heap, options.master)
         bench.five()
         bench.sample()
         bench.half()

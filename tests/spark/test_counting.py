@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backfill_spark import backfill_scorers, configure, plan_backfill
 from tests.factories import NOON, Ledger, a_trace, ledger_scorer, some_traces, write_traces
@@ -45,3 +45,17 @@ def test_rows_that_are_skipped_are_counted_each(spark: SparkSession, settings: S
     counts = plan_backfill(scorers=["length"]).counts["length"]
     assert dict(counts.skipped_reasons) == {"in_progress": 2, "duplicate_trace_id": 1}
     assert (counts.already_scored, counts.due) == (1, 0)
+
+
+def test_of_rows_that_tie_one_that_does_not_match_may_count(
+    spark: SparkSession, settings: Settings, ledger: Ledger
+) -> None:
+    """Two rows of one id and moment: the first in its file is the trace, though a filter lets only the second in."""
+    rows = [a_trace(trace_id="tr-a", state="ERROR"), a_trace(trace_id="tr-a"), a_trace(trace_id="tr-b")]
+    write_traces(spark, rows, settings.traces_path)
+    configure(settings)
+    ledger_scorer(ledger.path, on="trace").register().start()
+    only: dict[str, Any] = {"scorers": ["length"], "filter_string": "status = 'OK'"}
+    assert plan_backfill(**only).counts["length"].due == 1
+    backfill_scorers(**only)
+    assert ledger.lines() == ["length\ttr-b"]
