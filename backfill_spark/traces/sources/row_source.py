@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from backfill_spark.models import TimeWindow
 from backfill_spark.schema import TRACES
 from backfill_spark.traces.sources.origin import COMPUTED, Origin
 from backfill_spark.traces.sources.pinned import Pinned
-from backfill_spark.traces.sources.trace_source import POSITIONS, TraceSource
+from backfill_spark.traces.sources.trace_source import POSITIONS, Query, TraceSource
 from backfill_spark.traces.times import in_window, utc_date
 
 
@@ -38,33 +37,23 @@ class RowSource(TraceSource):
             for name, origin in self.origins.items()
         }
 
-    def _read(
-        self,
-        columns: Collection[str],
-        window: TimeWindow,
-        *,
-        untimed: bool,
-        positions: bool,
-        experiment_id: str | None,
-        states: Collection[str] | None,
-        keys: Mapping[str, Collection[str]],  # noqa: ARG002 - the column is read as it is
-    ) -> DataFrame:
+    def _read(self, query: Query) -> DataFrame:
         rows, time = self.frame, self.origins["request_time"]
-        predicate = in_window(time.value, time.type, window, unit=time.unit, untimed=untimed)
+        predicate = in_window(time.value, time.type, query.window, unit=time.unit, untimed=query.untimed)
         if predicate is not None:
             rows = rows.where(predicate)
         experiment = self.origins.get("experiment_id")
-        if experiment_id is not None and experiment is not None and not experiment.is_void:
+        if query.experiment_id is not None and experiment is not None and not experiment.is_void:
             theirs = experiment.read("experiment_id")
-            rows = rows.where((theirs == F.lit(experiment_id)) | theirs.isNull())
+            rows = rows.where((theirs == F.lit(query.experiment_id)) | theirs.isNull())
         state = self.origins.get("state")
         # Where rows are made of texts, the texts would be parsed once more.
-        if states is not None and state is not None and not state.is_void and self.frame is self.pinned.frame:
+        if query.states is not None and state is not None and not state.is_void and self.frame is self.pinned.frame:
             # In the column as it stands, which a scan can look at; all spellings lie between these two.
-            spelled = [state.value.between(F.lit(one), F.lit(one.lower())) for one in sorted(states)]
+            spelled = [state.value.between(F.lit(one), F.lit(one.lower())) for one in sorted(query.states)]
             rows = rows.where(reduce(Column.__or__, spelled, F.lit(False)))
-        wanted = [self._column(name) for name in TRACES.fieldNames() if name in columns]
-        return rows.select(*wanted, *(self._positions(rows) if positions else ()))
+        wanted = [self._column(name) for name in TRACES.fieldNames() if name in query.columns]
+        return rows.select(*wanted, *(self._positions(rows) if query.positions else ()))
 
     def _column(self, name: str) -> Column:
         if name != COMPUTED:

@@ -25,7 +25,7 @@ from pyspark.sql import types as T
 
 from backfill_spark.models import INCOMPLETE, TimeWindow
 from backfill_spark.schema import BIGINT, SPAN, STRING, TEXTS, TRACES
-from backfill_spark.traces.sources.trace_source import POSITIONS, TraceSource
+from backfill_spark.traces.sources.trace_source import POSITIONS, Query, TraceSource
 from backfill_spark.traces.texts import json_text
 from backfill_spark.traces.times import as_instant, in_window, utc_date
 
@@ -117,37 +117,29 @@ class SpanSource(TraceSource):
         if spans.aside is not None:
             spans.aside(spans.aside_columns, TimeWindow()).schema  # noqa: B018
 
-    def _read(
-        self,
-        columns: Collection[str],
-        window: TimeWindow,
-        *,
-        untimed: bool,
-        positions: bool,
-        experiment_id: str | None,
-        states: Collection[str] | None,  # noqa: ARG002 - of a trace, which is no column of spans
-        keys: Mapping[str, Collection[str]],
-    ) -> DataFrame:
-        one_experiment = experiment_id is not None and "experiment_id" in self.columns
-        asked = frozenset({*columns, "trace_id", "request_time", *(["experiment_id"] if one_experiment else [])})
-        scanned = _wider(window, self.slack)
+    def _read(self, query: Query) -> DataFrame:
+        one_experiment = query.experiment_id is not None and "experiment_id" in self.columns
+        asked = frozenset({*query.columns, "trace_id", "request_time", *(["experiment_id"] if one_experiment else [])})
+        scanned = _wider(query.window, self.slack)
         single = {
             column: {key: f"_{_HEAD[column]}_{n}" for n, key in enumerate(sorted(wanted))}
-            for column, wanted in keys.items()
+            for column, wanted in query.keys.items()
             if column in asked and _HEAD[column] in self.spans.fields and _IO_FROM not in wanted
         }
-        inside = partial(in_window, kind=BIGINT, window=window, unit="ns", untimed=untimed)
+        inside = partial(in_window, kind=BIGINT, window=query.window, unit="ns", untimed=query.untimed)
         traces = self._grouped(self._scan(asked, scanned, single), asked, single, inside)
         if one_experiment:
-            traces = traces.where((F.col("experiment_id") == F.lit(experiment_id)) | F.col("experiment_id").isNull())
+            traces = traces.where(
+                (F.col("experiment_id") == F.lit(query.experiment_id)) | F.col("experiment_id").isNull()
+            )
         aside = asked & self.spans.aside_columns
         if aside and self.spans.aside is not None:
             traces = _joined(traces, self.spans.aside(aside, scanned))
         traces = traces.withColumn("trace_date", utc_date(F.col("request_time")))
         wanted = [
-            F.col(n).cast(TRACES[n].dataType.simpleString()).alias(n) for n in TRACES.fieldNames() if n in columns
+            F.col(n).cast(TRACES[n].dataType.simpleString()).alias(n) for n in TRACES.fieldNames() if n in query.columns
         ]
-        if positions:
+        if query.positions:
             places = (F.lit(""), F.lit(0).cast(BIGINT), F.lit(0).cast(BIGINT))
             wanted += [place.alias(name) for place, name in zip(places, POSITIONS, strict=True)]
         return traces.select(*wanted)

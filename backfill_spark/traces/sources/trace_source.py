@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -16,6 +17,19 @@ from backfill_spark.traces.sources.read_errors import refuse_skipping
 
 POSITIONS = ("_file", "_block", "_row")
 """Order of rows in the source: path of the file, offset of the block in it, number that rises within the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What `TraceSource.read` was asked for, in its words."""
+
+    columns: frozenset[str]
+    window: TimeWindow
+    untimed: bool
+    positions: bool
+    experiment_id: str | None
+    states: Collection[str] | None
+    keys: Mapping[str, Collection[str]]
 
 
 class TraceSource(ABC):
@@ -41,17 +55,7 @@ class TraceSource(ABC):
         """Column of TRACES: what it is made of, in words."""
 
     @abstractmethod
-    def _read(
-        self,
-        columns: Collection[str],
-        window: TimeWindow,
-        *,
-        untimed: bool,
-        positions: bool,
-        experiment_id: str | None,
-        states: Collection[str] | None,
-        keys: Mapping[str, Collection[str]],
-    ) -> DataFrame:
+    def _read(self, query: Query) -> DataFrame:
         """As `read`, which has checked what is asked."""
 
     @property
@@ -132,13 +136,7 @@ class TraceSource(ABC):
             refuse_skipping(self.pinned.spark, self.name)
             self.pinned.check()
         return self._read(
-            columns,
-            window,
-            untimed=untimed,
-            positions=positions,
-            experiment_id=experiment_id,
-            states=states,
-            keys=keys or {},
+            Query(frozenset(columns), window, untimed, positions, experiment_id, states, {} if keys is None else keys)
         )
 
     def look(self) -> None:
