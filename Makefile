@@ -18,7 +18,7 @@ venv: ## make .venv with everything pinned, and find or install Java
 	@scripts/setup
 
 .PHONY: servers
-servers: ## make .venv-servers, from which tests start MLflow and Phoenix, and find or install PostgreSQL
+servers: ## make .venv-servers, from which tests start MLflow, Phoenix and S3, and find or install PostgreSQL
 	@scripts/setup servers
 
 .PHONY: clean

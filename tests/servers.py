@@ -1,7 +1,7 @@
 """Real servers for tests, each in a process of its own, from environments that `scripts/setup servers` makes.
 
-They hold other versions of shared packages than the tests do, so nothing here imports them: a test speaks HTTP or SQL,
-or lets `python_of("mlflow")` run a script.
+They hold other versions of shared packages than the tests do, so nothing here imports them: a test speaks HTTP, S3 or
+SQL, or lets `python_of("mlflow")` run a script.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "PHOENIX_TE
 
 
 def python_of(name: str) -> Path:
-    """The Python of an environment, `mlflow` or `phoenix`: its `bin` holds the server's command."""
+    """The Python of an environment, `mlflow`, `phoenix` or `moto`: its `bin` holds the server's command."""
     python = ENVIRONMENTS / name / "bin" / "python"
     if not python.exists():
         _lacks(f"there is no {name} server: run scripts/setup servers")
@@ -73,6 +73,17 @@ def phoenix_server(folder: Path) -> Iterator[str]:
     where |= {"PHOENIX_WORKING_DIR": str(folder)}
     log = folder / "phoenix.log"
     with _running([str(commands / "phoenix"), "serve"], log, ready=lambda: _answers(f"{address}/healthz"), **where):
+        yield address
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[str]:
+    """Run moto's server, which speaks S3 and keeps objects in memory, and yield its address; its log is in `folder`."""
+    commands = python_of("moto").parent
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [str(commands / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, folder / "moto.log", ready=lambda: _answers(f"{address}/moto-api/")):
         yield address
 
 

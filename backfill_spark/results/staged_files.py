@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,10 @@ from pyspark.sql import functions as F
 from backfill_spark import schema
 from backfill_spark.results.journal import ask_to_stop, journals, rows_of
 from backfill_spark.results.staged import StagedChunk, is_final
+from backfill_spark.settings.locations import Location
+from backfill_spark.storage.capabilities import is_connect
 from backfill_spark.storage.files import delete_folder, folders_in
+from backfill_spark.storage.reach import local_folder
 
 if TYPE_CHECKING:
     from backfill_spark.settings.schema import Settings
@@ -39,10 +42,8 @@ class StagedFiles:
 
     @cached_property
     def table_folder(self) -> str:
-        """Of `assessments`."""
+        """Of `assessments`, as Spark names it."""
         store = self._table
-        if store.light is not None:
-            return str(store.light.folder)
         if store.location.path is not None:
             return str(store.location.path).rstrip("/")
         detail = store.spark.sql(f"DESCRIBE DETAIL {store.location.quoted}").select("location").collect()
@@ -53,6 +54,11 @@ class StagedFiles:
         """Where staged results lie, a folder a job."""
         own = self._settings.tables.staged
         return f"{self.table_folder}/{FOLDER}" if own is None else self._settings.absolute(own).rstrip("/")
+
+    @cached_property
+    def here(self) -> Path | None:
+        """The same folder where it is one of this machine, in which Python and Spark see the same files."""
+        return None if self._table.light is None else local_folder(Location(path=self.folder), self._settings)
 
     def write(self, rows: DataFrame, job_id: str) -> str:
         """Write rows of `assessments` by Spark, for a job; return their folder, as an event names it."""
@@ -80,24 +86,35 @@ class StagedFiles:
         return reduce(DataFrame.unionByName, frames) if frames else spark.createDataFrame([], shape)
 
     def gone(self, chunks: Iterable[StagedChunk]) -> list[StagedChunk]:
-        """Return the chunks with a file that is not there, or with results and no file; known of folders only."""
-        return [c for c in chunks if (c.pairs and not c.paths) or not all(map(self._is_there, c.paths))]
+        """Return the chunks with a file that is not there, or with results and no file."""
+        names = cache(lambda job_id: folders_in(self._table.spark, f"{self.folder}/{job_id}"))
 
-    def _is_there(self, path: str) -> bool:
-        folder = self.table_folder if is_final(path) else self.folder
-        return self._table.light is None or Path(folder, path).exists()
+        def is_there(path: str) -> bool:
+            if (file := self._file(path)) is not None:
+                return file.exists()
+            job_id, _, name = path.partition("/")
+            # Whether a Connect server has a file, its client cannot look.
+            return is_final(path) or is_connect(self._table.spark) or name in names(job_id)
+
+        return [c for c in chunks if (c.pairs and not c.paths) or not all(map(is_there, c.paths))]
+
+    def _file(self, path: str) -> Path | None:
+        """The file, or the folder of files, that a path of a chunk names; None where it is not of this machine."""
+        light = self._table.light
+        folder = self.here if not is_final(path) else None if light is None else light.folder
+        return None if folder is None else folder / path
 
     def ask_to_stop(self, job_id: str, epoch: int) -> None:
         """Let the tasks of a job's runner end after the calls that are under way, where folders are known."""
-        if self._table.light is not None:
+        if self.here is not None:
             with suppress(OSError):  # a full disk: then only Spark stops them
-                ask_to_stop(Path(self.folder, job_id), epoch)
+                ask_to_stop(self.here / job_id, epoch)
 
     def drop_recovered(self, job_id: str, chunk: StagedChunk | None = None) -> None:
         """Delete the journals of a job, or a chunk that was recovered: what they hold is staged."""
-        if self._table.light is not None:
-            given = None if chunk is None else [Path(self.folder, path) for path in chunk.paths]
-            for path in journals(Path(self.folder, job_id)) if given is None else given:
+        if self.here is not None:
+            given = None if chunk is None else [self.here / path for path in chunk.paths]
+            for path in journals(self.here / job_id) if given is None else given:
                 path.unlink(missing_ok=True)
 
     def recovered(self, job_id: str, known: Iterable[StagedChunk]) -> StagedChunk | None:
@@ -106,8 +123,7 @@ class StagedFiles:
         Args:
             known: what the job has staged.
         """
-        folder = Path(self.folder, job_id)
-        if self._table.light is None or not folder.is_dir():
+        if self.here is None or not (folder := self.here / job_id).is_dir():
             return None
         found = journals(folder)
         if batches := rows_of(found):
@@ -141,14 +157,13 @@ class StagedFiles:
             self.drop(job_id)
         deleted, prompts = 0, []
         for path in [path for chunk in chunks for path in chunk.paths]:
-            place = f"{self.table_folder if is_final(path) else self.folder}/{path}"
-            if self._table.light is not None:
-                found = [h for file in _files_of(Path(place)) for h in _forget_in(file, trace_id, whole=is_final(path))]
+            if (place := self._file(path)) is not None:
+                found = [h for file in _files_of(place) for h in _forget_in(file, trace_id, whole=is_final(path))]
             else:
                 rows = self.rows_of([path]).where(F.col("trace_id") == trace_id).select("prompt_hash").collect()
                 found = [row[0] for row in rows]
                 if found:
-                    delete_folder(self._table.spark, place)
+                    delete_folder(self._table.spark, f"{self.table_folder if is_final(path) else self.folder}/{path}")
             deleted += len(found)
             prompts += [prompt for prompt in found if prompt is not None]
         return deleted, prompts

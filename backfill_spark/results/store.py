@@ -26,6 +26,7 @@ from backfill_spark.results.write import FILES_DDL, OfScorer, ResultWriter, as_t
 from backfill_spark.selection import sampling
 from backfill_spark.storage.delta_files import columns_of
 from backfill_spark.storage.delta_table import Store, inserted, updated
+from backfill_spark.storage.files import OBJECT_STORES, arrow_uri, filesystem_of
 from backfill_spark.storage.reach import tasks_reach
 from backfill_spark.storage.stores import Stores
 
@@ -57,12 +58,27 @@ class ResultStore:
 
     @property
     def writes_files(self) -> bool:
-        """True where tasks write results as files of the table: they and the driver see one folder."""
-        store, writer = self.assessments, self._settings.scoring.writer
-        if writer == "spark" or store.light is None or "://" in self.waiting.folder:
+        """True where tasks write results: they and the driver see one folder; in an object store, Spark sees it too.
+
+        Raises:
+            SettingsError: `scoring.writer` wants them to, and in this object store they cannot.
+        """
+        store, writer, folder = self.assessments, self._settings.scoring.writer, self.waiting.folder
+        if writer == "spark":
             return False
-        is_here = writer == "files" or str(store.spark.conf.get("spark.master", "")).startswith("local")
-        return is_here or tasks_reach(store.spark, store.light.folder)
+        if self.waiting.here is not None:
+            is_here = writer == "files" or str(store.spark.conf.get("spark.master", "")).startswith("local")
+            return is_here or tasks_reach(store.spark, self.waiting.table_folder)
+        if not folder.startswith(OBJECT_STORES):
+            return False
+        is_reached = tasks_reach(store.spark, folder)
+        if writer == "files" and not is_reached:
+            raise SettingsError(
+                f"scoring.writer is files, and tasks cannot write to {folder} by pyarrow, or what they write there is "
+                "not seen by this process or by Spark; --debug says which. Give all of them the same store (keys and "
+                "AWS_ENDPOINT_URL in the environment of driver and executors), or set scoring.writer to auto."
+            )
+        return is_reached
 
     # --- stage
 
@@ -78,7 +94,8 @@ class ResultStore:
         Raises:
             SettingsError: tasks have written to another disk than this process sees.
         """
-        is_large = self.writes_files and request.reprocess is Reprocess.MISSING and chunk.pairs > DRIVER_PAIRS
+        here = self.waiting.here if self.writes_files else None
+        is_large = here is not None and request.reprocess is Reprocess.MISSING and chunk.pairs > DRIVER_PAIRS
         writer = self._writer(job_id, request, by_date=is_large)
         if not self.writes_files:
             frame = scored if isinstance(scored, DataFrame) else scored.frame()
@@ -87,11 +104,10 @@ class ResultStore:
             return self._chunk(job_id, request, chunk, counts, (path,))
         rows, score = (scored, as_they_are) if isinstance(scored, DataFrame) else scored.in_task()
         # What has its results already is no slow call.
-        journal = None if score is as_they_are else f"{self.waiting.folder}/{job_id}"
+        journal = None if score is as_they_are or here is None else str(here / job_id)
         writer = replace(writer, score=score, journal=journal, epoch=epoch)
         made = rows.mapInArrow(writer.write, FILES_DDL).collect()
-        for file in made:
-            self._refuse_unseen(Path(writer.folder, file["path"]))
+        self._refuse_unseen(writer.folder, [file["path"] for file in made])
         told = [json.loads(file["counts"]) for file in made if file["counts"] is not None]
         counts = added({name: StagedCounts(*values) for name, values in each.items()} for each in told)
         staged = self._chunk(job_id, request, chunk, counts, tuple(file["path"] for file in made))
@@ -115,16 +131,19 @@ class ResultStore:
             "source_version": request.source_version,
             "seed": request.seed,
         }
-        folder, light = self.waiting.table_folder if by_date else self.waiting.folder, self.assessments.light
+        light = self.assessments.light
+        folder = str(light.folder) if by_date and light is not None else arrow_uri(self.waiting.folder)
         columns = to_arrow_schema(schema.ASSESSMENTS.schema, timezone="UTC") if light is None else light.columns()
         return ResultWriter(folder, by_date, columns, shared, types)
 
-    def _refuse_unseen(self, file: Path) -> None:
-        if not file.is_file():
-            raise SettingsError(
-                f"A task wrote {file} on its own machine, where this one does not see it. Set scoring.writer to spark, "
-                "or tables.root to a folder that all machines share."
-            )
+    def _refuse_unseen(self, folder: str, paths: Sequence[str]) -> None:
+        files, root = filesystem_of(folder)
+        for found in files.get_file_info([f"{root}/{path}" for path in paths]):
+            if not found.is_file:
+                raise SettingsError(
+                    f"A task wrote {found.path} on its own machine, where this one does not see it. Set scoring.writer "
+                    "to spark, or tables.root to a folder that all machines share."
+                )
 
     def adopt(
         self, due: DataFrame, theirs: Sequence[StagedChunk], job_id: str, request: Request, number: int
@@ -193,7 +212,7 @@ class ResultStore:
         chunks = [chunk for chunk in chunks if chunk.paths]
         if not chunks:
             return True
-        if is_fresh and request.reprocess is Reprocess.MISSING and self.writes_files:
+        if is_fresh and request.reprocess is Reprocess.MISSING and self.waiting.here is not None and self.writes_files:
             landed = self._add_files(job_id, request, chunks, txn)
             if landed is not None:
                 return landed
@@ -201,11 +220,12 @@ class ResultStore:
 
     def _add_files(self, job_id: str, request: Request, chunks: Sequence[StagedChunk], txn: Txn) -> bool | None:
         """Commit the chunks as files, and write those that have none; None when others wrote to the same dates."""
-        table, writer = self.assessments.light, self._writer(job_id, request, by_date=True)
+        table, writer, here = self.assessments.light, self._writer(job_id, request, by_date=True), self.waiting.here
         assert table is not None
+        assert here is not None
         files = [file for chunk in chunks for file in chunk.files]
         # What is little is put together here: its tasks would have written a file a date each.
-        little = [Path(self.waiting.folder, path) for chunk in chunks for path in chunk.paths if not is_final(path)]
+        little = [here / path for chunk in chunks for path in chunk.paths if not is_final(path)]
         made: list[dict[str, Any]] = []
         if little:
             made = writer.files(pa.concat_tables(columns_of(file, writer.schema) for file in little), {}).to_pylist()
@@ -214,7 +234,7 @@ class ResultStore:
         landed = table.add_files([*files, *made], txn=txn, after=after, own_from=own_from)
         if landed is None:
             for file in made:
-                Path(self.waiting.table_folder, file["path"]).unlink(missing_ok=True)
+                Path(writer.folder, file["path"]).unlink(missing_ok=True)
         return landed
 
     def _merge(self, job_id: str, request: Request, chunks: Sequence[StagedChunk], txn: Txn) -> Row | None:

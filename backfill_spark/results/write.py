@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from backfill_spark.models import ErrorCode, Outcome
 from backfill_spark.results.journal import Journal, uninterrupted
 from backfill_spark.results.staged import PARTITION, StagedCounts, added, count_rows
+from backfill_spark.storage.files import filesystem_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -76,7 +77,7 @@ class ResultWriter:
     """Scores the rows that a task is given, and writes the results. Plain data, which travels to the workers."""
 
     folder: str
-    """Where files go."""
+    """Where files go: a path, or a URI that pyarrow knows."""
     by_date: bool
     """True for files that a commit can make part of `assessments`, one a date; else they hold all dates."""
     schema: pa.Schema
@@ -195,10 +196,11 @@ class ResultWriter:
 
     def _file(self, folder: str, rows: pa.Table) -> str:
         name = f"{folder}/part-{secrets.token_hex(16)}.snappy.parquet"
-        path = Path(self.folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files, root = filesystem_of(self.folder)
+        if files.type_name == "local":  # an object needs no folder
+            files.create_dir(f"{root}/{folder}")
         repeating = [column for column in rows.column_names if column not in _DISTINCT]
-        pq.write_table(rows, path, compression="snappy", use_dictionary=repeating)
+        pq.write_table(rows, f"{root}/{name}", filesystem=files, compression="snappy", use_dictionary=repeating)
         return name
 
 

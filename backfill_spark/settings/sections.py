@@ -115,8 +115,9 @@ class ScoringSettings(_Section):
     )
     writer: Literal["auto", "files", "spark"] = Field(
         "auto",
-        description="Who writes results: tasks as files of the table (files), or MERGE (spark); auto: files where each "
-        "executor writes to the folder of the tables and this process sees it.",
+        description="Who writes results: tasks as files (files), or Spark (spark); auto: files where each executor "
+        "writes to the folder of the tables and this process sees it. In an object store (s3, s3a, gs, abfs), which "
+        "Spark has to see too, tasks write what waits for a MERGE.",
     )
 
 

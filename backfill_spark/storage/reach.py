@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from deltalake import DeltaTable
 
+from backfill_spark.storage.files import OBJECT_STORES, arrow_uri, filesystem_of
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -74,40 +76,65 @@ def is_shared(spark: SparkSession, folder: Path) -> bool:
     return _shared[key]
 
 
-def tasks_reach(spark: SparkSession, folder: Path) -> bool:
-    """True where this process sees what every executor writes to a folder; asked once a session."""
+def tasks_reach(spark: SparkSession, folder: str) -> bool:
+    """True where this process sees what every executor writes to a folder; asked once a session.
+
+    Of an object store, Spark has to see it too: it may have another endpoint or other keys than pyarrow has.
+    """
     from backfill_spark.storage.capabilities import capabilities
 
-    key = capabilities(spark).application, str(folder)
+    key = capabilities(spark).application, folder
     if key not in _reached_by_tasks:
-        slots = min(capabilities(spark).slots, 64)
-        marks: list[Path] = []
         try:
-            rows = spark.range(0, slots, 1, slots).mapInArrow(_marking(str(folder)), "mark string").collect()
-            marks = [folder / row["mark"] for row in rows]
-            _reached_by_tasks[key] = all(mark.is_file() for mark in marks)
-        except Exception as error:  # they cannot write there
+            _try_marks(spark, folder)
+            _reached_by_tasks[key] = True
+        except Exception as error:  # they cannot write there, or what they write is elsewhere
             logger.debug("results are left to Spark's writer: tasks cannot write to %s: %s", folder, str(error)[:200])
             _reached_by_tasks[key] = False
-        finally:
-            for mark in marks:
-                mark.unlink(missing_ok=True)
     return _reached_by_tasks[key]
+
+
+def _try_marks(spark: SparkSession, folder: str) -> None:
+    """Let tasks write to a folder what others must see, and delete it.
+
+    Raises:
+        Exception: they cannot write there, or what they write is not seen.
+    """
+    from backfill_spark.storage.capabilities import capabilities
+
+    files, root = filesystem_of(arrow_uri(folder))
+    files.get_file_info(root)  # without keys it fails here, and not in a task that Spark starts again
+    slots = min(capabilities(spark).slots, 64)
+    rows = spark.range(0, slots, 1, slots).mapInArrow(_marking(arrow_uri(folder)), "mark string").collect()
+    marks = [row["mark"] for row in rows]
+    try:
+        if not all(found.is_file for found in files.get_file_info([f"{root}/{mark}" for mark in marks])):
+            raise FileNotFoundError("this process does not see what they write")
+        if folder.startswith(OBJECT_STORES) and not _spark_sees(spark, [f"{folder}/{mark}" for mark in marks]):
+            raise FileNotFoundError("Spark does not see what they write")
+    finally:
+        for mark in marks:
+            with suppress(OSError):
+                files.delete_file(f"{root}/{mark}")
+
+
+def _spark_sees(spark: SparkSession, files: list[str]) -> bool:
+    """True where Spark reads these files of a line each."""
+    return spark.read.option("__globPaths__", "false").text(files).count() == len(files)
 
 
 def _marking(folder: str) -> Callable[[Iterator[Any]], Iterator[Any]]:
     """Return what a task does: it makes a file in the folder, and names it."""
 
     def mark(batches: Iterator[Any]) -> Iterator[Any]:
-        import secrets
-        from pathlib import Path
-
         import pyarrow as pa
 
+        files, root = filesystem_of(folder)
         for batch in batches:
-            names = [f".task-{secrets.token_hex(8)}" for _ in range(batch.num_rows)]
+            names = [f"seen-{secrets.token_hex(8)}.txt" for _ in range(batch.num_rows)]
             for name in names:
-                Path(folder, name).touch()
+                with files.open_output_stream(f"{root}/{name}") as stream:
+                    stream.write(b"here")
             yield pa.RecordBatch.from_pydict({"mark": names})
 
     return mark

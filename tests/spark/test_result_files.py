@@ -23,6 +23,7 @@ from backfill_spark.backfill.tables import Tables
 from backfill_spark.results.staged import StagedChunk, StagedCounts
 from backfill_spark.settings.sections import ScoringSettings
 from backfill_spark.storage.delta_table import Store
+from backfill_spark.storage.files import filesystem_of
 from tests.factories import NOON, some_traces, write_traces
 
 if TYPE_CHECKING:
@@ -150,14 +151,14 @@ def test_tasks_write_results_only_where_this_process_sees_them(
 
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
-    assert reach.tasks_reach(spark, here)
+    assert reach.tasks_reach(spark, str(here))
     assert list(here.iterdir()) == []
-    assert not reach.tasks_reach(spark, tmp_path / "not there")
+    assert not reach.tasks_reach(spark, str(tmp_path / "not there"))
     marking = reach._marking
     monkeypatch.setattr(reach, "_marking", lambda _: marking(str(elsewhere)))
     for folder in (elsewhere, tmp_path / "another"):
         folder.mkdir()
-    assert not reach.tasks_reach(spark, tmp_path / "another")
+    assert not reach.tasks_reach(spark, str(tmp_path / "another"))
 
 
 def test_staged_results_wait_in_a_folder_of_ones_own(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:
@@ -173,14 +174,33 @@ def test_staged_results_wait_in_a_folder_of_ones_own(spark: SparkSession, settin
     assert not (Path(own.tables.root) / "assessments" / "_staged").exists()
 
 
+def test_a_file_uri_names_a_folder_of_this_machine(
+    spark: SparkSession, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks write there as to a path: of `assessments`, and of results that wait."""
+    monkeypatch.setattr("backfill_spark.results.store.DRIVER_PAIRS", 10)
+    tables = {"root": f"file://{tmp_path}/the tables", "staged": f"file:{tmp_path}/waiting"}
+    own = Settings(tables=tables, traces={"path": settings.traces_path}, timezone="UTC")
+    configure(own)
+    odd_scorers()[0].register().start()
+    for number in (20, 25):  # a large chunk, and one that the driver puts together
+        write_traces(spark, some_traces(number), own.traces_path, mode="overwrite")
+        job = get_backfill(backfill_scorers(scorers=["number"]))
+        assert (job.state, job.counts["number"].left) == ("SUCCEEDED", 0)
+    folder = tmp_path / "the tables" / "assessments"
+    assert (operations(spark, own), results(spark, own).count()) == (["WRITE", "WRITE"], 25)
+    assert len(list(folder.glob("trace_date=*/part-*.parquet"))) >= 2
+    assert list((tmp_path / "waiting").iterdir()) == []
+
+
 def test_files_that_only_their_task_sees_are_not_staged(
-    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event would name what nobody can read."""
     write_traces(spark, some_traces(5), settings.traces_path)
     configure(settings)
     odd_scorers()[0].register().start()
-    monkeypatch.setattr(Path, "is_file", lambda path: "_staged" not in path.parts)
+    monkeypatch.setattr("backfill_spark.results.store.filesystem_of", lambda _: filesystem_of(str(tmp_path / "mine")))
     job = get_backfill(backfill_scorers(scorers=["number"]))
     assert (job.state, job.counts["number"].scored) == ("PARTIAL", 0)
     assert "Set scoring.writer to spark" in str(job.error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import fs
 
 from backfill_spark import schema
 from backfill_spark.models import compact_json
@@ -21,6 +23,7 @@ from backfill_spark.results.staged import count_rows
 from backfill_spark.results.write import _ROW_KEY, OfScorer, ResultWriter, _ids, as_they_are
 from backfill_spark.settings.locations import Location
 from backfill_spark.storage.deltalake_table import DeltalakeTable
+from backfill_spark.storage.files import OBJECT_STORES, arrow_uri, filesystem_of
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -126,6 +129,43 @@ def test_dates_in_turn_are_a_file_each(table: DeltalakeTable, monkeypatch: pytes
         kept = pq.ParquetFile(table.folder / file["path"]).read(["trace_id", "trace_time"])
         assert kept["trace_id"].to_pylist() == [f"tr-{n}" for n in range(300) if 2 + n % 3 == int(file["part"][-2:])]
         assert {time.date().isoformat() for time in kept["trace_time"].to_pylist()} == {file["part"]}
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
+def test_results_that_wait_are_a_file_in_the_folder_of_their_job(
+    table: DeltalakeTable, tmp_path: Path, form: str
+) -> None:
+    """Which is made; a path and a file URI name the same."""
+    folder = tmp_path / "a 1%20" / "b"
+    to_folder = replace(writer(table, by_date=False), folder=form.format(folder))
+    (named,) = to_folder.write([scored(("tr-1", NOON, [one(value="1")]))])
+    (file,) = named.to_pylist()
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*.parquet")] == [file["path"]]
+    assert pq.ParquetFile(folder / file["path"]).read()["trace_id"].to_pylist() == ["tr-1"]
+    assert file["path"].startswith("bf-1/part-")
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("s3://bucket/a/b/", ("s3", "bucket/a/b")),
+        ("s3a://bucket/a", ("s3", "bucket/a")),
+        ("gs://bucket/a", ("gcs", "bucket/a")),
+        ("gcs://bucket/a", ("gcs", "bucket/a")),
+        ("abfs://box@account.dfs.core.windows.net/a", ("abfs", "box/a")),
+        ("abfss://box@account.dfs.core.windows.net/a", ("abfs", "box/a")),
+    ],
+)
+def test_hadoops_address_of_an_object_store_is_one_of_pyarrow(
+    monkeypatch: pytest.MonkeyPatch, folder: str, expected: tuple[str, str]
+) -> None:
+    """Nothing is asked of a store, and Google is not tried for as long as pyarrow does."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    files, path = filesystem_of(arrow_uri(folder))
+    assert folder.startswith(OBJECT_STORES)
+    assert (files.type_name, path) == expected
+    if files.type_name == "gcs":
+        assert files != fs.FileSystem.from_uri(folder)[0]
 
 
 def test_files_are_a_date_each_with_bounds(table: DeltalakeTable) -> None:
