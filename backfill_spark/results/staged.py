@@ -142,20 +142,24 @@ def count_rows(rows: pa.Table, traces: pa.Array) -> dict[str, StagedCounts]:
             "ms": pc.if_else(first, rows["latency_ms"], pa.scalar(None, pa.float64())),
         }
     )
-    pairs = table.group_by(["trace", "scorer"]).aggregate(
-        [("failed", "max"), ("valued", "max"), ("calls", "sum"), ("cost", "sum"), ("ms", "sum")]
-    )
-    failed = pairs["failed_max"]
+    if not pc.all(first, min_count=0).as_py():
+        # Else each row is a pair. Threads would cost more than they bring, a batch at a time.
+        pairs = table.group_by(["trace", "scorer"], use_threads=False).aggregate(
+            [("failed", "max"), ("valued", "max"), ("calls", "sum"), ("cost", "sum"), ("ms", "sum")]
+        )
+        table = pairs.rename_columns([name.rsplit("_", 1)[0] for name in pairs.column_names])
+    failed = table["failed"]
     sums = pa.table(
         {
-            "scorer": pairs["scorer"],
-            "scored": pc.multiply(pc.subtract(1, failed), pairs["valued_max"]),
+            "scorer": table["scorer"],
+            "scored": pc.multiply(pc.subtract(1, failed), table["valued"]),
             "errored": failed,
-            "pairs": pa.repeat(1, len(pairs)),
-            **{name: pairs[f"{name}_sum"] for name in ("calls", "cost", "ms")},
+            "pairs": pa.repeat(1, len(table)),
+            **{name: table[name] for name in ("calls", "cost", "ms")},
         }
     )
-    totals = sums.group_by("scorer").aggregate([(n, "sum") for n in sums.column_names if n != "scorer"])
+    added_up = [(name, "sum") for name in sums.column_names if name != "scorer"]
+    totals = sums.group_by("scorer", use_threads=False).aggregate(added_up)
     return {
         t["scorer"]: StagedCounts(
             t["scored_sum"],
