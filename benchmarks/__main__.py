@@ -87,21 +87,18 @@ class Bench:
             with self.measuring(f"{LARGE:,} x 5"):
                 world.backfill(names=world.FIVE)
 
-    def sample(self) -> None:
+    def parts(self, size: int) -> None:
+        """A sample, and a window of which half is done."""
         from benchmarks import world
 
         with self.new() as out:
-            world.settle(self.traces(LARGE), out / "tables", rate=0.1)
-            with self.measuring(f"{LARGE:,} x 3, 10 % sample"):
+            world.settle(self.traces(size), out / "tables", rate=0.1)
+            with self.measuring(f"{size:,} x 3, 10 % sample"):
                 world.backfill()
-
-    def half(self) -> None:
-        from benchmarks import world
-
         with self.new() as out:
-            world.settle(self.traces(LARGE), out / "tables")
+            world.settle(self.traces(size), out / "tables")
             world.backfill(0.5)
-            with self.measuring(f"{LARGE:,} x 3, half done"):
+            with self.measuring(f"{size:,} x 3, half done"):
                 world.backfill()
 
     def peers(self) -> None:
@@ -168,8 +165,8 @@ def main() -> int:
             bench.jobs(size)
         bench.first(options.heap, options.master)
         bench.five()
-        bench.sample()
-        bench.half()
+        for size in sizes[2:]:
+            bench.parts(size)
         bench.peers()
         if options.mlflow_python:
             bench.mlflow(options.mlflow_python)
@@ -219,10 +216,14 @@ def ratios(bench: Bench) -> dict[str, float]:
         )
         / bench.cpu(five),
         "CPU of a bare scan / ours, x 3": bench.cpu("bare scan") / bench.cpu(three),
-        "CPU of a full pass / a 10 % sample": bench.cpu(three) / bench.cpu(f"{three}, 10 % sample"),
-        "CPU of a full pass / one whose window is half done": bench.cpu(three) / bench.cpu(f"{three}, half done"),
         "CPU of a full pass / the same again": bench.cpu(three) / bench.cpu(f"{three} again"),
     }
+    for size in bench.sizes[2:]:
+        whole = f"{size:,} x 3"
+        found[f"CPU of a full pass / a 10 % sample, {size:,}"] = bench.cpu(whole) / bench.cpu(f"{whole}, 10 % sample")
+        found[f"CPU of a full pass / one whose window is half done, {size:,}"] = bench.cpu(whole) / bench.cpu(
+            f"{whole}, half done"
+        )
     if f"{HUGE:,} x 3" in bench.took:
         more = (bench.cpu(f"{HUGE:,} x 3") - bench.cpu(three)) / (HUGE - LARGE) * 1e6
         found["traces per CPU second, from 300,000 to 1,000,000, x 3"] = 1e6 / more
