@@ -25,7 +25,7 @@ from tests.nemesis import Blow, torment, wait_until
 pytestmark = [pytest.mark.faults, pytest.mark.kills, pytest.mark.timeout(1500)]
 START_S = 150.0
 LEASE_S = 6.0
-BLOWS = int(os.environ.get("NEMESIS_BLOWS", "10"))
+BLOWS = int(os.environ.get("NEMESIS_BLOWS", "20"))
 
 
 @pytest.fixture
