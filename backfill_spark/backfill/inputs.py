@@ -120,7 +120,8 @@ class Inputs:
             inside = sampling.in_slice(chunk.draw_from, chunk.draw_to, request.seed)
             if chunk.whole_from is not None:
                 later = in_window(F.col("request_time"), TIMESTAMP, TimeWindow(chunk.whole_from, None), untimed=False)
-                inside = inside if later is None else inside | later
+                assert later is not None
+                inside |= later
             pairs = pairs.where(inside)
         if self.pairs.has_duplicates:
             winners = P.winners(self.candidates(self.staged.chunks))
