@@ -331,3 +331,16 @@ def test_every_job_tells_a_summary(spark: SparkSession, settings: Settings) -> N
     # A new file is none of those that were pinned.
     write_traces(spark, some_traces(50)[40:], settings.traces_path, format="parquet", mode="append")
     assert [10, 10] == [j.summary()["n"][0] for j in list_backfills(limit=2)]
+
+
+def test_what_a_pilot_leaves_of_an_hour_goes_with_the_hours_behind(
+    spark: SparkSession, settings: Settings, ledger: Ledger
+) -> None:
+    """Of the first hour what has not been called, of the others all: each pair once."""
+    hours = [NOON] * 500 + [NOON + timedelta(hours=1)] * 60 + [NOON + timedelta(hours=3)] * 40
+    write_traces(spark, some_traces(600, request_time=lambda n: hours[n]), settings.traces_path)
+    configure(settings)
+    ledger_scorer(ledger.path, on="trace").register().start()
+    job = run(scorers=["length"])
+    calls = called(ledger)
+    assert (len(calls), len(set(calls)), job.counts["length"].scored) == (600, 600, 600)

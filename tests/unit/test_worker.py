@@ -461,3 +461,17 @@ def test_lengths_and_results_agree(batch: Any) -> None:
     assert len(calls) == sum(pairs)
     assert found.lengths == [n * (2 if text == "list" else 1) for n, (_, text) in zip(pairs, batch, strict=True)]
     assert all(len(values) == sum(found.lengths) for values in found.fields.values())
+
+
+def test_scorers_that_share_a_column_see_the_text_of_their_row() -> None:
+    """JSON that is decoded for each of them, and plain text that is handed on, in turn."""
+    texts, seen = ['{"a": 1}', "plain", "[2]", "5", None, '{"b": 3}'], []
+
+    def first(outputs: Any) -> None:
+        seen.append(outputs)
+
+    def second(outputs: Any) -> None:
+        seen.append(outputs)
+
+    scored({"response": texts}, [first, second])
+    assert seen == [value for value in ({"a": 1}, "plain", [2], "5", None, {"b": 3}) for _ in range(2)]
